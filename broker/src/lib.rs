@@ -1,0 +1,5 @@
+//! The Statecast broker: a durable, partitioned log served over gRPC.
+
+pub mod model;
+pub mod partition;
+pub mod storage;

@@ -1,0 +1,37 @@
+//! Ids and offsets as types of their own, so that they can't be mixed up.
+
+use std::fmt;
+
+/// A partition of this data directory. Assigned once, never reused: files are
+/// named by it. Not the number of a partition within its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionId(pub u32);
+
+impl fmt::Display for PartitionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// The logical place of a record in its partition. Ranges are half-open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Offset(pub u64);
+
+impl Offset {
+    /// The first offset of every partition.
+    pub const ZERO: Offset = Offset(0);
+
+    /// The offset `count` records further on.
+    ///
+    /// Panics on overflow, which takes longer to reach than the sun has left.
+    #[must_use]
+    pub fn advanced(self, count: u64) -> Offset {
+        Offset(self.0.checked_add(count).expect("offsets fit in 64 bits"))
+    }
+}
+
+impl fmt::Display for Offset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}

@@ -1,0 +1,7 @@
+//! The words every layer uses: ids, offsets, names, the record-batch header.
+
+mod batch;
+mod ids;
+
+pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError};
+pub use ids::{Offset, PartitionId};

@@ -1,0 +1,70 @@
+//! The one seam to files: everything that storage does to a disk goes through
+//! [`Dir`] and [`File`]. There is a real one and, for tests, one in memory that
+//! crashes, tears and fails as disks do.
+//!
+//! Paths are relative to the data directory. The contract is POSIX's: data is
+//! durable once [`File::sync_data`] returned, a name once [`Dir::sync_dir`] of
+//! its parent did.
+
+use std::fmt;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// A directory tree that storage owns.
+pub trait Dir: Send + Sync + fmt::Debug {
+    /// Creates a file, open for reading and writing; fails with
+    /// `AlreadyExists` when there is one.
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file for reading and writing; fails with `NotFound` when there
+    /// is none.
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+
+    /// Renames a file, replacing what has the new name; atomic.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file. Open handles stay readable.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Creates a directory; its parent must exist. Not an error when there is
+    /// one already.
+    fn create_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Removes a directory with all that is in it. Not an error when there is
+    /// none.
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
+
+    /// The names in a directory, sorted; empty when there is no such directory.
+    fn list(&self, path: &Path) -> io::Result<Vec<String>>;
+
+    /// Makes the names in a directory durable: files created, renamed, removed.
+    fn sync_dir(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes everything in the tree durable, contents and names (`syncfs`).
+    fn sync_all(&self) -> io::Result<()>;
+
+    /// Bytes that can still be written before the disk is full.
+    fn available_bytes(&self) -> io::Result<u64>;
+}
+
+/// An open file. All methods take positions: there is no cursor, and several
+/// threads may use one handle.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Reads up to `buf.len()` bytes at `position`; fewer only at the end of
+    /// the file.
+    fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// Writes all of `buf` at `position`, extending the file as needed. After
+    /// an error any part of it may have been written.
+    fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
+
+    /// Makes the contents and the length durable (`fdatasync`).
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Cuts or extends (with zeros) the file.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Length of the file in bytes.
+    fn len(&self) -> io::Result<u64>;
+}

@@ -1,0 +1,13 @@
+//! The `statecast.v1` protocol: generated types, and what broker and client
+//! share to speak it.
+
+/// The generated messages, clients and servers of `statecast.v1`. Fields that
+/// hold a `RecordBatch` are `Bytes` here: the encoded batch, untouched.
+#[allow(missing_docs, clippy::pedantic, unreachable_pub)]
+pub mod v1 {
+    tonic::include_proto!("statecast.v1");
+}
+
+/// The encoded `FileDescriptorSet` of `statecast.v1`, with structured records.
+pub const DESCRIPTOR_SET: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/statecast_v1_descriptor.bin"));
