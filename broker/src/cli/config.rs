@@ -1,0 +1,34 @@
+//! `statecast config`.
+
+use clap::{Args, Subcommand};
+
+use super::common::{Common, Output};
+use super::failure::Failure;
+use super::serve::SettingsArgs;
+
+/// Show the configuration of `serve`.
+#[derive(Debug, Args)]
+pub(super) struct Config {
+    #[command(subcommand)]
+    verb: ConfigVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigVerb {
+    /// Print the settings that `serve` would use with the same flags,
+    /// environment and file.
+    Show(SettingsArgs),
+}
+
+impl Config {
+    pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
+        let ConfigVerb::Show(args) = self.verb;
+        let settings = args.resolve()?;
+        let text = match common.output {
+            Output::Table => toml::to_string(&settings).map_err(Failure::failed)?,
+            Output::Json => serde_json::to_string(&settings).map_err(Failure::failed)? + "\n",
+        };
+        anstream::print!("{text}");
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! The command line: `serve` and the client verbs. Data goes to standard
+//! output, everything else to standard error.
+
+mod common;
+mod config;
+mod failure;
+mod serve;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use common::Common;
+use failure::Failure;
+
+/// A lightweight message broker and event streaming server.
+#[derive(Debug, Parser)]
+#[command(name = "statecast", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    /// Without a verb: `serve`.
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+/// What to do. Each verb lives in a file of its own, with its arguments and a
+/// `run(self, &Common) -> Result<(), Failure>`.
+#[derive(Debug, Subcommand)]
+enum Verb {
+    Serve(serve::Serve),
+    Config(config::Config),
+}
+
+impl Verb {
+    fn run(self, common: &Common) -> Result<(), Failure> {
+        match self {
+            Verb::Serve(verb) => verb.run(common),
+            Verb::Config(verb) => verb.run(common),
+        }
+    }
+}
+
+/// Runs what the arguments of this process say. Exit codes: 0 done, 1 failed,
+/// 2 usage.
+pub fn run() -> ExitCode {
+    let cli = parse(std::env::args_os().collect());
+    let verb = cli.verb.expect("parse() fills in the verb");
+    match verb.run(&cli.common) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(&cli.common),
+    }
+}
+
+/// Parses arguments; ends the process on a usage error, as clap does.
+fn parse(mut args: Vec<OsString>) -> Cli {
+    let cli = Cli::parse_from(&args);
+    if cli.verb.is_some() {
+        return cli;
+    }
+    // `serve` takes its settings from the environment, so it has to be parsed.
+    args.push("serve".into());
+    Cli::parse_from(args)
+}
+
+/// The whole command, for completions and man pages.
+#[expect(
+    dead_code,
+    reason = "completions and man pages come with the client verbs"
+)]
+fn command() -> clap::Command {
+    Cli::command()
+}
