@@ -34,7 +34,9 @@ impl fmt::Debug for Clock {
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 fn system_ms() -> i64 {
     // Before 1970 the clock is wrong; records then carry time 0.
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 

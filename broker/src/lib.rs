@@ -1,7 +1,7 @@
 //! The Statecast broker: a durable, partitioned log served over gRPC.
 
-pub mod clock;
 pub mod cli;
+pub mod clock;
 pub mod model;
 pub mod partition;
 pub mod storage;

@@ -86,6 +86,11 @@ impl BatchHeader {
         HEADER_LEN + self.payload_len as usize
     }
 
+    /// The bytes that every header begins with.
+    pub fn magic() -> [u8; 4] {
+        MAGIC.to_le_bytes()
+    }
+
     /// The bytes of the header, with its checksum.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut out = [0; HEADER_LEN];

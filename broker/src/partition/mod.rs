@@ -1,12 +1,22 @@
 //! The async shell over `storage`: appends from many tasks meet in one journal
 //! writer, readers wait for the high watermark, disk reads run off the runtime.
 
+mod doorbell;
+mod engine;
+mod hand;
+mod handle;
+mod mailbox;
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+pub use crate::storage::{Read, ReadError, StoredBatch};
+pub use doorbell::Doorbell;
+pub use engine::{Engine, EngineOptions};
+pub use handle::PartitionHandle;
 
-use crate::model::{BatchHeader, CheckedBatch, Offset, PartitionId};
+use crate::model::{CheckedBatch, Offset, PartitionId};
 
 /// When an append is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,40 +53,22 @@ pub struct Append {
     pub batch: CheckedBatch,
 }
 
-/// Why an append was refused; nothing of it is in the log.
+/// Why an append was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// No space; a retry helps once there is.
+    /// No space; a retry helps once there is. Nothing of it is in the log.
     #[error("the disk is full")]
     DiskFull,
-    /// A write or flush failed: the log takes no more appends until a restart.
+    /// A write or flush failed, this one or one before: the log takes no more
+    /// appends until a restart. Whether this append is in the log then is open.
     #[error("the log is read-only since a write failed: {0}")]
     ReadOnly(Arc<str>),
     /// The partition was deleted meanwhile.
     #[error("partition {0} was deleted")]
     Deleted(PartitionId),
-    /// The broker is stopping.
+    /// The broker is stopping. Nothing of it is in the log.
     #[error("the broker is stopping")]
     Stopping,
-}
-
-/// Why a read failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// Beyond the high watermark.
-    #[error("offset {offset} lies beyond the high watermark {high_watermark}")]
-    BeyondEnd {
-        /// What was asked for.
-        offset: Offset,
-        /// The end of what is readable.
-        high_watermark: Offset,
-    },
-    /// The partition was deleted.
-    #[error("partition {0} was deleted")]
-    Deleted(PartitionId),
-    /// The disk failed to read.
-    #[error("reading failed: {0}")]
-    Io(Arc<str>),
 }
 
 /// The offsets that can be read: `[log_start_offset, high_watermark)`.
@@ -86,137 +78,4 @@ pub struct ReadableRange {
     pub log_start_offset: Offset,
     /// One past the last record that is readable.
     pub high_watermark: Offset,
-}
-
-/// What a read found at the offset that was asked for.
-#[derive(Debug, Clone)]
-pub enum Read {
-    /// Batches in order; the first contains the offset asked for and may begin
-    /// before it. Empty only when the offset is the high watermark.
-    Batches(Vec<StoredBatch>),
-    /// The offset is below the readable range: go on at `log_start_offset`.
-    Truncated {
-        /// Offset of the oldest record that is kept.
-        log_start_offset: Offset,
-    },
-    /// The offsets from the one asked for up to `to` are damaged: go on there.
-    Quarantined {
-        /// One past the last damaged offset.
-        to: Offset,
-    },
-}
-
-/// A batch as it lies in the log; its checksums were verified if it came from
-/// disk.
-#[derive(Debug, Clone)]
-pub struct StoredBatch {
-    /// The broker's header.
-    pub header: BatchHeader,
-    /// The encoded `RecordBatch`.
-    pub payload: Bytes,
-}
-
-/// Wakes one reader of several partitions: says which of them have news.
-#[derive(Debug, Default)]
-pub struct Doorbell {}
-
-impl Doorbell {
-    /// Waits until a partition rang; returns the slots of those that did since
-    /// the last call.
-    pub async fn rung(&self) -> Vec<usize> {
-        unimplemented!()
-    }
-}
-
-/// A partition, as the layers above use it. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct PartitionHandle {}
-
-impl PartitionHandle {
-    /// Its id in this data directory.
-    pub fn id(&self) -> PartitionId {
-        unimplemented!()
-    }
-
-    /// The offsets that can be read now.
-    pub fn range(&self) -> ReadableRange {
-        unimplemented!()
-    }
-
-    /// Batches from `from` on, up to the high watermark or `until`, whichever
-    /// is lower, of at most `max_bytes` in all but at least one.
-    pub async fn read(
-        &self,
-        _from: Offset,
-        _until: Offset,
-        _max_bytes: usize,
-    ) -> Result<Read, ReadError> {
-        unimplemented!()
-    }
-
-    /// The first offset whose record's time is at or after `timestamp_ms`.
-    /// Exact to the batch: its first record's offset.
-    pub async fn offset_at_time(&self, _timestamp_ms: i64) -> Result<Option<Offset>, ReadError> {
-        unimplemented!()
-    }
-
-    /// Rings `bell` with `slot`, once, when the high watermark is or moves
-    /// beyond `offset`, or the partition is deleted.
-    pub fn ring_beyond(&self, _offset: Offset, _bell: &Arc<Doorbell>, _slot: usize) {
-        unimplemented!()
-    }
-
-    /// Takes a changed configuration.
-    pub fn configure(&self, _config: PartitionConfig) {
-        unimplemented!()
-    }
-
-    /// Bytes in segments.
-    pub fn segment_bytes(&self) -> u64 {
-        unimplemented!()
-    }
-
-    /// Half-open ranges of offsets known to be damaged.
-    pub fn quarantined(&self) -> Vec<(Offset, Offset)> {
-        unimplemented!()
-    }
-}
-
-/// The running log: every partition's appends go through it. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Engine {}
-
-impl Engine {
-    /// The handle of a partition; the partition begins to exist if it didn't.
-    pub fn partition(&self, _id: PartitionId, _config: PartitionConfig) -> PartitionHandle {
-        unimplemented!()
-    }
-
-    /// Removes partitions with all their records; the space comes back. Ids are
-    /// never used again.
-    pub async fn delete(&self, _ids: Vec<PartitionId>) {
-        unimplemented!()
-    }
-
-    /// Ids of the partitions that recovery found on disk.
-    pub fn recovered_partitions(&self) -> Vec<PartitionId> {
-        unimplemented!()
-    }
-
-    /// Appends batches to partitions, in this order. Resolves when each is as
-    /// durable as its partition's flush level says; waits while the mailbox is
-    /// full. One result per batch: the offset of its first record.
-    pub async fn append(&self, _batches: Vec<Append>) -> Vec<Result<Offset, AppendError>> {
-        unimplemented!()
-    }
-
-    /// Whether appends are still taken: false after a write or flush failed.
-    pub fn writable(&self) -> bool {
-        unimplemented!()
-    }
-
-    /// Flushes what was appended and ends the threads.
-    pub async fn stop(&self) {
-        unimplemented!()
-    }
 }

@@ -6,6 +6,12 @@
 //! durable once [`File::sync_data`] returned, a name once [`Dir::sync_dir`] of
 //! its parent did.
 
+mod real;
+#[cfg(test)]
+pub(crate) mod sim;
+
+pub use real::{RealDir, TakeError};
+
 use std::fmt;
 use std::io;
 use std::path::Path;

@@ -1,4 +1,210 @@
 //! The log on disk: journal, segments, archiver, recovery. Synchronous; knows
 //! nothing of networks, runtimes or metadata.
+//!
+//! An append goes to the journal ([`Storage::append`]), becomes durable with the
+//! next flush ([`Storage::flush`]), and visible when it is published
+//! ([`PartitionLog::publish`]). In the background the archiver
+//! ([`Storage::archive_oldest`]) moves closed journal files to the segments of
+//! their partitions. A read ([`Storage::read`]) doesn't care where a batch lies.
 
 pub mod dir;
+
+mod archiver;
+mod checkpoint;
+mod identity;
+mod journal;
+mod log;
+mod lsn;
+mod open;
+mod read;
+mod recovery;
+mod retention;
+mod segment;
+#[cfg(test)]
+mod tests;
+mod time;
+mod upkeep;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+
+pub use archiver::ArchiveError;
+pub use identity::{FORMAT_VERSION, Identity, IdentityError};
+pub use journal::{
+    AppendFailure, Claim, JournalAppend, JournalFailed, JournalOptions, JournalSize, Prepared,
+    Written,
+};
+pub use log::{PartitionLog, QuarantinedRange};
+pub use lsn::{Generation, Lsn};
+pub use open::OpenError;
+pub use read::{Read, ReadError, ReadRequest, StoredBatch};
+pub use recovery::{JournalDamage, RecoveryReport};
+pub use upkeep::PartitionRetention;
+
+use archiver::Archiver;
+use dir::Dir;
+use journal::Journal;
+use segment::SegmentCache;
+
+use crate::model::{Offset, PartitionId};
+
+/// Name of the directory that holds a directory per partition.
+pub const PARTITIONS_DIR: &str = "partitions";
+
+/// Bounds of storage.
+#[derive(Debug, Clone, Copy)]
+pub struct StorageOptions {
+    /// The journal.
+    pub journal: JournalOptions,
+    /// Segments that are kept open for reading.
+    pub open_segments: usize,
+}
+
+impl Default for StorageOptions {
+    /// 64 MiB journal files, 16 at most, 3 spare; a tail cache of 32 MiB; 256
+    /// open segments.
+    fn default() -> StorageOptions {
+        StorageOptions {
+            journal: JournalOptions {
+                size: JournalSize {
+                    file_bytes: 64 << 20,
+                    max_files: 16,
+                    spares: 3,
+                },
+                max_frames_per_file: 128 << 10,
+                tail_bytes: 32 << 20,
+            },
+            open_segments: 256,
+        }
+    }
+}
+
+/// Everything on disk that makes up the logs of one data directory.
+#[derive(Debug)]
+pub struct Storage {
+    dir: Arc<dyn Dir>,
+    identity: Identity,
+    journal: Journal,
+    logs: RwLock<HashMap<PartitionId, Arc<PartitionLog>>>,
+    segments: SegmentCache,
+    /// Recovery came upon damage that may have held so many records of any
+    /// partition.
+    lost_offsets: Option<u64>,
+    /// Whoever holds it is the only one to change files of segments.
+    archiver: Mutex<Archiver>,
+}
+
+impl Storage {
+    /// What the data directory says of itself.
+    pub fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The log of a partition that was created before. If nothing of it was
+    /// found, it is empty; but after damage it may have had records, whose
+    /// offsets it then doesn't give out again.
+    pub fn partition(&self, id: PartitionId) -> Arc<PartitionLog> {
+        self.log_or_insert(id, || self.lost_offsets)
+    }
+
+    /// The log of a new partition. Its id was never used before.
+    pub fn create_partition(&self, id: PartitionId) -> Arc<PartitionLog> {
+        self.log_or_insert(id, || None)
+    }
+
+    fn log_or_insert(
+        &self,
+        id: PartitionId,
+        lost_offsets: impl Fn() -> Option<u64>,
+    ) -> Arc<PartitionLog> {
+        if let Some(log) = self.log(id) {
+            return log;
+        }
+        let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            let log = PartitionLog::new(id);
+            if let Some(count) = lost_offsets() {
+                let to = Offset(count);
+                log.lock().skip_damaged(to);
+                log.publish(to);
+            }
+            Arc::new(log)
+        };
+        logs.entry(id).or_insert_with(new).clone()
+    }
+
+    /// The ids of all partitions that exist, and of those that left files
+    /// behind when they were deleted, ascending.
+    pub fn partition_ids(&self) -> io::Result<Vec<PartitionId>> {
+        let on_disk = self.dir.list(Path::new(PARTITIONS_DIR))?;
+        let on_disk = on_disk
+            .iter()
+            .filter_map(|name| name.parse().ok().map(PartitionId));
+        let mut ids: Vec<PartitionId> = self.logs().keys().copied().chain(on_disk).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        Ok(ids)
+    }
+
+    /// Writes the appends at the front of `group` that fit into the active
+    /// journal file, and says how many that were.
+    pub fn append(&self, group: &[JournalAppend], now_ms: i64) -> Result<Written, AppendFailure> {
+        self.journal.append(group, now_ms)
+    }
+
+    /// Makes everything before `upto` durable.
+    pub fn flush(&self, upto: Lsn) -> Result<Lsn, JournalFailed> {
+        self.journal.flush(upto)
+    }
+
+    /// One past the last frame that was written to the journal.
+    pub fn written(&self) -> Lsn {
+        self.journal.written()
+    }
+
+    /// Everything in the journal before this is durable.
+    pub fn flushed(&self) -> Lsn {
+        self.journal.flushed()
+    }
+
+    /// Why appends are not taken any more, if so.
+    pub fn failure(&self) -> Option<JournalFailed> {
+        self.journal.failure()
+    }
+
+    /// Makes one spare journal file ready if there are too few. Blocks.
+    pub fn prepare_spare(&self) -> io::Result<Prepared> {
+        self.journal.files().prepare_spare()
+    }
+
+    /// Closes the active journal file if it has frames, so that the archiver
+    /// can take it. Says whether it did.
+    pub fn close_journal_file(&self) -> bool {
+        self.journal.close_active()
+    }
+
+    /// Closes the active journal file if it is one that was begun before any
+    /// was prepared, and a prepared one is ready: it is slower to flush.
+    pub fn leave_unprepared_file(&self) -> bool {
+        self.journal.leave_unprepared()
+    }
+
+    /// How many closed journal files wait for the archiver.
+    pub fn archiver_lag(&self) -> usize {
+        self.journal.files().closed_count()
+    }
+
+    fn log(&self, id: PartitionId) -> Option<Arc<PartitionLog>> {
+        self.logs().get(&id).cloned()
+    }
+
+    fn logs(&self) -> RwLockReadGuard<'_, HashMap<PartitionId, Arc<PartitionLog>>> {
+        self.logs.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn archiver(&self) -> MutexGuard<'_, Archiver> {
+        self.archiver.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

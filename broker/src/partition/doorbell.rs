@@ -1,0 +1,120 @@
+//! How readers wait for records without asking again and again.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::sync::Notify;
+
+use crate::model::Offset;
+
+/// Wakes one reader of several partitions, and says which of them have news.
+#[derive(Debug, Default)]
+pub struct Doorbell {
+    rung: Mutex<Vec<usize>>,
+    notify: Notify,
+}
+
+impl Doorbell {
+    /// Waits until a partition rang; returns the slots of those that did since
+    /// the last call.
+    pub async fn rung(&self) -> Vec<usize> {
+        loop {
+            let rung =
+                std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
+            if !rung.is_empty() {
+                return rung;
+            }
+            self.notify.notified().await;
+        }
+    }
+
+    fn ring(&self, slot: usize) {
+        self.rung
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(slot);
+        self.notify.notify_one();
+    }
+}
+
+/// Somebody who waits for records of one partition.
+#[derive(Debug)]
+struct Waiter {
+    /// Wakes up when the high watermark lies beyond.
+    offset: Offset,
+    bell: Weak<Doorbell>,
+    slot: usize,
+}
+
+/// Those who wait for one partition.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    waiting: Mutex<Vec<Waiter>>,
+    /// Dead ones are swept out when there are so many.
+    sweep_at: std::sync::atomic::AtomicUsize,
+}
+
+impl Waiters {
+    pub(super) fn add(&self, offset: Offset, bell: &Arc<Doorbell>, slot: usize) {
+        use std::sync::atomic::Ordering::Relaxed;
+        let mut waiting = self.lock();
+        if waiting.len() >= self.sweep_at.load(Relaxed).max(16) {
+            waiting.retain(|waiter| waiter.bell.strong_count() > 0);
+            self.sweep_at.store(waiting.len() * 2, Relaxed);
+        }
+        waiting.push(Waiter {
+            offset,
+            bell: Arc::downgrade(bell),
+            slot,
+        });
+    }
+
+    /// Rings everyone who waits for something below `high_watermark`.
+    pub(super) fn ring_below(&self, high_watermark: Offset) {
+        let rung: Vec<Waiter> = {
+            let mut waiting = self.lock();
+            if waiting.is_empty() {
+                return;
+            }
+            waiting
+                .extract_if(.., |waiter| waiter.offset < high_watermark)
+                .collect()
+        };
+        for waiter in rung {
+            if let Some(bell) = waiter.bell.upgrade() {
+                bell.ring(waiter.slot);
+            }
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiter>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn bell_tells_who_rang_once() {
+        let bell = Arc::new(Doorbell::default());
+        let waiters = Waiters::default();
+        waiters.add(Offset(5), &bell, 1);
+        waiters.add(Offset(9), &bell, 2);
+        waiters.ring_below(Offset(6));
+        assert_eq!(bell.rung().await, [1]);
+        waiters.ring_below(Offset(10));
+        waiters.ring_below(Offset(11));
+        assert_eq!(bell.rung().await, [2]);
+        assert!(waiters.lock().is_empty());
+    }
+
+    #[test]
+    fn readers_that_went_away_do_not_pile_up() {
+        let waiters = Waiters::default();
+        for _ in 0..1000 {
+            waiters.add(Offset(0), &Arc::new(Doorbell::default()), 0);
+        }
+        assert!(waiters.lock().len() <= 32);
+    }
+}

@@ -1,0 +1,260 @@
+//! The running log: the threads that write, flush and archive, and the way in.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::hand::Hands;
+use super::handle::{Partition, PartitionHandle};
+use super::mailbox::{Mailbox, Results, Submission};
+use super::upkeep::Upkeep;
+use super::{Append, AppendError, PartitionConfig};
+use crate::clock::Clock;
+use crate::model::{HEADER_LEN, Offset, PartitionId};
+use crate::storage::{ReadError, Storage};
+
+/// Bounds of the engine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineOptions {
+    /// Records that wait to be written, of all producers together: bytes.
+    pub mailbox_bytes: usize,
+    /// Reads from disk at the same time.
+    pub disk_reads: usize,
+}
+
+impl Default for EngineOptions {
+    /// 32 MiB in the mailbox, 16 reads.
+    fn default() -> EngineOptions {
+        EngineOptions {
+            mailbox_bytes: 32 << 20,
+            disk_reads: 16,
+        }
+    }
+}
+
+/// The running log: every partition's appends go through it. Cheap to clone.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+/// What the threads, the handles and the clones of the engine share.
+pub(super) struct Shared {
+    pub(super) storage: Storage,
+    pub(super) mailbox: Mailbox,
+    pub(super) hands: Hands,
+    pub(super) upkeep: Upkeep,
+    pub(super) clock: Clock,
+    options: EngineOptions,
+    /// Bytes that may be submitted.
+    admission: Arc<Semaphore>,
+    disk_reads: Semaphore,
+    partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Engine {
+    /// Starts the threads over an opened storage.
+    pub fn start(
+        storage: Storage,
+        options: EngineOptions,
+        clock: Clock,
+    ) -> std::io::Result<Engine> {
+        let shared = Arc::new(Shared {
+            storage,
+            mailbox: Mailbox::default(),
+            hands: Hands::default(),
+            upkeep: Upkeep::default(),
+            clock,
+            options,
+            admission: Arc::new(Semaphore::new(options.mailbox_bytes)),
+            disk_reads: Semaphore::new(options.disk_reads),
+            partitions: RwLock::default(),
+            threads: Mutex::default(),
+        });
+        let engine = Engine { shared };
+        engine.spawn("journal-0", Shared::run_hand)?;
+        engine.spawn("journal-1", Shared::run_hand)?;
+        engine.spawn("archiver", Shared::run_archiver)?;
+        engine.spawn("preparer", Shared::run_preparer)?;
+        Ok(engine)
+    }
+
+    fn spawn(&self, name: &str, run: fn(&Shared)) -> std::io::Result<()> {
+        let shared = self.shared.clone();
+        let thread = std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || run(&shared))?;
+        self.shared
+            .threads
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(thread);
+        Ok(())
+    }
+
+    /// The handle of a partition that was created before.
+    pub fn partition(&self, id: PartitionId, config: PartitionConfig) -> PartitionHandle {
+        self.handle(id, || {
+            Partition::new(self.shared.storage.partition(id), config)
+        })
+    }
+
+    /// The handle of a new partition. Its id was never used before.
+    pub fn create_partition(&self, id: PartitionId, config: PartitionConfig) -> PartitionHandle {
+        self.handle(id, || {
+            Partition::new(self.shared.storage.create_partition(id), config)
+        })
+    }
+
+    fn handle(&self, id: PartitionId, new: impl FnOnce() -> Partition) -> PartitionHandle {
+        let partitions = &self.shared.partitions;
+        let mut partitions = partitions.write().unwrap_or_else(PoisonError::into_inner);
+        let partition = partitions
+            .entry(id)
+            .or_insert_with(|| Arc::new(new()))
+            .clone();
+        PartitionHandle::new(partition, self.shared.clone())
+    }
+
+    /// Removes partitions with all their records; the space comes back. Ids are
+    /// never used again. An error leaves files behind; a restart finds them
+    /// with [`Engine::partition_ids`].
+    pub async fn delete(&self, ids: Vec<PartitionId>) -> Result<(), ReadError> {
+        let removed: Vec<Arc<Partition>> = {
+            let mut partitions = self
+                .shared
+                .partitions
+                .write()
+                .unwrap_or_else(PoisonError::into_inner);
+            ids.iter().filter_map(|id| partitions.remove(id)).collect()
+        };
+        let deleted = self
+            .shared
+            .off_runtime(move |storage| Ok(storage.delete_partitions(&ids)?))
+            .await;
+        for partition in removed {
+            partition.waiters.ring_below(Offset(u64::MAX));
+        }
+        deleted
+    }
+
+    /// Ids of the partitions that are on disk, ascending.
+    pub fn partition_ids(&self) -> std::io::Result<Vec<PartitionId>> {
+        self.shared.storage.partition_ids()
+    }
+
+    /// The id of the data directory: 32 hexadecimal digits.
+    pub fn cluster_id(&self) -> &str {
+        &self.shared.storage.identity().cluster_id
+    }
+
+    /// Appends batches to partitions, in this order. Resolves when each is as
+    /// durable as its partition's flush level says; waits while the mailbox is
+    /// full. One result per batch: the offset of its first record.
+    pub async fn append(&self, appends: Vec<Append>) -> Results {
+        let count = appends.len();
+        let Ok(answer) = self.submit(appends).await else {
+            return vec![Err(AppendError::Stopping); count];
+        };
+        answer
+            .await
+            .unwrap_or_else(|_| vec![Err(AppendError::Stopping); count])
+    }
+
+    /// The first half of [`Engine::append`]: waits until the mailbox has taken
+    /// the batches. The order of calls is the order in the log.
+    pub async fn submit(
+        &self,
+        appends: Vec<Append>,
+    ) -> Result<oneshot::Receiver<Results>, AppendError> {
+        let bytes: usize = appends
+            .iter()
+            .map(|a| HEADER_LEN + a.batch.payload.len())
+            .sum();
+        // One that is larger than the mailbox is let in when it is empty.
+        let wanted = bytes.min(self.shared.options.mailbox_bytes);
+        let wanted = u32::try_from(wanted).expect("the mailbox is far smaller");
+        let permit = self
+            .shared
+            .admission
+            .clone()
+            .acquire_many_owned(wanted)
+            .await;
+        let permit = permit.map_err(|_| AppendError::Stopping)?;
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            appends,
+            bytes,
+            permit,
+            reply,
+        };
+        self.shared
+            .mailbox
+            .submit(submission)
+            .map_err(|_| AppendError::Stopping)?;
+        Ok(answer)
+    }
+
+    /// Whether appends are still taken: false after a write or flush failed.
+    pub fn writable(&self) -> bool {
+        self.shared.storage.failure().is_none()
+    }
+
+    /// Writes and flushes what was submitted, and ends the threads.
+    pub async fn stop(&self) {
+        self.shared.admission.close();
+        self.shared.mailbox.close();
+        let shared = self.shared.clone();
+        let joined = tokio::task::spawn_blocking(move || shared.join()).await;
+        joined.expect("threads of the engine don't panic");
+    }
+}
+
+impl Shared {
+    /// Runs something that may wait for a disk, off the runtime.
+    pub(super) async fn off_runtime<T: Send + 'static>(
+        self: &Arc<Self>,
+        run: impl FnOnce(&Storage) -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, ReadError> {
+        let _permit = self.disk_reads.acquire().await.expect("it is never closed");
+        let shared = self.clone();
+        let done = tokio::task::spawn_blocking(move || run(&shared.storage)).await;
+        done.map_err(|error| ReadError::Io(error.to_string().into()))?
+    }
+
+    /// The partitions, each with its configuration, in no order.
+    pub(super) fn partitions(&self) -> Vec<Arc<Partition>> {
+        let partitions = self
+            .partitions
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        partitions.values().cloned().collect()
+    }
+
+    fn join(&self) {
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        // The hands first, in the order of spawning: upkeep goes on until
+        // everything is written.
+        let hands = threads.len().min(2);
+        let background = threads.split_off(hands);
+        for hand in threads.drain(..) {
+            hand.join().expect("a journal hand doesn't panic");
+        }
+        self.upkeep.close();
+        for thread in background {
+            thread.join().expect("upkeep doesn't panic");
+        }
+    }
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("options", &self.shared.options)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,212 @@
+//! The journal's two hands. Each takes a group from the mailbox, writes it,
+//! makes it durable and answers. While one flushes, the other writes the next
+//! group behind it; when little is going on, one hand does all of it, and no
+//! time is lost on handing over.
+
+use std::sync::{Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::engine::Shared;
+use super::handle::PartitionHandle;
+use super::mailbox::{Call, Results, Submission};
+use super::{AppendError, FlushLevel};
+use crate::clock;
+use crate::model::Offset;
+use crate::storage::{AppendFailure, Claim, JournalAppend, JournalFailed, Lsn};
+
+/// What the hands share.
+#[derive(Debug, Default)]
+pub(super) struct Hands {
+    /// Held from taking a group to the end of its write, so that groups are
+    /// written in the order in which they were taken.
+    pen: Mutex<()>,
+}
+
+/// A group that was written.
+struct Group {
+    submissions: Vec<Pending>,
+    /// Flush up to here before those that want it are answered.
+    end: Lsn,
+}
+
+/// A submission that waits for its flush, or for nothing any more.
+struct Pending {
+    partitions: Vec<PartitionHandle>,
+    counts: Vec<u32>,
+    results: Results,
+    needs_flush: bool,
+    reply: oneshot::Sender<Results>,
+    /// Dropped with the answer: those who wait for admission come in.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Shared {
+    /// Runs one hand until the mailbox is closed and empty.
+    pub(super) fn run_hand(&self) {
+        loop {
+            match self.mailbox.wait() {
+                Call::Write => self.write_and_flush(),
+                Call::Flush => self.flush_written(),
+                Call::Close => break,
+            }
+        }
+        self.flush_written();
+    }
+
+    /// Flushes what topics with a lower flush level wrote. A failure is final
+    /// and told with the next append.
+    fn flush_written(&self) {
+        if let Err(failed) = self.storage.flush(self.storage.written()) {
+            tracing::error!("{failed}: the log is read-only until a restart");
+        }
+    }
+
+    fn write_and_flush(&self) {
+        let group = {
+            let _pen = self
+                .hands
+                .pen
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            let submissions = self.mailbox.take_group();
+            if submissions.is_empty() {
+                // The other hand was faster.
+                return;
+            }
+            self.write(submissions)
+        };
+        if self.storage.archiver_lag() > 0 {
+            self.upkeep.wake();
+        }
+        let (durable, written): (Vec<_>, Vec<_>) = group
+            .submissions
+            .into_iter()
+            .partition(|pending| pending.needs_flush);
+        for pending in written {
+            pending.answer();
+        }
+        if durable.is_empty() {
+            return;
+        }
+        match self.storage.flush(group.end) {
+            Ok(_) => durable.into_iter().for_each(Pending::answer),
+            Err(failed) => {
+                tracing::error!("{failed}: the log is read-only until a restart");
+                durable
+                    .into_iter()
+                    .for_each(|pending| pending.refuse(&failed));
+            }
+        }
+    }
+
+    /// Writes a group. Each append gets a result; some have to be flushed
+    /// before they are true.
+    fn write(&self, submissions: Vec<Submission>) -> Group {
+        let mut appends = Vec::with_capacity(submissions.iter().map(|s| s.appends.len()).sum());
+        let mut pending = Vec::with_capacity(submissions.len());
+        for submission in submissions {
+            pending.push(Pending::new(self, submission, &mut appends));
+        }
+        let (mut results, end) = self.place(&appends);
+        for pending in pending.iter_mut().rev() {
+            pending.results = results.split_off(results.len() - pending.counts.len());
+        }
+        Group {
+            submissions: pending,
+            end,
+        }
+    }
+
+    fn place(&self, appends: &[JournalAppend]) -> (Results, Lsn) {
+        let mut results = Vec::with_capacity(appends.len());
+        let mut end = Lsn::ZERO;
+        while results.len() < appends.len() {
+            let rest = &appends[results.len()..];
+            match self.storage.append(rest, self.clock.now_ms()) {
+                Ok(written) => {
+                    end = written.end;
+                    let placed = written.placed.into_iter().zip(rest);
+                    results.extend(placed.map(|(offset, append)| {
+                        offset.ok_or_else(|| AppendError::Deleted(append.log.id()))
+                    }));
+                }
+                Err(AppendFailure::JournalFull) if self.upkeep.wait_for_archiver() => {}
+                Err(AppendFailure::JournalFull | AppendFailure::NoSpace(_)) => {
+                    // Internal appends behind this one may still find room.
+                    let refused = rest
+                        .iter()
+                        .take_while(|append| append.claim == rest[0].claim);
+                    results.extend(refused.map(|_| Err(AppendError::DiskFull)));
+                }
+                Err(AppendFailure::Failed(JournalFailed(why))) => {
+                    results.extend(rest.iter().map(|_| Err(AppendError::ReadOnly(why.clone()))));
+                }
+                Err(AppendFailure::Io(_)) => unreachable!("the journal makes it its failure"),
+            }
+        }
+        (results, end)
+    }
+}
+
+impl Pending {
+    /// Moves the appends of a submission to the group's.
+    fn new(shared: &Shared, submission: Submission, group: &mut Vec<JournalAppend>) -> Pending {
+        let count = submission.appends.len();
+        let mut pending = Pending {
+            partitions: Vec::with_capacity(count),
+            counts: Vec::with_capacity(count),
+            results: Vec::new(),
+            needs_flush: false,
+            reply: submission.reply,
+            _permit: submission.permit,
+        };
+        for append in submission.appends {
+            let config = append.partition.partition().config();
+            match config.flush {
+                FlushLevel::Always => pending.needs_flush = true,
+                FlushLevel::Interval(interval) => {
+                    shared.mailbox.flush_by(clock::instant() + interval);
+                }
+                FlushLevel::Os => {}
+            }
+            pending.counts.push(append.batch.record_count);
+            group.push(JournalAppend {
+                log: append.partition.partition().log.clone(),
+                batch: append.batch,
+                unit_remaining: 0,
+                claim: if config.internal {
+                    Claim::Internal
+                } else {
+                    Claim::User
+                },
+            });
+            pending.partitions.push(append.partition);
+        }
+        pending
+    }
+
+    /// Everything is as durable as it should be: readers may see it.
+    fn answer(self) {
+        for ((partition, count), result) in
+            self.partitions.iter().zip(&self.counts).zip(&self.results)
+        {
+            if let Ok(Offset(base)) = *result {
+                partition
+                    .partition()
+                    .publish(Offset(base + u64::from(*count)));
+            }
+        }
+        // Nobody listens when the client went away meanwhile.
+        let _ = self.reply.send(self.results);
+    }
+
+    /// The flush failed.
+    fn refuse(self, failed: &JournalFailed) {
+        let refused = self
+            .results
+            .into_iter()
+            .map(|_| Err(AppendError::ReadOnly(failed.0.clone())));
+        let _ = self.reply.send(refused.collect());
+    }
+}

@@ -1,0 +1,157 @@
+//! A partition, as the layers above see it.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::doorbell::{Doorbell, Waiters};
+use super::engine::Shared;
+use super::{PartitionConfig, ReadableRange};
+use crate::model::{Offset, PartitionId};
+use crate::storage::{PartitionLog, Read, ReadError, ReadRequest};
+
+/// A partition. Cheap to clone.
+#[derive(Clone)]
+pub struct PartitionHandle {
+    partition: Arc<Partition>,
+    engine: Arc<Shared>,
+}
+
+/// What the clones of a handle share.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) log: Arc<PartitionLog>,
+    pub(super) waiters: Waiters,
+    /// Copied out on each append; changed when a topic is altered.
+    config: Mutex<PartitionConfig>,
+}
+
+impl Partition {
+    pub(super) fn new(log: Arc<PartitionLog>, config: PartitionConfig) -> Partition {
+        log.lock().segment_bytes = config.segment_bytes;
+        Partition {
+            log,
+            waiters: Waiters::default(),
+            config: Mutex::new(config),
+        }
+    }
+
+    pub(super) fn config(&self) -> PartitionConfig {
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets readers see everything below `offset`, and wakes those who wait.
+    pub(super) fn publish(&self, offset: Offset) {
+        if self.log.publish(offset) {
+            self.waiters.ring_below(offset);
+        }
+    }
+}
+
+impl PartitionHandle {
+    pub(super) fn new(partition: Arc<Partition>, engine: Arc<Shared>) -> PartitionHandle {
+        PartitionHandle { partition, engine }
+    }
+
+    pub(super) fn partition(&self) -> &Arc<Partition> {
+        &self.partition
+    }
+
+    /// Its id in this data directory.
+    pub fn id(&self) -> PartitionId {
+        self.partition.log.id()
+    }
+
+    /// The offsets that can be read now.
+    pub fn range(&self) -> ReadableRange {
+        ReadableRange {
+            log_start_offset: self.partition.log.lock().log_start,
+            high_watermark: self.partition.log.high_watermark(),
+        }
+    }
+
+    /// One past the last record that is readable now.
+    pub fn high_watermark(&self) -> Offset {
+        self.partition.log.high_watermark()
+    }
+
+    /// Batches from `from` on, up to the high watermark or `until`, whichever
+    /// is lower, of at most `max_bytes` in all but at least one. From memory at
+    /// once, from disk off the runtime.
+    pub async fn read(
+        &self,
+        from: Offset,
+        until: Offset,
+        max_bytes: usize,
+    ) -> Result<Read, ReadError> {
+        let request = ReadRequest {
+            from,
+            until,
+            max_bytes,
+        };
+        if let Some(read) = self
+            .engine
+            .storage
+            .read_cached(&self.partition.log, request)?
+        {
+            return Ok(read);
+        }
+        let log = self.partition.log.clone();
+        self.engine
+            .off_runtime(move |storage| storage.read(&log, request))
+            .await
+    }
+
+    /// The first offset of the first batch that has a record at or after
+    /// `timestamp_ms`, below the high watermark; `None` when there is none.
+    pub async fn offset_at_time(&self, timestamp_ms: i64) -> Result<Option<Offset>, ReadError> {
+        let log = self.partition.log.clone();
+        self.engine
+            .off_runtime(move |storage| storage.offset_at_time(&log, timestamp_ms))
+            .await
+    }
+
+    /// Rings `bell` with `slot`, once, when the high watermark is or moves
+    /// beyond `offset`, or the partition is deleted.
+    pub fn ring_beyond(&self, offset: Offset, bell: &Arc<Doorbell>, slot: usize) {
+        self.partition.waiters.add(offset, bell, slot);
+        // It may have moved, or the partition gone, before the waiter was there.
+        self.partition.waiters.ring_below(self.high_watermark());
+        if self.partition.log.lock().deleted {
+            self.partition.waiters.ring_below(Offset(u64::MAX));
+        }
+    }
+
+    /// Takes a changed configuration.
+    pub fn configure(&self, config: PartitionConfig) {
+        self.partition.log.lock().segment_bytes = config.segment_bytes;
+        *self
+            .partition
+            .config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// Bytes in segments. Looks at each segment the first time; blocks.
+    pub async fn segment_bytes(&self) -> Result<u64, ReadError> {
+        let log = self.partition.log.clone();
+        self.engine
+            .off_runtime(move |storage| Ok(storage.segment_bytes(&log)?))
+            .await
+    }
+
+    /// Half-open ranges of offsets known to be damaged.
+    pub fn quarantined(&self) -> Vec<(Offset, Offset)> {
+        let state = self.partition.log.lock();
+        state
+            .quarantined
+            .iter()
+            .map(|range| (range.from, range.to))
+            .collect()
+    }
+}
+
+impl fmt::Debug for PartitionHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PartitionHandle").field(&self.id()).finish()
+    }
+}

@@ -1,0 +1,133 @@
+//! Where appends from many tasks wait for the journal. Bounded by bytes: those
+//! who submit hold permits for them until their records are written.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{Append, AppendError};
+use crate::model::Offset;
+
+/// A group is as much as one write takes: bytes, but at least one submission.
+const GROUP_BYTES: usize = 4 << 20;
+
+/// The results of a submission, one for each of its appends.
+pub(super) type Results = Vec<Result<Offset, AppendError>>;
+
+/// What one task submits at once.
+#[derive(Debug)]
+pub(super) struct Submission {
+    pub(super) appends: Vec<Append>,
+    pub(super) bytes: usize,
+    pub(super) permit: OwnedSemaphorePermit,
+    pub(super) reply: oneshot::Sender<Results>,
+}
+
+/// The queue between tasks and journal hands.
+#[derive(Debug, Default)]
+pub(super) struct Mailbox {
+    state: Mutex<MailboxState>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct MailboxState {
+    queue: VecDeque<Submission>,
+    closed: bool,
+    /// When something that was written has to be made durable at the latest.
+    flush_due: Option<Instant>,
+}
+
+/// Why a hand was woken.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    /// There is something to write.
+    Write,
+    /// It is time to flush what topics with a flush interval wrote.
+    Flush,
+    /// The mailbox is closed and empty.
+    Close,
+}
+
+impl Mailbox {
+    /// Queues a submission; gives it back when the mailbox is closed.
+    pub(super) fn submit(&self, submission: Submission) -> Result<(), Submission> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(submission);
+        }
+        state.queue.push_back(submission);
+        drop(state);
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Waits until there is something to do.
+    pub(super) fn wait(&self) -> Call {
+        let mut state = self.lock();
+        loop {
+            if !state.queue.is_empty() {
+                return Call::Write;
+            }
+            if state.closed {
+                return Call::Close;
+            }
+            let Some(due) = state.flush_due else {
+                state = self
+                    .arrived
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = due.saturating_duration_since(crate::clock::instant());
+            if left.is_zero() {
+                state.flush_due = None;
+                return Call::Flush;
+            }
+            let waited = self.arrived.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Takes the next group without waiting.
+    pub(super) fn take_group(&self) -> Vec<Submission> {
+        let mut state = self.lock();
+        let mut bytes = 0;
+        let fits = |submission: &Submission| {
+            bytes += submission.bytes;
+            bytes <= GROUP_BYTES
+        };
+        let count = state
+            .queue
+            .iter()
+            .map(fits)
+            .take_while(|&fits| fits)
+            .count()
+            .max(1);
+        let count = count.min(state.queue.len());
+        state.queue.drain(..count).collect()
+    }
+
+    /// Something was written that has to be durable at `due`.
+    pub(super) fn flush_by(&self, due: Instant) {
+        let mut state = self.lock();
+        if state.flush_due.is_none_or(|earlier| due < earlier) {
+            state.flush_due = Some(due);
+            // A hand that waits without an end has to learn of it.
+            drop(state);
+            self.arrived.notify_one();
+        }
+    }
+
+    /// Takes no more submissions; what is queued is still written.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.arrived.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, MailboxState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

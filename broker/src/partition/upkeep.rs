@@ -1,0 +1,191 @@
+//! What happens in the background: archiving, keeping spare journal files
+//! ready, retention.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::engine::Shared;
+use crate::storage::{ArchiveError, PartitionRetention, Prepared, Storage};
+
+/// How often retention is looked at, and a full disk tried again.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
+/// How often an append that found the journal full is tried again.
+const RETRY_FULL: Duration = Duration::from_millis(20);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Sweeps after which a journal file that is not full is archived all the same,
+/// so that retention reaches what it holds.
+const SWEEPS_PER_FILE: u32 = 20;
+
+/// What the background threads share with the hands.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    state: Mutex<UpkeepState>,
+    /// Something is to be done.
+    work: Condvar,
+    /// A journal file was recycled, or can't be.
+    progress: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct UpkeepState {
+    closed: bool,
+    /// Grows with each call for work, so that none is missed.
+    calls: u64,
+    /// The archiver can't go on: the disk is full or failed.
+    stuck: bool,
+}
+
+impl Upkeep {
+    /// There may be files to archive or to prepare.
+    pub(super) fn wake(&self) {
+        self.lock().calls += 1;
+        self.work.notify_all();
+    }
+
+    /// Ends the threads once they have nothing more to do.
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.work.notify_all();
+        self.progress.notify_all();
+    }
+
+    /// Waits until the archiver has recycled a file; false when it can't.
+    pub(super) fn wait_for_archiver(&self) -> bool {
+        self.wake();
+        // Progress between the failed append and this wait goes unnoticed, so
+        // the wait is short; then the append is tried again.
+        let wait = self.progress.wait_timeout(self.lock(), RETRY_FULL);
+        let state = wait.unwrap_or_else(PoisonError::into_inner).0;
+        !state.stuck && !state.closed
+    }
+
+    fn report(&self, stuck: bool) {
+        self.lock().stuck = stuck;
+        self.progress.notify_all();
+    }
+
+    /// Waits for a call after the `seen`th, or a time; `None` when closed.
+    fn wait(&self, seen: u64, time: Duration) -> Option<u64> {
+        let state = self.lock();
+        let idle = |state: &mut UpkeepState| state.calls == seen && !state.closed;
+        let waited = self.work.wait_timeout_while(state, time, idle);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        (!state.closed).then_some(state.calls)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, UpkeepState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Archives closed journal files and looks after retention.
+    pub(super) fn run_archiver(&self) {
+        let mut seen = 0;
+        let mut next_sweep = crate::clock::instant() + SWEEP_EVERY;
+        let mut file_age = FileAge::default();
+        loop {
+            let archived_all = self.archive_all();
+            let now = crate::clock::instant();
+            if now >= next_sweep {
+                next_sweep = now + SWEEP_EVERY;
+                if file_age.is_due(&self.storage) {
+                    self.storage.close_journal_file();
+                    continue;
+                }
+                self.sweep();
+            }
+            let time = if archived_all {
+                next_sweep - now
+            } else {
+                RETRY_AFTER
+            };
+            match self.upkeep.wait(seen, time) {
+                Some(calls) => seen = calls,
+                None => return,
+            }
+        }
+    }
+
+    /// Archives until nothing is left; false when that failed and has to be
+    /// tried again.
+    fn archive_all(&self) -> bool {
+        loop {
+            let gently = self.storage.archiver_lag() <= 1;
+            match self.storage.archive_oldest(self.clock.now_ms(), gently) {
+                Ok(true) => self.upkeep.report(false),
+                Ok(false) => return true,
+                Err(ArchiveError::Journal(_)) => {
+                    self.upkeep.report(true);
+                    return true;
+                }
+                Err(error) => {
+                    tracing::warn!("{error}; trying again");
+                    self.upkeep.report(true);
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn sweep(&self) {
+        let retention = self.partitions().into_iter().map(|partition| {
+            let config = partition.config();
+            PartitionRetention {
+                log: partition.log.clone(),
+                retention_ms: config.retention_ms,
+                retention_bytes: config.retention_bytes,
+            }
+        });
+        match self.storage.apply_retention(retention, self.clock.now_ms()) {
+            Ok(_) => {}
+            Err(error) => tracing::warn!("retention failed: {error}; trying again later"),
+        }
+    }
+
+    /// Keeps spare journal files ready.
+    pub(super) fn run_preparer(&self) {
+        let mut seen = 0;
+        loop {
+            let time = match self.storage.prepare_spare() {
+                Ok(Prepared::One) => {
+                    // What was begun before any file was ready is slower to flush.
+                    self.storage.leave_unprepared_file();
+                    self.upkeep.wake();
+                    continue;
+                }
+                Ok(Prepared::Enough) => SWEEP_EVERY,
+                Ok(Prepared::NoRoom) => RETRY_AFTER,
+                Err(error) => {
+                    tracing::warn!("preparing a journal file failed: {error}; trying again");
+                    SWEEP_EVERY
+                }
+            };
+            match self.upkeep.wait(seen, time) {
+                Some(calls) => seen = calls,
+                None => return,
+            }
+        }
+    }
+}
+
+/// How long the same journal file has been written: sweeps.
+#[derive(Debug, Default)]
+struct FileAge {
+    generation: u32,
+    sweeps: u32,
+}
+
+impl FileAge {
+    fn is_due(&mut self, storage: &Storage) -> bool {
+        let generation = storage.written().generation().0;
+        self.sweeps = if generation == self.generation {
+            self.sweeps + 1
+        } else {
+            0
+        };
+        self.generation = generation;
+        self.sweeps >= SWEEPS_PER_FILE
+    }
+}

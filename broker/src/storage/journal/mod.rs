@@ -1,0 +1,218 @@
+//! The journal: the node-wide write-ahead log that takes every append of every
+//! partition, so that one flush acknowledges all of them.
+//!
+//! Invariants:
+//! - One writer at a time (the `writer` lock) places frames; one flush at a
+//!   time (the `flusher` lock) makes them durable. They run side by side: the
+//!   next group is written behind the running flush.
+//! - `flushed <= written`, and both only rise.
+//! - The first write or flush that fails is final: no later one is tried, as
+//!   the page cache may pretend that it worked.
+
+mod files;
+mod frame;
+mod header;
+mod reader;
+mod scan;
+mod tail;
+mod writer;
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
+pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame};
+#[cfg(test)]
+pub use header::FileHeader;
+pub use reader::JournalRead;
+pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
+pub use writer::{AppendFailure, JournalAppend, Written};
+
+use super::lsn::{Generation, Lsn};
+use tail::TailCache;
+use writer::Writer;
+
+/// Bounds of the journal.
+#[derive(Debug, Clone, Copy)]
+pub struct JournalOptions {
+    /// The files.
+    pub size: JournalSize,
+    /// A file is closed early once it has so many frames: bounds the run index.
+    pub max_frames_per_file: usize,
+    /// What the tail cache holds: bytes.
+    pub tail_bytes: usize,
+}
+
+/// The node-wide log.
+#[derive(Debug)]
+pub struct Journal {
+    files: Arc<JournalFiles>,
+    tail: TailCache,
+    writer: Mutex<Writer>,
+    /// Held while a flush runs.
+    flusher: Mutex<()>,
+    /// Files with bytes that no flush has covered, oldest first. Never held
+    /// during file access.
+    unflushed: Mutex<Unflushed>,
+    flushed: AtomicU64,
+    failure: OnceLock<Arc<str>>,
+}
+
+#[derive(Debug)]
+struct Unflushed {
+    files: Vec<Arc<JournalFile>>,
+    written: Lsn,
+}
+
+/// The journal takes no more appends: a write or flush failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the journal failed: {0}")]
+pub struct JournalFailed(pub Arc<str>);
+
+impl Journal {
+    /// A journal whose frames are marked with the random `salt`, and that goes on
+    /// behind `previous_end`, in a new file of a
+    /// generation above `newest`. Everything before `previous_end` is durable.
+    pub fn new(
+        files: Arc<JournalFiles>,
+        options: JournalOptions,
+        salt: u32,
+        newest: Generation,
+        previous_end: Lsn,
+    ) -> Journal {
+        Journal {
+            tail: TailCache::new(options.tail_bytes, options.max_frames_per_file),
+            writer: Mutex::new(Writer::new(
+                files.clone(),
+                options,
+                salt,
+                newest,
+                previous_end,
+            )),
+            files,
+            flusher: Mutex::new(()),
+            unflushed: Mutex::new(Unflushed {
+                files: Vec::new(),
+                written: previous_end,
+            }),
+            flushed: AtomicU64::new(previous_end.0),
+            failure: OnceLock::new(),
+        }
+    }
+
+    /// The files.
+    pub fn files(&self) -> &JournalFiles {
+        &self.files
+    }
+
+    /// Everything before this is durable.
+    pub fn flushed(&self) -> Lsn {
+        Lsn(self.flushed.load(Ordering::Acquire))
+    }
+
+    /// Everything before this is written.
+    pub fn written(&self) -> Lsn {
+        lock(&self.unflushed).written
+    }
+
+    /// Why the journal takes no more appends, if so.
+    pub fn failure(&self) -> Option<JournalFailed> {
+        self.failure.get().cloned().map(JournalFailed)
+    }
+
+    /// Writes the appends at the front of `group` that fit into the active
+    /// file, in one write, and says how many that were. They are neither
+    /// durable nor visible to readers yet.
+    pub fn append(&self, group: &[JournalAppend], now_ms: i64) -> Result<Written, AppendFailure> {
+        if let Some(failed) = self.failure() {
+            return Err(AppendFailure::Failed(failed));
+        }
+        let mut writer = lock(&self.writer);
+        let written = writer.append(group, now_ms, self.flushed(), &self.tail);
+        match &written {
+            Ok(written) => self.note_written(&writer, written.end),
+            Err(AppendFailure::Io(error)) => {
+                return Err(AppendFailure::Failed(self.fail("write", error)));
+            }
+            Err(_) => {}
+        }
+        written
+    }
+
+    fn note_written(&self, writer: &Writer, end: Lsn) {
+        let mut unflushed = lock(&self.unflushed);
+        unflushed.written = end;
+        if let Some(file) = writer.file()
+            && !unflushed
+                .files
+                .last()
+                .is_some_and(|last| Arc::ptr_eq(last, file))
+        {
+            unflushed.files.push(file.clone());
+        }
+    }
+
+    /// Makes everything before `upto` durable; returns at once when it is.
+    /// Returns how far the journal is durable now, which may be further.
+    pub fn flush(&self, upto: Lsn) -> Result<Lsn, JournalFailed> {
+        if self.flushed() >= upto {
+            return Ok(self.flushed());
+        }
+        let _one_at_a_time = lock(&self.flusher);
+        if let Some(failed) = self.failure() {
+            return Err(failed);
+        }
+        // Another flush may have covered it while this one waited.
+        if self.flushed() >= upto {
+            return Ok(self.flushed());
+        }
+        let (files, written) = {
+            let unflushed = lock(&self.unflushed);
+            (unflushed.files.clone(), unflushed.written)
+        };
+        for file in &files {
+            file.file()
+                .sync_data()
+                .map_err(|error| self.fail("flush", &error))?;
+        }
+        let mut unflushed = lock(&self.unflushed);
+        // The last one may have been written to meanwhile.
+        let clean = if unflushed.written == written {
+            files.len()
+        } else {
+            files.len().saturating_sub(1)
+        };
+        unflushed.files.drain(..clean);
+        self.flushed.store(written.0, Ordering::Release);
+        Ok(written)
+    }
+
+    /// Closes the active file if it has frames, so that the archiver can take
+    /// them. Says whether it did.
+    pub fn close_active(&self) -> bool {
+        if self.failure().is_some() {
+            return false;
+        }
+        lock(&self.writer).close_active()
+    }
+
+    /// Closes the active file if it is not prepared and has frames.
+    pub fn leave_unprepared(&self) -> bool {
+        let mut writer = lock(&self.writer);
+        let unprepared = writer.file().is_some_and(|file| !file.is_prepared());
+        unprepared && self.failure().is_none() && writer.close_active()
+    }
+
+    fn fail(&self, what: &str, error: &io::Error) -> JournalFailed {
+        JournalFailed(
+            self.failure
+                .get_or_init(|| format!("{what} failed: {error}").into())
+                .clone(),
+        )
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,352 @@
+//! Places frames in the active file, one write per group.
+
+use std::io;
+use std::sync::Arc;
+
+use bytes::BufMut;
+
+use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFiles};
+use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
+use super::header::{FILE_HEADER_LEN, FileHeader};
+use super::tail::{TailCache, WriteBuffers};
+use super::{JournalFailed, JournalOptions};
+use crate::model::{CheckedBatch, Offset, PartitionId};
+use crate::storage::log::{PartitionLog, Run};
+use crate::storage::lsn::{Generation, Lsn};
+
+/// A batch for a partition, on its way into the journal.
+#[derive(Debug)]
+pub struct JournalAppend {
+    /// The partition.
+    pub log: Arc<PartitionLog>,
+    /// What is appended.
+    pub batch: CheckedBatch,
+    /// How many of the appends that follow belong to the same atomic unit.
+    pub unit_remaining: u16,
+    /// Whether it may take the space that is kept for internal partitions.
+    pub claim: Claim,
+}
+
+/// What became of the front of a group.
+#[derive(Debug)]
+pub struct Written {
+    /// For each append that was taken, its base offset; `None` when its
+    /// partition (or that of another append of its unit) was deleted.
+    pub placed: Vec<Option<Offset>>,
+    /// One past the last frame: flush up to here to make them durable.
+    pub end: Lsn,
+}
+
+/// Why nothing of a group was written.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendFailure {
+    /// The archiver has to recycle a file first.
+    #[error("all journal files are in use")]
+    JournalFull,
+    /// The disk is full. Try again when there is space.
+    #[error("no space for the journal: {0}")]
+    NoSpace(io::Error),
+    /// The journal failed, now or earlier.
+    #[error(transparent)]
+    Failed(#[from] JournalFailed),
+    /// A write failed; the caller makes it the journal's failure.
+    #[error("write failed: {0}")]
+    Io(io::Error),
+}
+
+/// The one that places frames.
+#[derive(Debug)]
+pub(super) struct Writer {
+    files: Arc<JournalFiles>,
+    options: JournalOptions,
+    buffers: WriteBuffers,
+    active: Option<Active>,
+    salt: u32,
+    /// The newest generation that was ever begun.
+    newest: Generation,
+    /// One past the last frame of the file before the active one.
+    previous_end: Lsn,
+}
+
+/// The file that is being written.
+#[derive(Debug)]
+struct Active {
+    file: Arc<JournalFile>,
+    generation: Generation,
+    seed: u32,
+    /// One past the last frame.
+    position: u32,
+    frames: usize,
+    touched: Vec<PartitionId>,
+    /// Kept for internal partitions.
+    is_reserve: bool,
+    /// What a failed write left behind the last frame could read as frames:
+    /// nothing may be written behind it.
+    spoilt: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        files: Arc<JournalFiles>,
+        options: JournalOptions,
+        salt: u32,
+        newest: Generation,
+        previous_end: Lsn,
+    ) -> Writer {
+        let buffers = WriteBuffers::new(options.tail_bytes);
+        Writer {
+            files,
+            options,
+            buffers,
+            active: None,
+            salt,
+            newest,
+            previous_end,
+        }
+    }
+
+    pub(super) fn file(&self) -> Option<&Arc<JournalFile>> {
+        self.active.as_ref().map(|active| &active.file)
+    }
+
+    /// Writes the appends at the front of the group that fit into one file.
+    pub(super) fn append(
+        &mut self,
+        group: &[JournalAppend],
+        now_ms: i64,
+        flushed: Lsn,
+        tail: &TailCache,
+    ) -> Result<Written, AppendFailure> {
+        let Some(first) = group.first() else {
+            return Ok(Written {
+                placed: Vec::new(),
+                end: self.end(),
+            });
+        };
+        let claim = first.claim;
+        let mut fit = self.fitting(group);
+        if fit.appends == 0 {
+            self.roll(claim, flushed)?;
+            fit = self.fitting(group);
+            assert!(fit.appends > 0, "a unit fits into an empty file");
+        }
+        let group = &group[..fit.appends];
+        let active = self.active.as_mut().expect("a file is active after a roll");
+        let buffer = self.buffers.with_room(fit.bytes);
+        let start = Lsn::new(active.generation, active.position);
+        let mut end = start;
+        let mut placed = Vec::with_capacity(group.len());
+        for unit in units(group) {
+            if !place_unit(unit, &mut placed) {
+                continue;
+            }
+            for append in unit {
+                let mut state = append.log.lock();
+                // Deleted between the look at the unit and now: the frame is
+                // still written, for the unit's sake; nobody will read it.
+                let header = append.batch.header(state.next_offset, now_ms);
+                let newly_touched = state.last_generation != active.generation;
+                state.push_run(Run {
+                    base_offset: header.base_offset,
+                    lsn: end,
+                    payload_len: header.payload_len,
+                    span: header.offset_span,
+                    max_timestamp_ms: header.max_timestamp_ms,
+                });
+                drop(state);
+                if newly_touched {
+                    active.touched.push(append.log.id());
+                }
+                let frame = Frame {
+                    lsn: end,
+                    flushed,
+                    partition: append.log.id(),
+                    unit_remaining: append.unit_remaining,
+                    batch: header,
+                };
+                let padding = frame.len() - FRAME_PREFIX_LEN - append.batch.payload.len();
+                buffer.put_slice(&frame.encode(active.seed));
+                buffer.put_slice(&append.batch.payload);
+                buffer.put_bytes(0, padding);
+                end = Lsn(end.0 + frame.len() as u64);
+                placed.push(Some(header.base_offset));
+            }
+        }
+        let bytes = buffer.split().freeze();
+        if bytes.is_empty() {
+            return Ok(Written { placed, end });
+        }
+        if let Err(error) = active
+            .file
+            .file()
+            .write_all_at(&bytes, u64::from(active.position))
+        {
+            take_back(group, &placed);
+            return Err(active.after_failed_write(error));
+        }
+        active.position = end.position();
+        active.frames += placed.len();
+        tail.push(start, bytes);
+        Ok(Written { placed, end })
+    }
+
+    /// One past the last frame.
+    fn end(&self) -> Lsn {
+        match &self.active {
+            Some(active) => Lsn::new(active.generation, active.position),
+            None => self.previous_end,
+        }
+    }
+
+    /// Closes the active file if it has frames.
+    pub(super) fn close_active(&mut self) -> bool {
+        match self.active.take() {
+            Some(active) if active.frames > 0 => {
+                self.close(active);
+                true
+            }
+            other => {
+                self.active = other;
+                false
+            }
+        }
+    }
+
+    fn close(&mut self, active: Active) {
+        self.previous_end = Lsn::new(active.generation, active.position);
+        self.files.adopt_closed(ClosedFile {
+            generation: active.generation,
+            covers: active.generation,
+            seed: active.seed,
+            file: active.file,
+            end: self.previous_end,
+            touched: active.touched,
+        });
+    }
+
+    /// How much of the group fits into what is left of the active file.
+    fn fitting(&self, group: &[JournalAppend]) -> Fit {
+        let mut fit = Fit {
+            appends: 0,
+            bytes: 0,
+        };
+        let Some(active) = self.active.as_ref().filter(|active| !active.spoilt) else {
+            return fit;
+        };
+        let room = (self.options.size.file_bytes - active.position) as usize;
+        let max_frames = self.options.max_frames_per_file.max(1);
+        for unit in units(group) {
+            let bytes: usize = unit.iter().map(|a| frame_len(a.batch.payload.len())).sum();
+            let full = active.frames + fit.appends >= max_frames;
+            let reserved = active.is_reserve && unit[0].claim == Claim::User;
+            if fit.bytes + bytes > room || full || reserved {
+                break;
+            }
+            fit.appends += unit.len();
+            fit.bytes += bytes;
+        }
+        fit
+    }
+
+    /// Begins a new file. The old one, if any, goes to the archiver.
+    fn roll(&mut self, claim: Claim, flushed: Lsn) -> Result<(), AppendFailure> {
+        let Claimed { file, is_reserve } = self
+            .files
+            .claim(claim)
+            .map_err(no_space_or_io)?
+            .ok_or(AppendFailure::JournalFull)?;
+        let generation = self.newest.next();
+        let previous_end = self.end();
+        let header = FileHeader {
+            generation,
+            salt: self.salt,
+            previous_end,
+            flushed,
+        };
+        if let Err(error) = file.file().write_all_at(&header.encode(), 0) {
+            self.files.adopt_spare(file);
+            return Err(no_space_or_io(error));
+        }
+        self.newest = generation;
+        // Announced before the old one is closed: a reader finds every
+        // generation at any moment.
+        self.files.activate(FileInUse {
+            generation,
+            seed: header.seed(),
+            file: file.clone(),
+        });
+        let position = u32::try_from(FILE_HEADER_LEN).expect("a page");
+        let fresh = Active {
+            file,
+            generation,
+            seed: header.seed(),
+            position,
+            frames: 0,
+            touched: Vec::new(),
+            is_reserve,
+            spoilt: false,
+        };
+        if let Some(old) = self.active.replace(fresh) {
+            self.close(old);
+        }
+        Ok(())
+    }
+}
+
+impl Active {
+    /// Makes sure that nothing of a write that failed is ever read as frames.
+    fn after_failed_write(&mut self, error: io::Error) -> AppendFailure {
+        if error.kind() != io::ErrorKind::StorageFull {
+            return AppendFailure::Io(error);
+        }
+        self.spoilt =
+            self.file.is_prepared() || self.file.file().set_len(u64::from(self.position)).is_err();
+        AppendFailure::NoSpace(error)
+    }
+}
+
+struct Fit {
+    appends: usize,
+    bytes: usize,
+}
+
+/// The atomic units of a group.
+fn units(group: &[JournalAppend]) -> impl Iterator<Item = &[JournalAppend]> {
+    let mut rest = group;
+    std::iter::from_fn(move || {
+        let len = 1 + usize::from(rest.first()?.unit_remaining);
+        let (unit, tail) = rest.split_at(len);
+        rest = tail;
+        Some(unit)
+    })
+}
+
+/// Whether the unit can be placed; if not, its appends are marked as refused.
+fn place_unit(unit: &[JournalAppend], placed: &mut Vec<Option<Offset>>) -> bool {
+    let alive = unit.iter().all(|append| !append.log.lock().deleted);
+    if !alive {
+        placed.extend(unit.iter().map(|_| None));
+    }
+    alive
+}
+
+/// Gives the offsets of a group that could not be written back, last first.
+fn take_back(group: &[JournalAppend], placed: &[Option<Offset>]) {
+    for (append, offset) in group.iter().zip(placed).rev() {
+        if let Some(offset) = offset {
+            append.log.lock().take_back(*offset);
+        }
+    }
+}
+
+fn no_space_or_io(error: io::Error) -> AppendFailure {
+    match error.kind() {
+        io::ErrorKind::StorageFull => AppendFailure::NoSpace(error),
+        _ => AppendFailure::Io(error),
+    }
+}
+
+const _: () = assert!(
+    FILE_HEADER_LEN.is_multiple_of(FRAME_ALIGN),
+    "the first frame is aligned"
+);

@@ -1,0 +1,204 @@
+//! What storage knows of one partition: its offsets, and where each lies.
+//!
+//! Offsets rise through three places, oldest first: sealed segments, the active
+//! segment, the journal. A batch is in segments once the archiver has made it
+//! durable there and written the checkpoint; until then the run index says
+//! where in the journal it is. Nothing is in both.
+//!
+//! Invariants, asserted where the fields change:
+//! - `log_start <= archived_end() <= next_offset`, and the high watermark lies
+//!   between `log_start` and `next_offset`.
+//! - runs are in the order of offsets and of lsns. Where one ends before the
+//!   next begins, the offsets between are quarantined.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::lsn::{Generation, Lsn};
+use super::segment::SegmentState;
+use crate::model::{Offset, PartitionId};
+
+/// Damaged ranges that are remembered per partition; reads report all of them.
+const MAX_QUARANTINED: usize = 1000;
+
+/// Default size at which a segment is sealed: bytes.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 128 << 20;
+
+/// Where a batch lies in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// Place of its frame.
+    pub lsn: Lsn,
+    /// Size of its payload in bytes.
+    pub payload_len: u32,
+    /// Offsets that it covers.
+    pub span: u32,
+    /// The latest time of its records: milliseconds since the Unix epoch.
+    pub max_timestamp_ms: i64,
+}
+
+impl Run {
+    /// One past the last offset.
+    pub fn next_offset(&self) -> Offset {
+        self.base_offset.advanced(u64::from(self.span))
+    }
+}
+
+/// A half-open range of offsets that were lost to damage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QuarantinedRange {
+    /// The first offset lost.
+    pub from: Offset,
+    /// One past the last.
+    pub to: Offset,
+}
+
+/// One partition. Shared by the writer, the archiver and every reader.
+#[derive(Debug)]
+pub struct PartitionLog {
+    id: PartitionId,
+    /// Read on every fetch, without the lock.
+    high_watermark: AtomicU64,
+    /// Held for moments only, never across file access.
+    state: Mutex<LogState>,
+}
+
+/// The part of a partition that changes under its lock.
+#[derive(Debug)]
+pub struct LogState {
+    /// The partition was deleted: no append, no read, no archiving.
+    pub deleted: bool,
+    /// Offset of the oldest record that is kept.
+    pub log_start: Offset,
+    /// Offset that the next append gets.
+    pub next_offset: Offset,
+    /// Batches in the journal that are not in segments yet.
+    pub runs: VecDeque<Run>,
+    /// Newest journal file that has batches of this partition.
+    pub last_generation: Generation,
+    /// The segments, without the names of the sealed ones.
+    pub active: Option<SegmentState>,
+    /// Base offsets of the sealed segments, ascending. `None` until they are
+    /// first needed: a start doesn't list every directory.
+    pub sealed: Option<Vec<Offset>>,
+    /// Damage found so far.
+    pub quarantined: Vec<QuarantinedRange>,
+    /// Size at which a segment is sealed: bytes.
+    pub segment_bytes: u64,
+}
+
+impl PartitionLog {
+    /// An empty partition.
+    pub fn new(id: PartitionId) -> PartitionLog {
+        PartitionLog::recovered(id, Offset::ZERO, Offset::ZERO, None)
+    }
+
+    /// A partition as a checkpoint describes it.
+    pub fn recovered(
+        id: PartitionId,
+        log_start: Offset,
+        archived_end: Offset,
+        active: Option<SegmentState>,
+    ) -> PartitionLog {
+        assert!(log_start <= archived_end, "a log starts before it ends");
+        PartitionLog {
+            id,
+            high_watermark: AtomicU64::new(archived_end.0),
+            state: Mutex::new(LogState {
+                deleted: false,
+                log_start,
+                next_offset: archived_end,
+                runs: VecDeque::new(),
+                last_generation: Generation::ZERO,
+                active,
+                sealed: None,
+                quarantined: Vec::new(),
+                segment_bytes: DEFAULT_SEGMENT_BYTES,
+            }),
+        }
+    }
+
+    /// Its id in this data directory.
+    pub fn id(&self) -> PartitionId {
+        self.id
+    }
+
+    /// One past the last record that may be read.
+    pub fn high_watermark(&self) -> Offset {
+        Offset(self.high_watermark.load(Ordering::Acquire))
+    }
+
+    /// Lets readers see the records below `offset`. Never goes back: two
+    /// groups may be published in either order. Says whether it moved.
+    pub fn publish(&self, offset: Offset) -> bool {
+        self.high_watermark.fetch_max(offset.0, Ordering::AcqRel) < offset.0
+    }
+
+    /// The state, for as long as the guard lives.
+    pub fn lock(&self) -> MutexGuard<'_, LogState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LogState {
+    /// One past the last offset that is to be looked for in segments. It can
+    /// lie behind the end of the active segment: then the offsets between are
+    /// quarantined.
+    pub fn archived_end(&self) -> Offset {
+        self.runs
+            .front()
+            .map_or(self.next_offset, |run| run.base_offset)
+    }
+
+    /// Takes a batch that lies in the journal, at the next offset.
+    pub fn push_run(&mut self, run: Run) {
+        assert_eq!(run.base_offset, self.next_offset, "offsets are dense");
+        if let Some(last) = self.runs.back() {
+            assert!(last.lsn < run.lsn, "runs are in the order of the journal");
+        }
+        self.runs.push_back(run);
+        self.next_offset = run.next_offset();
+        self.last_generation = run.lsn.generation();
+    }
+
+    /// Takes back the last batch: its write failed, and nobody has seen it.
+    pub fn take_back(&mut self, base_offset: Offset) {
+        let run = self.runs.pop_back().expect("the batch was just placed");
+        assert_eq!(
+            run.base_offset, base_offset,
+            "the last batch is taken back first"
+        );
+        self.next_offset = base_offset;
+    }
+
+    /// Sets offsets from the next one up to `to` aside as lost. They are never
+    /// given to other records.
+    pub fn skip_damaged(&mut self, to: Offset) {
+        assert!(to > self.next_offset, "a lost range is not empty");
+        self.quarantined.push(QuarantinedRange {
+            from: self.next_offset,
+            to,
+        });
+        self.next_offset = to;
+    }
+
+    /// Remembers damage that a read came upon.
+    pub fn note_quarantined(&mut self, from: Offset, to: Offset) {
+        let known = self
+            .quarantined
+            .iter()
+            .any(|range| range.from <= from && to <= range.to);
+        if !known && self.quarantined.len() < MAX_QUARANTINED {
+            self.quarantined.push(QuarantinedRange { from, to });
+        }
+    }
+
+    /// The place among the runs of the one that covers `offset`, or of the
+    /// first behind it.
+    pub fn run_at(&self, offset: Offset) -> usize {
+        self.runs.partition_point(|run| run.next_offset() <= offset)
+    }
+}

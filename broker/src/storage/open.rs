@@ -1,0 +1,125 @@
+//! Opening a data directory: identity, checkpoint, journal, in this order.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use super::archiver::Archiver;
+use super::checkpoint::{Checkpoint, CheckpointEntry, Loaded};
+use super::dir::Dir;
+use super::identity::{Identity, IdentityError};
+use super::journal::{JOURNAL_DIR, Journal, JournalFiles};
+use super::log::PartitionLog;
+use super::lsn::Generation;
+use super::recovery::{self, RecoveryReport};
+use super::segment::{self, SegmentCache};
+use super::{PARTITIONS_DIR, Storage, StorageOptions};
+use crate::model::PartitionId;
+
+/// Why a data directory could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It is not one of ours, or of a newer format.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl Storage {
+    /// Opens the data directory, or makes a new one. `seed` is random and new
+    /// each time: it marks the frames of this run, and the id of a new directory
+    /// is made of it.
+    pub fn open(
+        dir: Arc<dyn Dir>,
+        mut options: StorageOptions,
+        seed: u128,
+    ) -> Result<(Storage, RecoveryReport), OpenError> {
+        dir.create_dir(Path::new(JOURNAL_DIR))?;
+        dir.create_dir(Path::new(PARTITIONS_DIR))?;
+        dir.sync_dir(Path::new(""))?;
+        let size = &mut options.journal.size;
+        let identity = Identity::load_or_create(dir.as_ref(), size.file_bytes, seed)?;
+        // The files that are there have the size that was chosen first.
+        size.file_bytes = identity.journal_file_bytes;
+
+        // Nothing was appended before the first checkpoint was there.
+        let is_new = dir.list(Path::new(JOURNAL_DIR))?.is_empty();
+        let salt = u32::try_from(seed >> 96).expect("the upper 32 bits");
+        let mut report = RecoveryReport::default();
+        let (archived, entries) = match Checkpoint::load(dir.as_ref())? {
+            Loaded::Checkpoint(checkpoint) => (Some(checkpoint.archived), checkpoint.partitions),
+            Loaded::Missing if is_new => {
+                let first = Checkpoint {
+                    archived: Generation::ZERO,
+                    partitions: Vec::new(),
+                };
+                first.store(dir.as_ref())?;
+                (Some(first.archived), first.partitions)
+            }
+            Loaded::Missing | Loaded::Damaged => {
+                report.rebuilt_checkpoint = true;
+                (None, entries_of_segments(dir.as_ref())?)
+            }
+        };
+        let mut logs: HashMap<PartitionId, Arc<PartitionLog>> = entries
+            .into_iter()
+            .map(|entry| (entry.partition, Arc::new(log_of(&entry))))
+            .collect();
+
+        let files = Arc::new(JournalFiles::new(dir.clone(), options.journal.size));
+        let recovered = recovery::replay(&files, archived, &mut logs, &mut report)?;
+        let journal = Journal::new(
+            files,
+            options.journal,
+            salt,
+            recovered.newest,
+            recovered.end,
+        );
+        let archived = archived.unwrap_or(Generation::ZERO);
+        let storage = Storage {
+            segments: SegmentCache::new(options.open_segments),
+            dir,
+            identity,
+            lost_offsets: recovered.lost_offsets,
+            journal,
+            logs: RwLock::new(logs),
+            archiver: Mutex::new(Archiver::new(archived)),
+        };
+        Ok((storage, report))
+    }
+}
+
+fn log_of(entry: &CheckpointEntry) -> PartitionLog {
+    PartitionLog::recovered(
+        entry.partition,
+        entry.log_start,
+        entry.archived_end,
+        entry.active,
+    )
+}
+
+/// What a checkpoint would say of the segments on disk: for when there is none.
+/// Reads every segment that is not sealed.
+fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEntry>> {
+    let mut entries = Vec::new();
+    for name in dir.list(Path::new(PARTITIONS_DIR))? {
+        let Ok(id) = name.parse().map(PartitionId) else {
+            continue;
+        };
+        let bases = segment::list(dir, id)?;
+        let (Some(&first), Some(&last)) = (bases.first(), bases.last()) else {
+            continue;
+        };
+        let active = segment::recover_state(dir, id, last)?;
+        entries.push(CheckpointEntry {
+            partition: id,
+            log_start: first,
+            archived_end: active.next_offset,
+            active: Some(active),
+        });
+    }
+    Ok(entries)
+}

@@ -1,0 +1,182 @@
+//! Fills the active segment. Only the archiver does that.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::format::{Footer, SegmentHeader};
+use super::index::{ENTRY_LEN, Index, IndexEntry, is_due};
+use super::scan::SegmentScan;
+use super::state::SegmentState;
+use super::{index_path, log_path};
+use crate::model::{BatchHeader, Offset, PartitionId};
+use crate::storage::dir::{Dir, File};
+
+/// The active segment of a partition, open for appending.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    partition: PartitionId,
+    file: Arc<dyn File>,
+    /// Made when the first entry is due: a small segment has none.
+    index: Option<Arc<dyn File>>,
+    index_len: u64,
+    last_entry: Option<u64>,
+    state: SegmentState,
+    /// Its names are new: the directory has to be flushed.
+    is_new: bool,
+}
+
+impl SegmentWriter {
+    /// Begins a segment.
+    pub fn create(
+        dir: &dyn Dir,
+        partition: PartitionId,
+        base_offset: Offset,
+        created_ms: i64,
+    ) -> io::Result<SegmentWriter> {
+        let file = dir.create(&log_path(partition, base_offset))?;
+        let header = SegmentHeader {
+            partition,
+            base_offset,
+            created_ms,
+        };
+        file.write_all_at(&header.encode(), 0)?;
+        Ok(SegmentWriter {
+            partition,
+            file,
+            index: None,
+            index_len: 0,
+            last_entry: None,
+            state: SegmentState::empty(base_offset, created_ms),
+            is_new: true,
+        })
+    }
+
+    /// Goes on with a segment where `state` says that it ends; what lies behind
+    /// is cut off.
+    pub fn open(
+        dir: &dyn Dir,
+        partition: PartitionId,
+        state: SegmentState,
+    ) -> io::Result<SegmentWriter> {
+        let path = log_path(partition, state.base_offset);
+        let (file, is_new) = open_or_create(dir, &path)?;
+        // Shorter only when the file was damaged: the zeros that fill it read
+        // as damage, too.
+        if file.len()? != state.len {
+            file.set_len(state.len)?;
+        }
+        let mut writer = SegmentWriter {
+            partition,
+            file,
+            index: None,
+            index_len: 0,
+            last_entry: None,
+            state,
+            is_new,
+        };
+        if is_due(state.len, None) {
+            writer.open_index(dir)?;
+        }
+        Ok(writer)
+    }
+
+    /// Makes the index end where the segment does.
+    fn open_index(&mut self, dir: &dyn Dir) -> io::Result<()> {
+        let (file, is_new) =
+            open_or_create(dir, &index_path(self.partition, self.state.base_offset))?;
+        self.is_new |= is_new;
+        let mut bytes = vec![0; usize::try_from(file.len()?).expect("an index is small")];
+        let read = file.read_at(&mut bytes, 0)?;
+        let index = match Index::decode(&bytes[..read], self.state.len) {
+            Some(index) => index,
+            None => {
+                let index = SegmentScan::new(self.file.clone(), self.state.len).index()?;
+                file.write_all_at(&index.encode(), 0)?;
+                index
+            }
+        };
+        self.index_len = (index.len() * ENTRY_LEN) as u64;
+        if file.len()? != self.index_len {
+            file.set_len(self.index_len)?;
+        }
+        self.last_entry = index.last_position();
+        self.index = Some(file);
+        Ok(())
+    }
+
+    /// Whose segment it is.
+    pub fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    /// How far it has been filled.
+    pub fn state(&self) -> SegmentState {
+        self.state
+    }
+
+    /// Appends batches: their bytes back to back, and the headers in them.
+    pub fn append(
+        &mut self,
+        dir: &dyn Dir,
+        bytes: &[u8],
+        batches: &[BatchHeader],
+    ) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.state.len)?;
+        let mut entries = Vec::new();
+        for batch in batches {
+            let position = self.state.len;
+            if is_due(position, self.last_entry) {
+                self.last_entry = Some(position);
+                let entry = IndexEntry {
+                    base_offset: batch.base_offset,
+                    position,
+                    max_timestamp_before_ms: self.state.max_timestamp_ms,
+                };
+                entries.extend(entry.encode());
+            }
+            self.state.add(batch);
+        }
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let index = match &self.index {
+            Some(index) => index,
+            None => {
+                let path = index_path(self.partition, self.state.base_offset);
+                let (file, is_new) = open_or_create(dir, &path)?;
+                self.is_new |= is_new;
+                self.index.insert(file)
+            }
+        };
+        index.write_all_at(&entries, self.index_len)?;
+        self.index_len += entries.len() as u64;
+        Ok(())
+    }
+
+    /// Whether its names are new, so that its directory has to be flushed.
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Makes what was appended durable.
+    pub fn flush(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// Ends the segment: it never changes again. Durable on return, but for
+    /// its name.
+    pub fn seal(self) -> io::Result<()> {
+        self.file
+            .write_all_at(&Footer { state: self.state }.encode(), self.state.len)?;
+        self.file.sync_data()
+    }
+}
+
+fn open_or_create(dir: &dyn Dir, path: &Path) -> io::Result<(Arc<dyn File>, bool)> {
+    match dir.open(path) {
+        Ok(file) => Ok((file, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok((dir.create(path)?, true)),
+        Err(error) => Err(error),
+    }
+}

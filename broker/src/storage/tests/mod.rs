@@ -1,0 +1,60 @@
+//! Storage as a whole, on the simulated disk, against a plain model.
+
+mod model;
+mod random;
+mod world;
+
+use world::World;
+
+/// Seeds that every test run tries. `STATECAST_SEEDS=from..to` tries others.
+const SEEDS: std::ops::Range<u64> = 0..1500;
+
+fn seeds() -> std::ops::Range<u64> {
+    let Ok(range) = std::env::var("STATECAST_SEEDS") else {
+        return SEEDS;
+    };
+    let (from, to) = range.split_once("..").expect("STATECAST_SEEDS is from..to");
+    from.parse().expect("a number")..to.parse().expect("a number")
+}
+
+/// Runs a scenario for every seed; a failure names the seed.
+fn for_all_seeds(what: &str, scenario: fn(u64)) {
+    for seed in seeds() {
+        let outcome = std::panic::catch_unwind(|| scenario(seed));
+        if outcome.is_err() {
+            panic!(
+                "{what}: seed {seed} failed; again with STATECAST_SEEDS={seed}..{}",
+                seed + 1
+            );
+        }
+    }
+}
+
+#[test]
+fn acknowledged_records_survive_crashes_at_every_step() {
+    for_all_seeds("crashes", |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..world.random.between(20, 120) {
+            world.step();
+        }
+        world.crash_now();
+        world.check_all();
+        world.append_some();
+        world.flush();
+        world.check_all();
+    });
+}
+
+#[test]
+fn damage_below_the_high_watermark_is_quarantined_and_the_rest_is_served() {
+    for_all_seeds("damage", |seed| {
+        let mut world = World::new(seed);
+        for _ in 0..world.random.between(10, 60) {
+            world.step_without_crash();
+        }
+        world.damage_and_crash();
+        world.append_some();
+        world.flush();
+        world.check_no_offset_was_reused();
+    });
+}

@@ -1,0 +1,516 @@
+//! A storage on a simulated disk, its model, and the steps that both take.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::model::{Model, ModelBatch, ModelPartition, batch, read_whole};
+use super::random::Random;
+use crate::model::{CheckedBatch, PartitionId};
+use crate::storage::dir::Dir;
+use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::{
+    AppendFailure, Claim, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn, Storage,
+    StorageOptions,
+};
+
+const FILE_BYTES: u32 = 16 << 10;
+const SEGMENT_BYTES: u64 = 6 << 10;
+
+pub(super) fn options() -> StorageOptions {
+    StorageOptions {
+        journal: JournalOptions {
+            size: JournalSize {
+                file_bytes: FILE_BYTES,
+                max_files: 6,
+                spares: 2,
+            },
+            max_frames_per_file: 64,
+            tail_bytes: 4 << 10,
+        },
+        open_segments: 3,
+    }
+}
+
+pub(super) struct World {
+    pub(super) random: Random,
+    dir: SimDir,
+    /// `None` only while it is replaced.
+    storage: Option<Storage>,
+    pub(super) model: Model,
+    next_partition: u32,
+    /// Deleted, as the metadata would say: recovery is told again.
+    deleted: Vec<PartitionId>,
+    unique: u64,
+    now_ms: i64,
+    /// The last append carried this: everything before it is proven durable.
+    proven: Lsn,
+    /// Every payload that was ever placed durably, by partition and offset.
+    durable: BTreeMap<(PartitionId, u64), Bytes>,
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> World {
+        let dir = SimDir::new();
+        let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), u128::from(seed) << 64)
+            .expect("a new one opens");
+        let mut world = World {
+            random: Random::new(seed),
+            dir,
+            storage: Some(storage),
+            model: Model::default(),
+            next_partition: 0,
+            deleted: Vec::new(),
+            unique: 0,
+            now_ms: 1_000_000,
+            proven: Lsn::ZERO,
+            durable: BTreeMap::new(),
+        };
+        for _ in 0..world.random.between(1, 6) {
+            world.create_partition();
+        }
+        world
+    }
+
+    fn storage(&self) -> &Storage {
+        self.storage.as_ref().expect("it is open")
+    }
+
+    /// One random step, in which the machine may crash.
+    pub(super) fn step(&mut self) {
+        if self.random.one_in(12) {
+            let after = self.random.between(0, 40);
+            self.dir.fail_after(after, Fault::Crash);
+        }
+        self.step_without_crash();
+        if self.dir.has_crashed() {
+            self.reopen_after_crash();
+            self.check_all();
+        }
+    }
+
+    pub(super) fn step_without_crash(&mut self) {
+        self.now_ms += 1000;
+        match self.random.between(0, 20) {
+            0..9 => self.append_some(),
+            9..12 => self.flush(),
+            12..15 => self.archive(),
+            15 => {
+                let _ = self.storage().close_journal_file();
+            }
+            16 => {
+                let _ = self.storage().prepare_spare();
+            }
+            17 => self.read_somewhere(),
+            18 if self.random.one_in(3) => self.delete_partition(),
+            18 => self.create_partition(),
+            _ => self.check_all(),
+        }
+    }
+
+    fn create_partition(&mut self) {
+        let id = PartitionId(self.next_partition);
+        self.next_partition += 1;
+        self.storage().create_partition(id).lock().segment_bytes = SEGMENT_BYTES;
+        self.model.partitions.insert(id, ModelPartition::default());
+    }
+
+    fn some_partition(&mut self) -> Option<PartitionId> {
+        let count = self.model.partitions.len() as u64;
+        if count == 0 {
+            return None;
+        }
+        let nth = usize::try_from(self.random.between(0, count)).unwrap();
+        self.model.partitions.keys().nth(nth).copied()
+    }
+
+    fn delete_partition(&mut self) {
+        let Some(id) = self.some_partition() else {
+            return;
+        };
+        // The metadata's record of it is durable before storage is told.
+        self.model.partitions.remove(&id);
+        self.deleted.push(id);
+        let _ = self.storage().delete_partitions(&[id]);
+    }
+
+    pub(super) fn append_some(&mut self) {
+        let mut group = Vec::new();
+        let mut facts = Vec::new();
+        for _ in 0..self.random.between(1, 5) {
+            let unit = if self.random.one_in(4) {
+                self.random.between(2, 4)
+            } else {
+                1
+            };
+            self.unique += 1;
+            let unit_id = self.unique;
+            for remaining in (0..unit).rev() {
+                let Some(id) = self.some_partition() else {
+                    return;
+                };
+                let batch = self.some_batch();
+                facts.push((
+                    id,
+                    batch.payload.clone(),
+                    u64::from(batch.record_count),
+                    unit_id,
+                ));
+                group.push(JournalAppend {
+                    log: self.storage().partition(id),
+                    batch,
+                    unit_remaining: u16::try_from(remaining).unwrap(),
+                    claim: Claim::User,
+                });
+            }
+        }
+        let mut done = 0;
+        while done < group.len() {
+            let flushed = self.storage().flushed();
+            match self.storage().append(&group[done..], self.now_ms) {
+                Ok(written) => {
+                    self.proven = flushed;
+                    for (placed, fact) in written.placed.iter().zip(&facts[done..]) {
+                        self.note_placed(
+                            placed.expect("no partition of the model is deleted").0,
+                            fact,
+                            written.end,
+                        );
+                    }
+                    done += written.placed.len();
+                }
+                Err(AppendFailure::JournalFull) => {
+                    self.archive();
+                    if self.dir.has_crashed() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    assert!(self.dir.has_crashed(), "append failed: {error}");
+                    // Any part of it may be on the disk.
+                    for fact in &facts[done..] {
+                        let next = self.model.partitions[&fact.0].next();
+                        self.note_placed(next, fact, Lsn(u64::MAX));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn some_batch(&mut self) -> CheckedBatch {
+        self.unique += 1;
+        let filler = match self.random.between(0, 10) {
+            0 => self.random.between(1000, 4000),
+            1..4 => self.random.between(100, 600),
+            _ => self.random.between(0, 60),
+        };
+        let records = u32::try_from(self.random.between(1, 5)).unwrap();
+        batch(self.unique, records, usize::try_from(filler).unwrap())
+    }
+
+    fn note_placed(&mut self, base: u64, fact: &(PartitionId, Bytes, u64, u64), end: Lsn) {
+        let (id, payload, count, unit) = fact.clone();
+        let partition = self
+            .model
+            .partitions
+            .get_mut(&id)
+            .expect("the model knows it");
+        assert_eq!(base, partition.next(), "{id}: offsets are dense");
+        partition.batches.push(ModelBatch {
+            base,
+            count,
+            payload,
+            end,
+            acked: false,
+            unit,
+        });
+    }
+
+    pub(super) fn flush(&mut self) {
+        let written = self.storage().written();
+        match self.storage().flush(written) {
+            Ok(flushed) => self.publish(flushed),
+            Err(error) => assert!(self.dir.has_crashed(), "flush failed: {error}"),
+        }
+    }
+
+    fn publish(&mut self, flushed: Lsn) {
+        self.model.acknowledge(flushed);
+        for (&id, partition) in &self.model.partitions {
+            self.storage()
+                .partition(id)
+                .publish(self.model.high_watermark(id));
+            for batch in partition.batches.iter().filter(|batch| batch.acked) {
+                self.durable.insert((id, batch.base), batch.payload.clone());
+            }
+        }
+    }
+
+    fn archive(&mut self) {
+        let gently = self.random.one_in(2);
+        match self.storage().archive_oldest(self.now_ms, gently) {
+            Ok(_) => {}
+            Err(error) => assert!(self.dir.has_crashed(), "archiving failed: {error}"),
+        }
+    }
+
+    fn read_somewhere(&mut self) {
+        if let Some(id) = self.some_partition() {
+            self.check(id);
+        }
+    }
+
+    /// Everything that was acknowledged reads as it was written, and nothing else.
+    pub(super) fn check_all(&mut self) {
+        if self.dir.has_crashed() {
+            return;
+        }
+        let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
+        for id in ids {
+            self.check(id);
+        }
+    }
+
+    fn check(&mut self, id: PartitionId) {
+        if self.dir.has_crashed() {
+            return;
+        }
+        let max_bytes = usize::try_from(self.random.between(1, 3000)).unwrap();
+        let Some(found) = self.read_unless_crashed(id, max_bytes) else {
+            return;
+        };
+        let model = &self.model.partitions[&id];
+        let expected: Vec<_> = model
+            .batches
+            .iter()
+            .filter(|batch| batch.acked)
+            .map(|batch| (batch.base, batch.count, batch.payload.clone()))
+            .collect();
+        assert_eq!(
+            found.high_watermark,
+            model.acked_end(),
+            "{id}: high watermark"
+        );
+        assert_eq!(found.quarantined, [], "{id}: nothing was damaged");
+        assert_eq!(found.batches, expected, "{id}");
+    }
+
+    /// A read can meet the crash that was scheduled for a later operation.
+    fn read_unless_crashed(
+        &self,
+        id: PartitionId,
+        max_bytes: usize,
+    ) -> Option<super::model::WholeLog> {
+        self.dir.clear_fault();
+        Some(read_whole(self.storage(), id, max_bytes))
+    }
+
+    /// Cuts the power, whatever was going on.
+    pub(super) fn crash_now(&mut self) {
+        self.dir.fail_after(0, Fault::Crash);
+        let _ = self.dir.sync_all();
+        self.reopen_after_crash();
+    }
+
+    fn reopen_after_crash(&mut self) {
+        loop {
+            let seed = self.random.next();
+            self.storage = None;
+            self.dir = self.dir.crash(seed);
+            // Recovery may be interrupted, too, and so may the next one.
+            if self.random.one_in(4) {
+                let after = self.random.between(0, 30);
+                self.dir.fail_after(after, Fault::Crash);
+            }
+            let salt = u128::from(self.random.next()) << 64;
+            match Storage::open(Arc::new(self.dir.clone()), options(), salt) {
+                Ok((storage, report)) => {
+                    // What a deleted partition lacks is no damage.
+                    let damage = report.damage.iter().filter(|damage| match damage {
+                        JournalDamage::Offsets { partition, .. } => {
+                            !self.deleted.contains(partition)
+                        }
+                        _ => true,
+                    });
+                    assert_eq!(damage.count(), 0, "nothing was damaged: {report:?}");
+                    self.storage = Some(storage);
+                    self.dir.clear_fault();
+                    break;
+                }
+                Err(error) => assert!(self.dir.has_crashed(), "recovery failed: {error}"),
+            }
+        }
+        self.storage()
+            .delete_partitions(&self.deleted.clone())
+            .expect("no fault is set");
+        self.reconcile();
+    }
+
+    fn reconcile(&mut self) {
+        let before = self.model.clone();
+        let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
+        for id in ids {
+            self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
+            let found = read_whole(self.storage(), id, 700);
+            self.model.reconcile(id, &found);
+        }
+        self.check_units(&before);
+        self.publish(Lsn::ZERO);
+    }
+
+    /// Each unit is there as a whole, or not at all.
+    fn check_units(&self, before: &Model) {
+        let count = |model: &Model| {
+            let mut units: BTreeMap<u64, usize> = BTreeMap::new();
+            let batches = model
+                .partitions
+                .values()
+                .flat_map(|partition| &partition.batches);
+            for batch in batches {
+                *units.entry(batch.unit).or_default() += 1;
+            }
+            units
+        };
+        let before = count(before);
+        for (unit, found) in count(&self.model) {
+            assert_eq!(found, before[&unit], "unit {unit} is torn");
+        }
+    }
+
+    /// Destroys something that is proven durable, then restarts: all else must
+    /// read as before, and what is lost must be named.
+    pub(super) fn damage_and_crash(&mut self) {
+        self.append_some();
+        self.flush();
+        self.append_some();
+        self.flush();
+        let seed = self.random.next();
+        self.storage = None;
+        self.dir = self.dir.crash(seed);
+        self.damage_somewhere();
+        let salt = u128::from(self.random.next()) << 64;
+        let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
+            .expect("damage does not keep it shut");
+        self.storage = Some(storage);
+        self.storage()
+            .delete_partitions(&self.deleted.clone())
+            .expect("no fault is set");
+        let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
+        for id in ids {
+            self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
+            self.check_damaged(id);
+        }
+    }
+
+    /// Every acknowledged batch is there, or lies within what is reported.
+    fn check_damaged(&mut self, id: PartitionId) {
+        let found = read_whole(self.storage(), id, 900);
+        let model = self
+            .model
+            .partitions
+            .get_mut(&id)
+            .expect("the model knows it");
+        assert!(
+            found.high_watermark >= model.acked_end(),
+            "{id}: offsets would be given out again"
+        );
+        for batch in &model.batches {
+            let end = batch.base + batch.count;
+            let is_there =
+                found
+                    .batches
+                    .contains(&(batch.base, batch.count, batch.payload.clone()));
+            let is_reported = found
+                .quarantined
+                .iter()
+                .any(|&(from, to)| from <= batch.base && end <= to);
+            assert!(
+                is_there || is_reported,
+                "{id}: the batch at {} vanished: {found:?}",
+                batch.base
+            );
+        }
+        let known = |found: &(u64, u64, Bytes)| {
+            model
+                .batches
+                .iter()
+                .any(|batch| (batch.base, &batch.payload) == (found.0, &found.2))
+        };
+        assert!(
+            found.batches.iter().all(known),
+            "{id}: records out of nowhere"
+        );
+        model.log_start = found.high_watermark;
+        model.batches.clear();
+    }
+
+    /// Flips a bit or destroys a sector in a file that holds records. In the
+    /// journal only below what is proven durable: above, nobody can tell damage
+    /// from a torn tail.
+    fn damage_somewhere(&mut self) {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for name in self.dir.list(Path::new("partitions")).expect("it lists") {
+            let dir = Path::new("partitions").join(name);
+            let names = self.dir.list(&dir).expect("it lists");
+            files.extend(names.into_iter().map(|name| dir.join(name)));
+        }
+        let journals = self.dir.list(Path::new("journal")).expect("it lists");
+        files.extend(
+            journals
+                .into_iter()
+                .map(|name| Path::new("journal").join(name)),
+        );
+        if files.is_empty() {
+            return;
+        }
+        let nth = usize::try_from(self.random.between(0, files.len() as u64)).unwrap();
+        let path = &files[nth];
+        let len = self
+            .dir
+            .open(path)
+            .expect("it opens")
+            .len()
+            .expect("it has a length");
+        let bound = match path.starts_with("journal") {
+            true => self.proven_bytes(path),
+            false => len,
+        };
+        if bound < 1024 {
+            return;
+        }
+        if self.random.one_in(2) {
+            self.dir.flip_bit(path, self.random.between(0, bound * 8));
+        } else {
+            self.dir
+                .corrupt_sector(path, self.random.between(0, bound / 512));
+        }
+    }
+
+    /// How much at the front of a journal file is proven durable.
+    fn proven_bytes(&self, path: &Path) -> u64 {
+        let mut header = [0; 4096];
+        let file = self.dir.open(path).expect("it opens");
+        file.read_at(&mut header, 0).expect("it reads");
+        let Some(header) = crate::storage::journal::FileHeader::decode(&header) else {
+            return 0;
+        };
+        match header.generation.cmp(&self.proven.generation()) {
+            std::cmp::Ordering::Less => u64::from(FILE_BYTES),
+            std::cmp::Ordering::Equal => u64::from(self.proven.position()),
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+
+    pub(super) fn check_no_offset_was_reused(&self) {
+        for &id in self.model.partitions.keys() {
+            for (base, _, payload) in read_whole(self.storage(), id, 900).batches {
+                if let Some(earlier) = self.durable.get(&(id, base)) {
+                    assert_eq!(earlier, &payload, "{id}: offset {base} was given out twice");
+                }
+            }
+        }
+    }
+}
