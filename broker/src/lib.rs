@@ -2,6 +2,8 @@
 
 pub mod cli;
 pub mod clock;
+pub mod limits;
+pub mod metadata;
 pub mod model;
 pub mod partition;
 pub mod storage;

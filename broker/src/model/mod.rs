@@ -2,6 +2,8 @@
 
 mod batch;
 mod ids;
+mod topic;
 
 pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError};
 pub use ids::{Offset, PartitionId};
+pub use topic::{Cleanup, FlushLevel, TopicConfig, TopicConfigError, TopicName, TopicNameError};

@@ -1,0 +1,101 @@
+//! Every bound of the broker, with its unit. What a record batch may hold is
+//! bounded by the codec that both ends share: `statecast_proto::batch::BatchLimits`.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+const KIB: usize = 1 << 10;
+const MIB: usize = 1 << 20;
+
+/// Length of a topic's name: bytes.
+pub const TOPIC_NAME_BYTES: RangeInclusive<usize> = 1..=200;
+
+/// Partitions of one topic.
+pub const PARTITIONS_PER_TOPIC: RangeInclusive<u32> = 1..=10_000;
+
+/// Partitions of all topics together. Each costs some memory and a directory.
+pub const PARTITIONS: u32 = 100_000;
+
+/// Size of a segment: bytes.
+pub const SEGMENT_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 30;
+
+/// Default size of a segment: bytes.
+pub const DEFAULT_SEGMENT_BYTES: u64 = 128 << 20;
+
+/// The largest batch that a topic takes: bytes.
+pub const MAX_BATCH_BYTES: RangeInclusive<u32> = 1 << 10..=8 << 20;
+
+/// Default of the largest batch that a topic takes: bytes.
+pub const DEFAULT_MAX_BATCH_BYTES: u32 = 4 << 20;
+
+/// How often a topic with a flush interval is made durable: milliseconds.
+pub const FLUSH_INTERVAL_MS: RangeInclusive<u32> = 1..=3_600_000;
+
+/// Default time that records are kept: milliseconds (7 days).
+pub const DEFAULT_RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+
+/// Topics in one answer of `ListTopics`.
+pub const PAGE_SIZE: RangeInclusive<u32> = 1..=1000;
+
+/// Size of a gRPC message that is taken: bytes.
+pub const MESSAGE_BYTES: usize = 16 * MIB;
+
+/// Batches in one request of `ProduceStream`.
+pub const BATCHES_PER_REQUEST: RangeInclusive<usize> = 1..=4096;
+
+/// Bytes of all batches in one request of `ProduceStream`.
+pub const REQUEST_BYTES: usize = 8 * MIB;
+
+/// Requests of one `ProduceStream` that wait for their acknowledgement.
+pub const REQUESTS_IN_FLIGHT: usize = 1024;
+
+/// Bytes of batches of one `ProduceStream` that wait for their acknowledgement;
+/// one request is always let in.
+pub const BYTES_IN_FLIGHT: usize = 8 * MIB;
+
+/// Partitions that one `Fetch` names.
+pub const PARTITIONS_PER_FETCH: usize = 10_000;
+
+/// Bytes of batches in one response of `Fetch`.
+pub const FETCH_BYTES: RangeInclusive<u32> = 1 << 10..=8 << 20;
+
+/// Default bytes of batches in one response of `Fetch`.
+pub const DEFAULT_FETCH_BYTES: u32 = 1 << 20;
+
+/// A `Fetch` that has nothing to say says so this often.
+pub const HEARTBEAT: Duration = Duration::from_secs(10);
+
+/// A watch of the broker's health looks this often.
+pub const HEALTH_WATCH: Duration = Duration::from_secs(1);
+
+/// How long stopping waits for requests in flight.
+pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// What a client should wait before it tries again what may pass soon.
+pub const RETRY_AFTER: Duration = Duration::from_millis(250);
+
+/// Largest HTTP/2 frame that is taken: bytes. Four times the default halves the
+/// cost of a byte; larger ones bring nothing more.
+pub const HTTP2_FRAME_BYTES: u32 = 64 << 10;
+
+/// HTTP/2 receive window of a stream: bytes.
+pub const HTTP2_STREAM_WINDOW: u32 = 2 << 20;
+
+/// HTTP/2 receive window of a connection: bytes. With the number of connections
+/// it bounds what clients can make the broker hold.
+pub const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Streams that one connection has open at a time.
+pub const STREAMS_PER_CONNECTION: u32 = 1024;
+
+/// How long a connection may take to answer an HTTP/2 ping.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Time without traffic after which a connection is pinged.
+pub const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Memory for the pages of the metadata index: bytes.
+pub const INDEX_CACHE_BYTES: u64 = 4 << 20;
+
+/// Bytes of one read while the metadata is caught up from its log.
+pub const METADATA_READ_BYTES: usize = 256 * KIB;
