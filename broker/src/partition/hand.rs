@@ -7,12 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use super::AppendError;
 use super::engine::Shared;
 use super::handle::PartitionHandle;
 use super::mailbox::{Call, Results, Submission};
-use super::{AppendError, FlushLevel};
 use crate::clock;
-use crate::model::Offset;
+use crate::model::{FlushLevel, Offset};
 use crate::storage::{AppendFailure, Claim, JournalAppend, JournalFailed, Lsn};
 
 /// What the hands share.

@@ -9,25 +9,13 @@ mod mailbox;
 mod upkeep;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 pub use crate::storage::{Read, ReadError, StoredBatch};
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
 pub use handle::PartitionHandle;
 
-use crate::model::{CheckedBatch, Offset, PartitionId};
-
-/// When an append is acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FlushLevel {
-    /// When it is durable. The default.
-    Always,
-    /// When it is written; made durable at least this often.
-    Interval(Duration),
-    /// When it is written; the operating system makes it durable.
-    Os,
-}
+use crate::model::{CheckedBatch, FlushLevel, Offset, PartitionId};
 
 /// What a partition takes from its topic's configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
