@@ -99,3 +99,16 @@ pub const INDEX_CACHE_BYTES: u64 = 4 << 20;
 
 /// Bytes of one read while the metadata is caught up from its log.
 pub const METADATA_READ_BYTES: usize = 256 * KIB;
+
+/// Changes of topics that wait for their turn.
+pub const ADMIN_CALLS_IN_FLIGHT: usize = 64;
+
+/// Memory that a sender's stream keeps for unpacking its next compressed batch:
+/// bytes.
+pub const KEPT_SCRATCH_BYTES: usize = 4 * MIB;
+
+/// What HTTP/2 receive windows may be set to: bytes.
+pub const HTTP2_WINDOWS: RangeInclusive<usize> = 65_535..=(1 << 31) - 1;
+
+/// Threads that serve requests.
+pub const THREADS: RangeInclusive<usize> = 1..=1024;

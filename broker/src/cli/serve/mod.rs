@@ -1,13 +1,27 @@
 //! `statecast serve`.
 
+mod logging;
 mod settings;
 
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::common::Common;
 use super::failure::Failure;
+use crate::broker::{Broker, BrokerOptions};
+use crate::server::{self, Listeners, ServerOptions};
+use crate::storage::dir::RealDir;
 
+use settings::Settings;
 pub(super) use settings::SettingsArgs;
+
+/// Where the metadata index lies in the data directory.
+const INDEX_DIR: &str = "index";
 
 /// Run the broker.
 #[derive(Debug, Args)]
@@ -17,11 +31,111 @@ pub(super) struct Serve {
 }
 
 impl Serve {
-    pub(super) fn run(self, _common: &Common) -> Result<(), Failure> {
+    pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         let settings = self.settings.resolve()?;
-        Err(Failure::failed(format_args!(
-            "serving {} comes next",
-            settings.data_dir.display()
-        )))
+        logging::init(settings.log_level, settings.log_format);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .worker_threads(settings.threads)
+            .thread_name("statecast")
+            .build()
+            .map_err(Failure::failed)?;
+        runtime.block_on(run(&settings, common.quiet))
+    }
+}
+
+async fn run(settings: &Settings, quiet: bool) -> Result<(), Failure> {
+    // Before the data is touched: what fails most often fails first.
+    let grpc = bind(settings.listen)?;
+    let http = settings.http_listen.0.map(bind).transpose()?;
+    let signals = Signals::new().map_err(Failure::failed)?;
+    let ready = ready_line(settings, &grpc, http.as_ref());
+    let listeners = Listeners {
+        grpc: into_tokio(grpc)?,
+        http: http.map(into_tokio).transpose()?,
+    };
+    let broker = open(&settings.data_dir).await?;
+    if !quiet {
+        // Nobody may be listening to standard output.
+        let _ = writeln!(anstream::stdout(), "{ready}");
+    }
+    let options = ServerOptions {
+        stream_window: settings.stream_window,
+        connection_window: settings.connection_window,
+        ..ServerOptions::default()
+    };
+    let served = server::serve(broker.clone(), listeners, options, signals.stop_requested()).await;
+    broker.stop().await;
+    served.map_err(Failure::failed)
+}
+
+async fn open(data_dir: &Path) -> Result<Broker, Failure> {
+    let dir = RealDir::take(data_dir).map_err(Failure::failed)?;
+    let options = BrokerOptions::new(data_dir.join(INDEX_DIR));
+    let failed = |error| format!("can't serve {}: {error}", data_dir.display());
+    Broker::open(Arc::new(dir), options)
+        .await
+        .map_err(failed)
+        .map_err(Failure::Failed)
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .map_err(|error| Failure::Failed(format!("can't listen on {address}: {error}")))
+}
+
+fn into_tokio(listener: TcpListener) -> Result<tokio::net::TcpListener, Failure> {
+    let converted = listener.set_nonblocking(true).map(|()| listener);
+    converted
+        .and_then(tokio::net::TcpListener::from_std)
+        .map_err(Failure::failed)
+}
+
+fn ready_line(settings: &Settings, grpc: &TcpListener, http: Option<&TcpListener>) -> String {
+    let address = |listener: &TcpListener| {
+        listener
+            .local_addr()
+            .map_or_else(|_| "?".to_owned(), |address| address.to_string())
+    };
+    let http = http.map_or_else(|| "off".to_owned(), address);
+    format!(
+        "statecast {} ready: gRPC {}, HTTP {http}, data {}",
+        env!("CARGO_PKG_VERSION"),
+        address(grpc),
+        settings.data_dir.display()
+    )
+}
+
+/// The signals that ask for an end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Resolves with the first signal. The second one ends the process at once:
+    /// what was acknowledged is durable without our help.
+    async fn stop_requested(mut self) {
+        self.next().await;
+        tracing::info!("stopping: draining requests in flight");
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("stopping at once");
+            std::process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }

@@ -3,12 +3,15 @@
 //! and key `data_dir` are the same setting.
 
 use std::net::SocketAddr;
+use std::num::NonZero;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
+use crate::limits;
 
 /// The settings as flags, with the file that completes them.
 #[derive(Debug, Args)]
@@ -33,6 +36,16 @@ struct Given {
     /// Where health and metrics are served over HTTP; `off` for nowhere [default: 127.0.0.1:7421]
     #[arg(long, env = "STATECAST_HTTP_LISTEN", value_name = "ADDR")]
     http_listen: Option<HttpListen>,
+    /// HTTP/2 receive window of a stream in bytes: more for long paths [default: 2097152]
+    #[arg(long, env = "STATECAST_STREAM_WINDOW", value_name = "BYTES")]
+    stream_window: Option<u32>,
+    /// HTTP/2 receive window of a connection in bytes; with the number of
+    /// connections it bounds what clients make the broker hold [default: 8388608]
+    #[arg(long, env = "STATECAST_CONNECTION_WINDOW", value_name = "BYTES")]
+    connection_window: Option<u32>,
+    /// Threads that serve requests [default: as many as the machine has cores]
+    #[arg(long, env = "STATECAST_THREADS", value_name = "N")]
+    threads: Option<usize>,
     /// The least severe log lines that are written [default: info]
     #[arg(long, env = "STATECAST_LOG_LEVEL", value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
@@ -50,6 +63,12 @@ pub(in crate::cli) struct Settings {
     pub(in crate::cli) listen: SocketAddr,
     /// Where health and metrics are served.
     pub(in crate::cli) http_listen: HttpListen,
+    /// HTTP/2 receive window of a stream: bytes.
+    pub(in crate::cli) stream_window: u32,
+    /// HTTP/2 receive window of a connection: bytes.
+    pub(in crate::cli) connection_window: u32,
+    /// Threads that serve requests.
+    pub(in crate::cli) threads: usize,
     /// The least severe log lines that are written.
     pub(in crate::cli) log_level: LogLevel,
     /// The form of log lines.
@@ -94,7 +113,11 @@ impl SettingsArgs {
             Some(path) => read_file(path)?,
             None => Given::default(),
         };
-        Ok(self.given.or(file).with_defaults())
+        self.given
+            .or(file)
+            .with_defaults()
+            .checked()
+            .map_err(Failure::Usage)
     }
 }
 
@@ -104,6 +127,9 @@ impl Given {
             data_dir: self.data_dir.or(other.data_dir),
             listen: self.listen.or(other.listen),
             http_listen: self.http_listen.or(other.http_listen),
+            stream_window: self.stream_window.or(other.stream_window),
+            connection_window: self.connection_window.or(other.connection_window),
+            threads: self.threads.or(other.threads),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
         }
@@ -115,10 +141,47 @@ impl Given {
             data_dir: self.data_dir.unwrap_or_else(|| "statecast-data".into()),
             listen: self.listen.unwrap_or_else(|| loopback(7420)),
             http_listen: self.http_listen.unwrap_or(HttpListen(Some(loopback(7421)))),
+            stream_window: self.stream_window.unwrap_or(limits::HTTP2_STREAM_WINDOW),
+            connection_window: self
+                .connection_window
+                .unwrap_or(limits::HTTP2_CONNECTION_WINDOW),
+            threads: self.threads.unwrap_or_else(default_threads),
             log_level: self.log_level.unwrap_or(LogLevel::Info),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
         }
     }
+}
+
+impl Settings {
+    /// The settings themselves, if each number lies within its bounds.
+    fn checked(self) -> Result<Settings, String> {
+        let within = |name: &str, given: usize, bounds: RangeInclusive<usize>| {
+            if bounds.contains(&given) {
+                return Ok(());
+            }
+            let (low, high) = bounds.into_inner();
+            Err(format!(
+                "{name} is {given}; it must lie within {low} to {high}"
+            ))
+        };
+        let windows = limits::HTTP2_WINDOWS;
+        within(
+            "stream_window",
+            self.stream_window as usize,
+            windows.clone(),
+        )?;
+        within(
+            "connection_window",
+            self.connection_window as usize,
+            windows,
+        )?;
+        within("threads", self.threads, limits::THREADS)?;
+        Ok(self)
+    }
+}
+
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 impl TryFrom<String> for HttpListen {
@@ -244,6 +307,13 @@ mod tests {
     fn a_bad_value_in_the_file_names_its_line() {
         let error = parse_file("\nlisten = 'nowhere'").unwrap_err();
         assert!(error.contains("line 2"), "{error}");
+    }
+
+    #[test]
+    fn a_number_out_of_bounds_is_named() {
+        let settings = parse_file("threads = 0").unwrap().with_defaults();
+        let error = settings.checked().unwrap_err();
+        assert_eq!(error, "threads is 0; it must lie within 1 to 1024");
     }
 
     #[test]

@@ -1,0 +1,170 @@
+//! The broker without its network: topics by name over the engine's partitions.
+//!
+//! Lookups read a registry in memory and take no longer than a hash; what
+//! changes topics goes through one task, the [`keeper`], which alone owns the
+//! metadata and outlives the calls that asked for the change.
+
+mod error;
+mod keeper;
+mod produce;
+mod registry;
+mod start;
+mod time_lookup;
+mod topics_log;
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::Clock;
+use crate::limits;
+use crate::model::{Offset, TopicConfig, TopicName};
+use crate::partition::{AppendError, Engine, PartitionHandle, ReadError};
+
+pub use error::{AdminError, LookupError, ProduceError, StartError};
+pub use keeper::TopicConfigChange;
+pub use produce::{BatchChecker, ByKey, IncomingBatch};
+pub use registry::Topic;
+pub use start::BrokerOptions;
+
+use keeper::{Command, Keeper};
+use registry::Registry;
+
+/// A running broker. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Broker {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    engine: Engine,
+    clock: Clock,
+    registry: Arc<Registry>,
+    keeper: mpsc::Sender<Command>,
+    /// When the broker became ready: milliseconds since the Unix epoch.
+    started_ms: i64,
+}
+
+/// Results of appended batches, to come: one for each, with the offset of its
+/// first record.
+pub type Acks = oneshot::Receiver<Vec<Result<Offset, AppendError>>>;
+
+impl Broker {
+    /// The log below.
+    pub fn engine(&self) -> &Engine {
+        &self.shared.engine
+    }
+
+    /// When the broker became ready: milliseconds since the Unix epoch.
+    pub fn started_ms(&self) -> i64 {
+        self.shared.started_ms
+    }
+
+    /// The topic with this name.
+    pub fn topic(&self, name: &str) -> Result<Arc<Topic>, LookupError> {
+        let not_found = || LookupError::TopicNotFound {
+            topic: name.to_owned(),
+        };
+        self.shared.registry.get(name).ok_or_else(not_found)
+    }
+
+    /// A partition of a topic.
+    pub fn partition(&self, topic: &str, partition: u32) -> Result<PartitionHandle, LookupError> {
+        self.topic(topic)?.partition(partition).cloned()
+    }
+
+    /// Topics whose names begin with `prefix` and lie behind `after`, in the
+    /// order of their names: at most `count`, and whether there are more.
+    pub fn topics(&self, prefix: &str, after: &str, count: usize) -> (Vec<Arc<Topic>>, bool) {
+        self.shared.registry.list(prefix, after, count)
+    }
+
+    /// Number of topics, and of all their partitions.
+    pub fn counts(&self) -> (usize, u32) {
+        self.shared.registry.counts()
+    }
+
+    /// Creates a topic; it exists once its record is durable.
+    pub async fn create_topic(
+        &self,
+        name: TopicName,
+        partitions: u32,
+        config: TopicConfig,
+    ) -> Result<Arc<Topic>, AdminError> {
+        let now_ms = self.shared.clock.now_ms();
+        self.ask(|reply| Command::Create {
+            name,
+            partitions,
+            config,
+            now_ms,
+            reply,
+        })
+        .await
+    }
+
+    /// Changes a topic.
+    pub async fn alter_topic(
+        &self,
+        name: TopicName,
+        partitions: Option<u32>,
+        change: TopicConfigChange,
+    ) -> Result<Arc<Topic>, AdminError> {
+        self.ask(|reply| Command::Alter {
+            name,
+            partitions,
+            change,
+            reply,
+        })
+        .await
+    }
+
+    /// Deletes a topic with its records.
+    pub async fn delete_topic(&self, name: TopicName) -> Result<(), AdminError> {
+        self.ask(|reply| Command::Delete { name, reply }).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> Command,
+    ) -> Result<T, AdminError> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.shared.keeper.send(command(reply)).await;
+        sent.map_err(|_| AppendError::Stopping)?;
+        answer.await.map_err(|_| AppendError::Stopping)?
+    }
+
+    /// The first record of a partition at or after a time, in milliseconds since
+    /// the Unix epoch.
+    pub async fn offset_at_time(
+        &self,
+        partition: &PartitionHandle,
+        timestamp_ms: i64,
+    ) -> Result<Option<Offset>, ReadError> {
+        time_lookup::offset_at_time(partition, timestamp_ms).await
+    }
+
+    /// Whether appends are taken: false after a write or flush failed.
+    pub fn writable(&self) -> bool {
+        self.shared.engine.writable()
+    }
+
+    /// Finishes changes of topics, writes and flushes what was appended, and ends.
+    pub async fn stop(&self) {
+        let (done, stopped) = oneshot::channel();
+        if self
+            .shared
+            .keeper
+            .send(Command::Stop { done })
+            .await
+            .is_ok()
+        {
+            // An error says that another call was first.
+            let _ = stopped.await;
+        }
+        self.shared.engine.stop().await;
+    }
+}
+
+/// How many changes of topics may wait for the keeper.
+const KEEPER_MAILBOX: usize = limits::ADMIN_CALLS_IN_FLIGHT;

@@ -1,0 +1,223 @@
+//! What happens to a batch before the log takes it: where does it go, and is it
+//! sound? Nothing is looked at twice, and nothing is decoded but to spread
+//! records by key.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use statecast_proto::batch::{self, BatchLimits};
+use statecast_proto::{checksum, partition_for_key};
+
+use super::{Broker, LookupError, ProduceError, Topic};
+use crate::limits;
+use crate::model::{CheckedBatch, Offset};
+use crate::partition::Append;
+
+/// Of a header's attributes: 0 when the batch is not compressed.
+const CODEC_BITS: u16 = 0b111;
+
+/// A batch as it came in.
+#[derive(Debug)]
+pub struct IncomingBatch<'a> {
+    /// Name of its topic.
+    pub topic: &'a str,
+    /// Number of its partition.
+    pub partition: u32,
+    /// The encoded `RecordBatch`.
+    pub payload: Bytes,
+    /// CRC-32 of the payload, as the sender computed it.
+    pub checksum: Option<u32>,
+}
+
+/// Checks the batches of one sender.
+#[derive(Debug)]
+pub struct BatchChecker {
+    broker: Broker,
+    limits: BatchLimits,
+    /// Where compressed batches are unpacked for the check.
+    scratch: Vec<u8>,
+    /// The last one's topic, which is likely the next one's too.
+    topic: Option<Arc<Topic>>,
+}
+
+impl BatchChecker {
+    /// For one sender.
+    pub fn new(broker: Broker) -> BatchChecker {
+        BatchChecker {
+            broker,
+            limits: BatchLimits::default(),
+            scratch: Vec::new(),
+            topic: None,
+        }
+    }
+
+    /// The append of a batch, if it may be appended.
+    pub fn check(&mut self, incoming: IncomingBatch<'_>) -> Result<Append, ProduceError> {
+        let topic = self.topic(incoming.topic)?;
+        let partition = topic.partition(incoming.partition)?.clone();
+        check_size(topic, incoming.payload.len())?;
+        let batch = self.checked(incoming.payload, incoming.checksum)?;
+        Ok(Append { partition, batch })
+    }
+
+    /// The appends of a batch whose records go each to the partition of its key.
+    /// Records without a key go to one partition together, another one each time.
+    pub fn spread_by_key(
+        &mut self,
+        topic: &str,
+        payload: Bytes,
+        expected: Option<u32>,
+    ) -> Result<ByKey, ProduceError> {
+        let topic = self.topic(topic)?.clone();
+        check_size(&topic, payload.len())?;
+        let whole = self.checked(payload, expected)?;
+        if whole.attributes & CODEC_BITS != 0 {
+            return Err(ProduceError::CompressedWithoutPartition);
+        }
+        let keyless = topic.take_turn();
+        let mut of_record = Vec::with_capacity(whole.record_count as usize);
+        for record in batch::split(&whole.payload) {
+            let key = record?.key;
+            let by_key = |key| partition_for_key(key, topic.partition_count());
+            of_record.push(key.map_or(keyless, by_key));
+        }
+        let mut partitions = of_record.clone();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let placement = Placement {
+            partitions,
+            of_record,
+        };
+        let appends = match placement.partitions[..] {
+            [only] => vec![Append {
+                partition: topic.partition(only)?.clone(),
+                batch: whole,
+            }],
+            _ => self.cut(&topic, &whole.payload, &placement)?,
+        };
+        Ok(ByKey { appends, placement })
+    }
+
+    /// Cuts a batch into one for each partition.
+    fn cut(
+        &mut self,
+        topic: &Topic,
+        payload: &[u8],
+        placement: &Placement,
+    ) -> Result<Vec<Append>, ProduceError> {
+        let mut parts = vec![BytesMut::new(); placement.partitions.len()];
+        for (record, &partition) in batch::split(payload).zip(&placement.of_record) {
+            parts[placement.append_of(partition)].extend_from_slice(record?.bytes);
+        }
+        let mut appends = Vec::with_capacity(parts.len());
+        for (&partition, part) in placement.partitions.iter().zip(parts) {
+            let batch = self.checked(part.freeze(), None)?;
+            appends.push(Append {
+                partition: topic.partition(partition)?.clone(),
+                batch,
+            });
+        }
+        Ok(appends)
+    }
+
+    fn topic(&mut self, name: &str) -> Result<&Arc<Topic>, LookupError> {
+        let known = self.topic.take();
+        let fits = |topic: &Arc<Topic>| !topic.is_retired() && topic.meta().name.as_str() == name;
+        let topic = match known.filter(fits) {
+            Some(topic) => topic,
+            None => self.broker.topic(name)?,
+        };
+        Ok(self.topic.insert(topic))
+    }
+
+    fn checked(
+        &mut self,
+        payload: Bytes,
+        expected: Option<u32>,
+    ) -> Result<CheckedBatch, ProduceError> {
+        let batch = checked(payload, expected, &self.limits, &mut self.scratch);
+        if self.scratch.capacity() > limits::KEPT_SCRATCH_BYTES {
+            self.scratch = Vec::new();
+        }
+        batch
+    }
+}
+
+/// The appends of a call that names no partition.
+#[derive(Debug)]
+pub struct ByKey {
+    /// One for each partition that gets something.
+    pub appends: Vec<Append>,
+    /// Where the records go.
+    pub placement: Placement,
+}
+
+/// Where the records of a call go, one by one.
+#[derive(Debug)]
+pub struct Placement {
+    /// Numbers of the partitions that get something, in the order of the appends:
+    /// ascending.
+    partitions: Vec<u32>,
+    /// For each record, the number of its partition.
+    of_record: Vec<u32>,
+}
+
+impl Placement {
+    /// Partition and offset of each record, given the offset of the first record
+    /// of each append.
+    pub fn positions(&self, bases: &[Offset]) -> Vec<(u32, Offset)> {
+        let mut next = bases.to_vec();
+        let position = |&partition: &u32| {
+            let part = self.append_of(partition);
+            let offset = next[part];
+            next[part] = offset.advanced(1);
+            (partition, offset)
+        };
+        self.of_record.iter().map(position).collect()
+    }
+
+    fn append_of(&self, partition: u32) -> usize {
+        self.partitions
+            .binary_search(&partition)
+            .expect("every record's partition is there")
+    }
+}
+
+fn check_size(topic: &Topic, bytes: usize) -> Result<(), ProduceError> {
+    let limit = topic.meta().config.max_batch_bytes;
+    if bytes > limit as usize {
+        return Err(ProduceError::BatchTooLarge {
+            topic: topic.meta().name.clone(),
+            bytes,
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// A sound batch out of a payload that came from somewhere.
+pub(super) fn checked(
+    payload: Bytes,
+    expected: Option<u32>,
+    limits: &BatchLimits,
+    scratch: &mut Vec<u8>,
+) -> Result<CheckedBatch, ProduceError> {
+    let payload_crc = checksum(&payload);
+    if let Some(expected) = expected
+        && expected != payload_crc
+    {
+        return Err(ProduceError::ChecksumMismatch {
+            expected,
+            actual: payload_crc,
+        });
+    }
+    let summary = batch::check(&payload, limits, scratch)?;
+    Ok(CheckedBatch {
+        payload,
+        payload_crc,
+        record_count: summary.record_count,
+        max_timestamp_ms: summary.max_timestamp_ms,
+        uncompressed_len: summary.uncompressed_len,
+        attributes: summary.compression.number().into(),
+    })
+}

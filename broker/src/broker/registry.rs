@@ -1,0 +1,146 @@
+//! The topics by name, for every produce and fetch to look up.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::LookupError;
+use crate::metadata::TopicMeta;
+use crate::model::TopicName;
+use crate::partition::{Engine, PartitionConfig, PartitionHandle};
+
+/// A topic with its partitions, as it was at some time.
+#[derive(Debug)]
+pub struct Topic {
+    meta: Arc<TopicMeta>,
+    /// By their numbers.
+    partitions: Vec<PartitionHandle>,
+    /// Set once the topic was deleted or altered: whoever holds this for later
+    /// has to look it up again.
+    retired: AtomicBool,
+    /// Where the next records without a key go, modulo the partitions.
+    turn: AtomicU32,
+}
+
+impl Topic {
+    /// Opens the partitions and gives them their configuration.
+    pub(super) fn open(meta: Arc<TopicMeta>, engine: &Engine) -> Topic {
+        let config = partition_config(&meta);
+        let open = |id| {
+            let partition = engine.partition(id, config);
+            // One that is open already keeps its configuration otherwise.
+            partition.configure(config);
+            partition
+        };
+        let partitions = meta.partition_ids().map(open).collect();
+        Topic {
+            meta,
+            partitions,
+            retired: AtomicBool::new(false),
+            turn: AtomicU32::new(0),
+        }
+    }
+
+    /// What is known of it.
+    pub fn meta(&self) -> &TopicMeta {
+        &self.meta
+    }
+
+    /// Its partitions, by their numbers.
+    pub fn partitions(&self) -> &[PartitionHandle] {
+        &self.partitions
+    }
+
+    /// How many partitions it has.
+    pub fn partition_count(&self) -> u32 {
+        u32::try_from(self.partitions.len()).expect("bounded by limits::PARTITIONS_PER_TOPIC")
+    }
+
+    /// The partition with this number.
+    pub fn partition(&self, number: u32) -> Result<&PartitionHandle, LookupError> {
+        let not_found = || LookupError::PartitionNotFound {
+            topic: self.meta.name.clone(),
+            partition: number,
+            partitions: self.partition_count(),
+        };
+        self.partitions.get(number as usize).ok_or_else(not_found)
+    }
+
+    /// Whether it was deleted or altered since it was looked up.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// The partition for the next records without a key.
+    pub(super) fn take_turn(&self) -> u32 {
+        self.turn.fetch_add(1, Ordering::Relaxed) % self.partition_count()
+    }
+}
+
+fn partition_config(meta: &TopicMeta) -> PartitionConfig {
+    PartitionConfig {
+        flush: meta.config.flush,
+        segment_bytes: meta.config.segment_bytes,
+        retention_ms: meta.config.retention_ms,
+        retention_bytes: meta.config.retention_bytes,
+        internal: false,
+    }
+}
+
+/// Every topic by its name. The lock is held for one lookup; a stream that
+/// writes to one topic keeps it and only looks at [`Topic::is_retired`].
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    topics: RwLock<HashMap<TopicName, Arc<Topic>>>,
+}
+
+impl Registry {
+    pub(super) fn get(&self, name: &str) -> Option<Arc<Topic>> {
+        self.read().get(name).cloned()
+    }
+
+    /// Puts a topic in the place of the one with its name.
+    pub(super) fn put(&self, topic: Arc<Topic>) {
+        let before = self.write().insert(topic.meta.name.clone(), topic);
+        retire(before);
+    }
+
+    pub(super) fn remove(&self, name: &TopicName) {
+        let before = self.write().remove(name);
+        retire(before);
+    }
+
+    pub(super) fn list(&self, prefix: &str, after: &str, count: usize) -> (Vec<Arc<Topic>>, bool) {
+        let wanted = |topic: &&Arc<Topic>| {
+            let name = topic.meta.name.as_str();
+            name.starts_with(prefix) && name > after
+        };
+        let mut topics: Vec<Arc<Topic>> = self.read().values().filter(wanted).cloned().collect();
+        topics.sort_unstable_by(|a, b| a.meta.name.cmp(&b.meta.name));
+        let more = topics.len() > count;
+        topics.truncate(count);
+        (topics, more)
+    }
+
+    pub(super) fn counts(&self) -> (usize, u32) {
+        let topics = self.read();
+        (
+            topics.len(),
+            topics.values().map(|topic| topic.partition_count()).sum(),
+        )
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+        self.topics.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+        self.topics.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn retire(topic: Option<Arc<Topic>>) {
+    if let Some(topic) = topic {
+        topic.retired.store(true, Ordering::Release);
+    }
+}

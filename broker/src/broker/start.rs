@@ -1,0 +1,179 @@
+//! From a data directory to a broker: open the log, catch up with the topics,
+//! remove what deleted ones left behind, open the partitions.
+
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::registry::{Registry, Topic};
+use super::topics_log::TopicsLog;
+use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
+use crate::clock::Clock;
+use crate::metadata::{FIRST_USER_PARTITION, Metadata, ReplayError};
+use crate::model::PartitionId;
+use crate::partition::{Engine, EngineOptions};
+use crate::storage::dir::Dir;
+use crate::storage::{RecoveryReport, Storage, StorageOptions};
+
+/// What can be chosen.
+#[derive(Debug)]
+pub struct BrokerOptions {
+    /// Where the metadata index lies. It may be deleted whenever the broker
+    /// doesn't run.
+    pub index_dir: PathBuf,
+    /// Bounds of the log on disk.
+    pub storage: StorageOptions,
+    /// Bounds of the log in memory.
+    pub engine: EngineOptions,
+    /// The time.
+    pub clock: Clock,
+}
+
+impl BrokerOptions {
+    /// The defaults, with the index in `index_dir` and the machine's clock.
+    pub fn new(index_dir: PathBuf) -> BrokerOptions {
+        BrokerOptions {
+            index_dir,
+            storage: StorageOptions::default(),
+            engine: EngineOptions::default(),
+            clock: Clock::system(),
+        }
+    }
+}
+
+impl Broker {
+    /// Opens a data directory, or makes a new one, and starts a broker over it.
+    pub async fn open(dir: Arc<dyn Dir>, options: BrokerOptions) -> Result<Broker, StartError> {
+        let storage_options = options.storage;
+        let open = move || Storage::open(dir, storage_options, random_seed());
+        let opened = tokio::task::spawn_blocking(open)
+            .await
+            .expect("opening doesn't panic");
+        let (storage, report) = opened?;
+        log_recovery(&report);
+        let engine = Engine::start(storage, options.engine, options.clock.clone())
+            .map_err(StartError::Threads)?;
+        Broker::start(engine, options).await
+    }
+
+    /// Starts a broker over an open log.
+    async fn start(engine: Engine, options: BrokerOptions) -> Result<Broker, StartError> {
+        let log = TopicsLog::open(engine.clone());
+        let mut metadata = Metadata::open(&options.index_dir, engine.cluster_id());
+        let complete = catch_up(&mut metadata, &log).await?;
+        tidy_partitions(&engine, &mut metadata, complete).await?;
+
+        let registry = Arc::new(Registry::default());
+        for meta in metadata.topics() {
+            registry.put(Arc::new(Topic::open(meta.clone(), &engine)));
+        }
+        let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
+        let registry_of_keeper = registry.clone();
+        let engine_of_keeper = engine.clone();
+        tokio::spawn(async move {
+            let engine = engine_of_keeper;
+            let keeper = Keeper {
+                metadata,
+                log,
+                registry: registry_of_keeper,
+                engine,
+            };
+            keeper.run(commands).await;
+        });
+        let started_ms = options.clock.now_ms();
+        let shared = Shared {
+            engine,
+            clock: options.clock,
+            registry,
+            keeper,
+            started_ms,
+        };
+        Ok(Broker {
+            shared: Arc::new(shared),
+        })
+    }
+}
+
+/// What the id of a new data directory is made of.
+fn random_seed() -> u128 {
+    // The standard library's hashers are keyed at random.
+    let half = || u128::from(RandomState::new().hash_one(std::process::id()));
+    half() << 64 | half()
+}
+
+fn log_recovery(report: &RecoveryReport) {
+    if report.rebuilt_checkpoint {
+        tracing::warn!("the checkpoint was lost and has been rebuilt from the segments");
+    }
+    if let Some(cut) = &report.cut {
+        tracing::info!("cut a tail off the journal that was never acknowledged, at {cut:?}");
+    }
+    for damage in &report.damage {
+        tracing::error!("the journal is damaged, the rest goes on: {damage:?}");
+    }
+    tracing::debug!("replayed {} batches of the journal", report.replayed);
+}
+
+/// Applies the records that the index has not seen; all of them when the index
+/// turns out not to belong to this log. Says whether none was lost to damage.
+async fn catch_up(metadata: &mut Metadata, log: &TopicsLog) -> Result<bool, StartError> {
+    let (start, end) = log.range();
+    let mut next = metadata.resume_at(start, end);
+    let mut complete = !log.is_damaged();
+    while next < end {
+        let found = log.read(next).await?;
+        complete &= !found.damaged;
+        next = found.next;
+        for record in &found.records {
+            match metadata.apply(record) {
+                Ok(()) => {}
+                Err(error @ ReplayError::Diverged(_)) => {
+                    tracing::warn!("{error}: rebuilding the index");
+                    metadata.reset();
+                    next = start;
+                    break;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    if !complete {
+        tracing::error!(
+            "records of topics are damaged on disk: topics may be missing or look as they did before"
+        );
+    }
+    Ok(complete)
+}
+
+/// Removes partitions that no topic has: a crash came between the record of a
+/// deletion and the removal of the files. Never when records of topics are lost,
+/// as the partitions may belong to a topic that is merely not known any more.
+async fn tidy_partitions(
+    engine: &Engine,
+    metadata: &mut Metadata,
+    complete: bool,
+) -> Result<(), StartError> {
+    let on_disk = engine.partition_ids()?;
+    if complete {
+        let live: HashSet<PartitionId> = metadata
+            .topics()
+            .flat_map(|topic| topic.partition_ids().collect::<Vec<_>>())
+            .collect();
+        // An id that was never given out is not ours to remove.
+        let used = FIRST_USER_PARTITION..metadata.next_partition();
+        let orphans: Vec<PartitionId> = on_disk
+            .into_iter()
+            .filter(|id| used.contains(id) && !live.contains(id))
+            .collect();
+        if !orphans.is_empty() {
+            tracing::info!("removing {} partitions of deleted topics", orphans.len());
+            engine.delete(orphans).await?;
+        }
+    } else if let Some(highest) = on_disk.last() {
+        metadata.reserve_partitions_below(PartitionId(highest.0 + 1));
+    }
+    Ok(())
+}

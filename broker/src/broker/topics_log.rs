@@ -1,0 +1,139 @@
+//! The internal partition of the topics: one record a batch.
+
+use statecast_proto::batch::{self, BatchBuilder, BatchLimits, Compression, RecordRef};
+
+use super::StartError;
+use crate::limits;
+use crate::metadata::{LogRecord, NewRecord, TOPICS_PARTITION};
+use crate::model::{FlushLevel, Offset};
+use crate::partition::{
+    Append, AppendError, Engine, PartitionConfig, PartitionHandle, Read, StoredBatch,
+};
+
+use super::produce::checked;
+
+/// The log of the topics.
+#[derive(Debug)]
+pub(super) struct TopicsLog {
+    engine: Engine,
+    partition: PartitionHandle,
+}
+
+/// What a read of the log found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) records: Vec<LogRecord>,
+    /// Where to go on; at the end of the log it is where the read began.
+    pub(super) next: Offset,
+    /// Records before `next` are missing: damaged on disk.
+    pub(super) damaged: bool,
+}
+
+impl TopicsLog {
+    pub(super) fn open(engine: Engine) -> TopicsLog {
+        let config = PartitionConfig {
+            flush: FlushLevel::Always,
+            segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
+            retention_ms: None,
+            retention_bytes: None,
+            internal: true,
+        };
+        let partition = engine.partition(TOPICS_PARTITION, config);
+        TopicsLog { engine, partition }
+    }
+
+    /// The offsets that it holds.
+    pub(super) fn range(&self) -> (Offset, Offset) {
+        let range = self.partition.range();
+        (range.log_start_offset, range.high_watermark)
+    }
+
+    /// Whether some of its records are known to be lost.
+    pub(super) fn is_damaged(&self) -> bool {
+        !self.partition.quarantined().is_empty()
+    }
+
+    /// The next records from `from` on.
+    pub(super) async fn read(&self, from: Offset) -> Result<Found, StartError> {
+        let end = self.partition.range().high_watermark;
+        if from >= end {
+            return Ok(Found {
+                records: Vec::new(),
+                next: from,
+                damaged: false,
+            });
+        }
+        match self
+            .partition
+            .read(from, end, limits::METADATA_READ_BYTES)
+            .await?
+        {
+            Read::Batches(batches) => {
+                let mut records = Vec::new();
+                for batch in &batches {
+                    decode(batch, &mut records)?;
+                }
+                let next = batches
+                    .last()
+                    .map_or(from, |batch| batch.header.next_offset());
+                records.retain(|record| record.offset >= from);
+                Ok(Found {
+                    records,
+                    next,
+                    damaged: false,
+                })
+            }
+            Read::Truncated { log_start_offset } => Ok(Found {
+                records: Vec::new(),
+                next: log_start_offset,
+                damaged: false,
+            }),
+            Read::Quarantined { to } => Ok(Found {
+                records: Vec::new(),
+                next: to,
+                damaged: true,
+            }),
+        }
+    }
+
+    /// Appends a record; returns it as it lies in the log, durable.
+    pub(super) async fn append(&self, record: NewRecord) -> Result<LogRecord, AppendError> {
+        let mut builder = BatchBuilder::new(Compression::None);
+        let content = RecordRef {
+            key: Some(&record.key),
+            value: Some(&record.value),
+            ..RecordRef::default()
+        };
+        builder.push(&content).expect("a topic's record is small");
+        let payload = builder.finish().payload;
+        let batch = checked(payload, None, &BatchLimits::default(), &mut Vec::new())
+            .expect("we have just built it");
+        let append = Append {
+            partition: self.partition.clone(),
+            batch,
+        };
+        let result = self.engine.append(vec![append]).await.pop();
+        let offset = result.expect("one result for one batch")?;
+        Ok(LogRecord {
+            offset,
+            key: record.key,
+            value: record.value,
+        })
+    }
+}
+
+/// Adds the records of a batch.
+fn decode(batch: &StoredBatch, records: &mut Vec<LogRecord>) -> Result<(), StartError> {
+    let mut offset = batch.header.base_offset;
+    for record in batch::decode(batch.payload.clone())? {
+        let record = record?;
+        offset = offset.advanced(u64::from(record.offset_gap));
+        records.push(LogRecord {
+            offset,
+            key: record.key.unwrap_or_default(),
+            value: record.value.unwrap_or_default(),
+        });
+        offset = offset.advanced(1);
+    }
+    Ok(())
+}

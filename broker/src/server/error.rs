@@ -1,0 +1,208 @@
+//! What callers are told when something is refused: the one place where the
+//! broker's errors become gRPC's. The reasons themselves, with their codes, are
+//! a table of the protocol crate.
+
+use std::collections::HashMap;
+use std::fmt::Display;
+
+use statecast_proto::reason::{ERROR_DOMAIN, Reason};
+use statecast_proto::{batch, v1};
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+
+use crate::broker::{AdminError, LookupError, ProduceError};
+use crate::limits;
+use crate::metadata::CatalogError;
+use crate::model::{TopicConfigError, TopicNameError};
+use crate::partition::{AppendError, ReadError};
+
+/// Why something is refused, and what about.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    reason: Reason,
+    message: String,
+    metadata: HashMap<String, String>,
+}
+
+impl Refusal {
+    pub(super) fn new(reason: Reason, message: impl Display) -> Refusal {
+        Refusal {
+            reason,
+            message: message.to_string(),
+            metadata: HashMap::new(),
+        }
+    }
+
+    /// The caller's request makes no sense.
+    pub(super) fn invalid(message: impl Display) -> Refusal {
+        Refusal::new(Reason::InvalidRequest, message)
+    }
+
+    /// The broker is stopping; another try may reach the next one.
+    pub(super) fn stopping() -> Refusal {
+        Refusal::new(Reason::Stopping, "the broker is stopping")
+    }
+
+    /// Names something that it is about.
+    pub(super) fn with(mut self, key: &str, value: impl Display) -> Refusal {
+        self.metadata.insert(key.to_owned(), value.to_string());
+        self
+    }
+
+    /// Names the partition that it is about.
+    pub(super) fn about(self, topic: &str, partition: u32) -> Refusal {
+        self.with("topic", topic).with("partition", partition)
+    }
+
+    /// As the outcome of one batch.
+    pub(super) fn into_batch_error(self) -> v1::BatchError {
+        let retry_after = self.reason.retryable().then_some(limits::RETRY_AFTER);
+        v1::BatchError {
+            code: self.reason.code(),
+            reason: self.reason.as_str().to_owned(),
+            message: self.message,
+            metadata: self.metadata,
+            retry_after_ms: retry_after.and_then(|after| u32::try_from(after.as_millis()).ok()),
+        }
+    }
+}
+
+impl From<Refusal> for Status {
+    fn from(refusal: Refusal) -> Status {
+        let reason = refusal.reason;
+        let mut details =
+            ErrorDetails::with_error_info(reason.as_str(), ERROR_DOMAIN, refusal.metadata);
+        if reason.retryable() {
+            details.set_retry_info(Some(limits::RETRY_AFTER));
+        }
+        Status::with_error_details(Code::from_i32(reason.code()), refusal.message, details)
+    }
+}
+
+impl From<LookupError> for Refusal {
+    fn from(error: LookupError) -> Refusal {
+        match &error {
+            LookupError::TopicNotFound { topic } => {
+                Refusal::new(Reason::TopicNotFound, &error).with("topic", topic)
+            }
+            LookupError::PartitionNotFound {
+                topic,
+                partition,
+                partitions,
+            } => Refusal::new(Reason::PartitionNotFound, &error)
+                .about(topic.as_str(), *partition)
+                .with("partitions", partitions),
+        }
+    }
+}
+
+impl From<ProduceError> for Refusal {
+    fn from(error: ProduceError) -> Refusal {
+        match error {
+            ProduceError::Lookup(error) => error.into(),
+            ProduceError::Append(error) => error.into(),
+            ProduceError::Batch(error) => error.into(),
+            ProduceError::BatchTooLarge { bytes, limit, .. } => {
+                Refusal::new(Reason::BatchTooLarge, &error)
+                    .with("size", bytes)
+                    .with("limit", limit)
+            }
+            ProduceError::ChecksumMismatch { expected, actual } => {
+                Refusal::new(Reason::ChecksumMismatch, &error)
+                    .with("expected", expected)
+                    .with("actual", actual)
+            }
+            ProduceError::CompressedWithoutPartition => Refusal::invalid(&error),
+        }
+    }
+}
+
+impl From<batch::BatchError> for Refusal {
+    fn from(error: batch::BatchError) -> Refusal {
+        let refusal = Refusal::new(error.reason(), &error);
+        match error.limit() {
+            Some(limit) => refusal.with("limit", limit),
+            None => refusal,
+        }
+    }
+}
+
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Refusal {
+        let reason = match &error {
+            AppendError::DiskFull => Reason::DiskFull,
+            AppendError::ReadOnly(_) => Reason::LogReadOnly,
+            // Whoever deletes a topic while others write to it.
+            AppendError::Deleted(_) => Reason::TopicNotFound,
+            AppendError::Stopping => Reason::Stopping,
+        };
+        Refusal::new(reason, &error)
+    }
+}
+
+impl From<ReadError> for Refusal {
+    fn from(error: ReadError) -> Refusal {
+        match &error {
+            ReadError::BeyondEnd {
+                offset,
+                high_watermark,
+            } => Refusal::new(Reason::OffsetOutOfRange, &error)
+                .with("offset", offset)
+                .with("high_watermark", high_watermark),
+            ReadError::Deleted(_) => Refusal::new(Reason::TopicNotFound, &error),
+            ReadError::Io(_) => Refusal::new(Reason::ReadFailed, &error),
+        }
+    }
+}
+
+impl From<AdminError> for Refusal {
+    fn from(error: AdminError) -> Refusal {
+        match error {
+            AdminError::Catalog(error) => error.into(),
+            AdminError::Config(error) => error.into(),
+            AdminError::Append(error) => error.into(),
+        }
+    }
+}
+
+impl From<CatalogError> for Refusal {
+    fn from(error: CatalogError) -> Refusal {
+        match &error {
+            CatalogError::Exists(topic) => {
+                Refusal::new(Reason::TopicExists, &error).with("topic", topic)
+            }
+            CatalogError::NotFound(topic) => {
+                Refusal::new(Reason::TopicNotFound, &error).with("topic", topic)
+            }
+            CatalogError::PartitionCount { asked } => {
+                Refusal::new(Reason::InvalidPartitionCount, &error)
+                    .with("partitions", asked)
+                    .with("limit", limits::PARTITIONS_PER_TOPIC.end())
+            }
+            CatalogError::Fewer { now, asked } => {
+                Refusal::new(Reason::InvalidPartitionCount, &error)
+                    .with("partitions", asked)
+                    .with("now", now)
+            }
+            CatalogError::BrokerFull { asked, .. } => {
+                Refusal::new(Reason::TooManyPartitions, &error)
+                    .with("partitions", asked)
+                    .with("limit", limits::PARTITIONS)
+            }
+        }
+    }
+}
+
+impl From<TopicConfigError> for Refusal {
+    fn from(error: TopicConfigError) -> Refusal {
+        Refusal::new(Reason::InvalidConfig, &error)
+            .with("setting", error.setting)
+            .with("allowed", &error.allowed)
+    }
+}
+
+impl From<TopicNameError> for Refusal {
+    fn from(error: TopicNameError) -> Refusal {
+        Refusal::new(Reason::InvalidTopicName, error)
+    }
+}

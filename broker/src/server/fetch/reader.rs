@@ -1,0 +1,280 @@
+//! Reads partitions in turn and says what happens on the way.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use statecast_proto::v1::{self, fetch_response::Event};
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::ahead::Source;
+use super::start::Opened;
+use crate::limits;
+use crate::model::Offset;
+use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
+use crate::server::error::Refusal;
+
+/// The state of one call. Each slot is one partition: its index is in `busy`
+/// while there may be something to read, else the partition rings `bell`, or the
+/// slot is done.
+pub(in crate::server) struct Reader {
+    topic: String,
+    slots: Vec<Slot>,
+    /// Slots to be read, in their turn.
+    busy: VecDeque<usize>,
+    bell: Arc<Doorbell>,
+    max_bytes: usize,
+    until_end: bool,
+    phase: Phase,
+    /// Read already, but too much for the response before.
+    held: Vec<v1::FetchedBatch>,
+    /// To be said before anything else is read.
+    events: VecDeque<Event>,
+    draining: CancellationToken,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Nothing was said yet.
+    Opening,
+    /// Something was sent since the last time that everything was read.
+    Behind,
+    /// Everything was read, and that was said.
+    CaughtUp,
+    /// The last response was given out.
+    Ended,
+}
+
+struct Slot {
+    number: u32,
+    partition: PartitionHandle,
+    /// The next offset that the reader gets.
+    position: Offset,
+    /// Where it ends, if it does.
+    until: Offset,
+}
+
+/// Stands for "no end".
+const FOR_EVER: Offset = Offset(u64::MAX);
+
+impl Reader {
+    pub(super) fn new(
+        topic: String,
+        opened: Vec<Opened>,
+        until_end: bool,
+        max_bytes: u32,
+        draining: CancellationToken,
+    ) -> Reader {
+        let slot = |Opened {
+                        number,
+                        partition,
+                        position,
+                    }| {
+            let until = if until_end {
+                partition.range().high_watermark
+            } else {
+                FOR_EVER
+            };
+            Slot {
+                number,
+                partition,
+                position,
+                until,
+            }
+        };
+        let slots: Vec<Slot> = opened.into_iter().map(slot).collect();
+        Reader {
+            topic,
+            busy: (0..slots.len()).collect(),
+            slots,
+            bell: Arc::default(),
+            max_bytes: max_bytes as usize,
+            until_end,
+            phase: Phase::Opening,
+            held: Vec::new(),
+            events: VecDeque::new(),
+            draining,
+        }
+    }
+
+    async fn next_event(&mut self) -> Result<Option<Event>, Refusal> {
+        if self.phase == Phase::Opening {
+            self.phase = Phase::Behind;
+            return Ok(Some(Event::Opened(v1::FetchOpened {
+                positions: self.positions(),
+            })));
+        }
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Ok(Some(event));
+            }
+            if self.draining.is_cancelled() {
+                return Err(Refusal::stopping());
+            }
+            let batches = self.read_round().await?;
+            if !batches.is_empty() {
+                self.phase = Phase::Behind;
+                return Ok(Some(Event::Batches(v1::FetchedBatches { batches })));
+            }
+            if !self.events.is_empty() || !self.busy.is_empty() {
+                continue;
+            }
+            match self.phase {
+                Phase::Opening | Phase::Behind => {
+                    self.phase = if self.until_end {
+                        Phase::Ended
+                    } else {
+                        Phase::CaughtUp
+                    };
+                    let positions = self.positions();
+                    return Ok(Some(Event::CaughtUp(v1::CaughtUp { positions })));
+                }
+                Phase::Ended => return Ok(None),
+                Phase::CaughtUp => {
+                    if let Some(event) = self.wait().await? {
+                        return Ok(Some(event));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits for news of a partition; a heartbeat when there is none for long.
+    async fn wait(&mut self) -> Result<Option<Event>, Refusal> {
+        tokio::select! {
+            biased;
+            rung = self.bell.rung() => {
+                self.busy.extend(rung);
+                Ok(None)
+            }
+            () = self.draining.cancelled() => Err(Refusal::stopping()),
+            () = tokio::time::sleep(limits::HEARTBEAT) => {
+                Ok(Some(Event::Heartbeat(v1::Heartbeat {})))
+            }
+        }
+    }
+
+    /// Fills one response from the partitions that may have something, in turn.
+    async fn read_round(&mut self) -> Result<Vec<v1::FetchedBatch>, Refusal> {
+        let mut batches = std::mem::take(&mut self.held);
+        let mut bytes = size_of(&batches);
+        while bytes < self.max_bytes && self.events.is_empty() {
+            let Some(index) = self.busy.pop_front() else {
+                break;
+            };
+            let read = self
+                .read_slot(index, self.max_bytes - bytes)
+                .await
+                .map_err(|error| {
+                    Refusal::from(error).about(&self.topic, self.slots[index].number)
+                })?;
+            let read_bytes = size_of(&read);
+            if bytes > 0 && bytes + read_bytes > self.max_bytes {
+                self.held = read;
+                break;
+            }
+            bytes += read_bytes;
+            batches.extend(read);
+        }
+        Ok(batches)
+    }
+
+    /// Reads from one partition, and puts it in line again or has it ring.
+    async fn read_slot(
+        &mut self,
+        index: usize,
+        max_bytes: usize,
+    ) -> Result<Vec<v1::FetchedBatch>, ReadError> {
+        let slot = &mut self.slots[index];
+        if slot.position >= slot.until {
+            return Ok(Vec::new());
+        }
+        let mut batches = Vec::new();
+        match slot
+            .partition
+            .read(slot.position, slot.until, max_bytes)
+            .await?
+        {
+            Read::Batches(read) => {
+                let high_watermark = slot.partition.high_watermark();
+                batches = read
+                    .into_iter()
+                    .map(|batch| slot.take(batch, high_watermark))
+                    .collect();
+            }
+            Read::Truncated { log_start_offset } => {
+                let event = v1::Truncated {
+                    partition: slot.number,
+                    from_offset: slot.position.0,
+                    log_start_offset: log_start_offset.0,
+                };
+                slot.position = log_start_offset;
+                self.events.push_back(Event::Truncated(event));
+            }
+            Read::Quarantined { to } => {
+                let event = v1::Quarantined {
+                    partition: slot.number,
+                    from_offset: slot.position.0,
+                    to_offset: to.0,
+                };
+                slot.position = to;
+                self.events.push_back(Event::Quarantined(event));
+            }
+        }
+        if slot.position < slot.until {
+            if slot.partition.high_watermark() > slot.position {
+                self.busy.push_back(index);
+            } else {
+                slot.partition.ring_beyond(slot.position, &self.bell, index);
+            }
+        }
+        Ok(batches)
+    }
+
+    fn positions(&self) -> Vec<v1::PartitionPosition> {
+        let position = |slot: &Slot| {
+            let range = slot.partition.range();
+            v1::PartitionPosition {
+                partition: slot.number,
+                offset: slot.position.0,
+                log_start_offset: range.log_start_offset.0,
+                high_watermark: range.high_watermark.0,
+            }
+        };
+        self.slots.iter().map(position).collect()
+    }
+}
+
+fn size_of(batches: &[v1::FetchedBatch]) -> usize {
+    batches.iter().map(|batch| batch.batch.len()).sum()
+}
+
+impl Slot {
+    /// Moves behind a batch, and makes it what the reader gets.
+    fn take(&mut self, batch: StoredBatch, high_watermark: Offset) -> v1::FetchedBatch {
+        let StoredBatch { header, payload } = batch;
+        // Nothing removes records from within a batch yet, so offsets are dense.
+        let skipped = self.position.0.saturating_sub(header.base_offset.0);
+        self.position = header.next_offset();
+        v1::FetchedBatch {
+            partition: self.number,
+            base_offset: header.base_offset.0,
+            skip_records: u32::try_from(skipped).expect("a batch has fewer records"),
+            append_time_ms: header.append_time_ms,
+            checksum: header.payload_crc,
+            batch: payload,
+            high_watermark: high_watermark.0,
+            next_offset: header.next_offset().0,
+        }
+    }
+}
+
+impl Source for Reader {
+    async fn next(mut self) -> Option<(Result<v1::FetchResponse, Status>, Option<Reader>)> {
+        match self.next_event().await {
+            Ok(Some(event)) => Some((Ok(v1::FetchResponse { event: Some(event) }), Some(self))),
+            Ok(None) => None,
+            Err(refusal) => Some((Err(refusal.into()), None)),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! From a request to the positions that reading starts from.
+
+use statecast_proto::reason::Reason;
+use statecast_proto::v1::{self, start::Position};
+
+use crate::broker::{Broker, Topic};
+use crate::limits;
+use crate::model::Offset;
+use crate::partition::PartitionHandle;
+use crate::server::error::Refusal;
+
+/// A partition, and where in it to begin.
+pub(super) struct Opened {
+    pub(super) number: u32,
+    pub(super) partition: PartitionHandle,
+    pub(super) position: Offset,
+}
+
+/// The partitions that a request names, each with its start.
+pub(super) async fn positions(
+    broker: &Broker,
+    request: &v1::FetchRequest,
+) -> Result<Vec<Opened>, Refusal> {
+    let topic = broker.topic(&request.topic)?;
+    let mut opened = Vec::new();
+    for (number, start) in starts(&topic, request)? {
+        let partition = topic.partition(number)?.clone();
+        let position = position(broker, &partition, start).await;
+        let position = position.map_err(|refusal| refusal.about(&request.topic, number))?;
+        opened.push(Opened {
+            number,
+            partition,
+            position,
+        });
+    }
+    Ok(opened)
+}
+
+/// Numbers of the partitions, each with the start that counts for it.
+fn starts(
+    topic: &Topic,
+    request: &v1::FetchRequest,
+) -> Result<Vec<(u32, Option<Position>)>, Refusal> {
+    let default = request.start.and_then(|start| start.position);
+    if request.partitions.is_empty() {
+        return Ok((0..topic.partition_count())
+            .map(|number| (number, default))
+            .collect());
+    }
+    let limit = limits::PARTITIONS_PER_FETCH;
+    if request.partitions.len() > limit {
+        let message = format_args!("one fetch reads {limit} partitions at most");
+        return Err(Refusal::invalid(message).with("limit", limit));
+    }
+    let own = |named: &v1::PartitionStart| named.start.and_then(|start| start.position);
+    let starts = request
+        .partitions
+        .iter()
+        .map(|named| (named.partition, own(named).or(default)));
+    let starts: Vec<_> = starts.collect();
+    let mut numbers: Vec<u32> = starts.iter().map(|(number, _)| *number).collect();
+    numbers.sort_unstable();
+    if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
+        let refusal = Refusal::invalid("a partition is named twice");
+        return Err(refusal.about(&request.topic, twice[0]));
+    }
+    Ok(starts)
+}
+
+async fn position(
+    broker: &Broker,
+    partition: &PartitionHandle,
+    start: Option<Position>,
+) -> Result<Offset, Refusal> {
+    let range = partition.range();
+    match start {
+        None | Some(Position::Earliest(_)) => Ok(range.log_start_offset),
+        Some(Position::Latest(_)) => Ok(range.high_watermark),
+        Some(Position::TimestampMs(timestamp_ms)) => {
+            let found = broker.offset_at_time(partition, timestamp_ms).await?;
+            Ok(found.unwrap_or(range.high_watermark))
+        }
+        Some(Position::Offset(offset)) => {
+            let (low, high) = (range.log_start_offset.0, range.high_watermark.0);
+            if (low..=high).contains(&offset) {
+                return Ok(Offset(offset));
+            }
+            let message = format_args!(
+                "offset {offset} lies outside of the readable range from {low} to {high}"
+            );
+            Err(Refusal::new(Reason::OffsetOutOfRange, message)
+                .with("offset", offset)
+                .with("log_start_offset", low)
+                .with("high_watermark", high))
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! The service `Log`: each call is a file of its own.
+
+use statecast_proto::v1;
+use statecast_proto::v1::log_server::Log;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::fetch::FetchStream;
+use super::produce_stream::ProduceStream;
+use super::{Context, fetch, list_offsets, produce};
+
+/// Appends and reads records.
+#[derive(Debug)]
+pub(super) struct LogService {
+    context: Context,
+}
+
+impl LogService {
+    pub(super) fn new(context: Context) -> LogService {
+        LogService { context }
+    }
+}
+
+#[tonic::async_trait]
+impl Log for LogService {
+    type ProduceStreamStream = ProduceStream<Streaming<v1::ProduceStreamRequest>>;
+    type FetchStream = FetchStream;
+
+    async fn produce(
+        &self,
+        request: Request<v1::ProduceRequest>,
+    ) -> Result<Response<v1::ProduceResponse>, Status> {
+        let response = produce::produce(&self.context.broker, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn produce_stream(
+        &self,
+        request: Request<Streaming<v1::ProduceStreamRequest>>,
+    ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        let incoming = request.into_inner();
+        let draining = self.context.draining.clone();
+        Ok(Response::new(ProduceStream::new(
+            self.context.broker.clone(),
+            incoming,
+            draining,
+        )))
+    }
+
+    async fn fetch(
+        &self,
+        request: Request<v1::FetchRequest>,
+    ) -> Result<Response<Self::FetchStream>, Status> {
+        let stream = fetch::open(&self.context, request.into_inner()).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn list_offsets(
+        &self,
+        request: Request<v1::ListOffsetsRequest>,
+    ) -> Result<Response<v1::ListOffsetsResponse>, Status> {
+        let response =
+            list_offsets::list_offsets(&self.context.broker, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+}

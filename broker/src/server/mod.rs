@@ -1,0 +1,158 @@
+//! gRPC and HTTP over the broker. Only this module knows tonic and the
+//! generated types.
+
+mod admin;
+mod error;
+mod fetch;
+mod health;
+mod http;
+mod list_offsets;
+mod log;
+mod process;
+mod produce;
+mod produce_stream;
+mod topic_config;
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use statecast_proto::DESCRIPTOR_SET;
+use statecast_proto::v1::admin_server::AdminServer;
+use statecast_proto::v1::log_server::LogServer;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use tonic_health::pb::health_server::HealthServer;
+
+use crate::broker::Broker;
+use crate::limits;
+
+/// What can be chosen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// HTTP/2 receive window of a stream: bytes.
+    pub stream_window: u32,
+    /// HTTP/2 receive window of a connection: bytes.
+    pub connection_window: u32,
+    /// How long stopping waits for requests in flight.
+    pub drain: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> ServerOptions {
+        ServerOptions {
+            stream_window: limits::HTTP2_STREAM_WINDOW,
+            connection_window: limits::HTTP2_CONNECTION_WINDOW,
+            drain: limits::DRAIN,
+        }
+    }
+}
+
+/// Where the server listens; bound already.
+#[derive(Debug)]
+pub struct Listeners {
+    /// For gRPC.
+    pub grpc: TcpListener,
+    /// For health and metrics over HTTP.
+    pub http: Option<TcpListener>,
+}
+
+/// Why serving ended other than by request.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// gRPC.
+    #[error("gRPC: {0}")]
+    Grpc(#[from] tonic::transport::Error),
+    /// Reflection.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// HTTP.
+    #[error("HTTP: {0}")]
+    Http(#[from] io::Error),
+}
+
+/// What every service of this server has.
+#[derive(Debug, Clone)]
+struct Context {
+    broker: Broker,
+    /// Cancelled when the server stops taking new work. Streams end then.
+    draining: CancellationToken,
+}
+
+impl Context {
+    /// Whether producers are welcome.
+    fn ready(&self) -> bool {
+        self.broker.writable() && !self.draining.is_cancelled()
+    }
+}
+
+/// Serves until `shutdown` resolves, then drains: takes no new connections, ends
+/// streams, answers what was appended, and returns once that is done or
+/// [`ServerOptions::drain`] is over. The broker is not stopped.
+pub async fn serve(
+    broker: Broker,
+    listeners: Listeners,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let context = Context {
+        broker,
+        draining: CancellationToken::new(),
+    };
+    let draining = context.draining.clone();
+    let http = http::serve(listeners.http, context.clone());
+    let grpc = serve_grpc(listeners.grpc, context, options)?;
+    let deadline = async {
+        shutdown.await;
+        draining.cancel();
+        tokio::time::sleep(options.drain).await;
+    };
+    tokio::select! {
+        served = async { tokio::try_join!(grpc, http).map(|_| ()) } => served,
+        () = deadline => {
+            tracing::warn!("stopping with requests still in flight");
+            Ok(())
+        }
+    }
+}
+
+/// The server of the gRPC services; ends when draining is done.
+fn serve_grpc(
+    listener: TcpListener,
+    context: Context,
+    options: ServerOptions,
+) -> Result<impl Future<Output = Result<(), ServeError>>, ServeError> {
+    let log = LogServer::new(log::LogService::new(context.clone()))
+        .max_decoding_message_size(limits::MESSAGE_BYTES);
+    let admin = AdminServer::new(admin::AdminService::new(context.clone()))
+        .max_decoding_message_size(limits::MESSAGE_BYTES);
+    let health = HealthServer::new(health::HealthService::new(context.clone()));
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let routes = Routes::new(log)
+        .add_service(admin)
+        .add_service(health)
+        .add_service(reflection);
+    let mut server = Server::builder()
+        .initial_stream_window_size(options.stream_window)
+        .initial_connection_window_size(options.connection_window)
+        .http2_adaptive_window(Some(false))
+        .max_frame_size(limits::HTTP2_FRAME_BYTES)
+        .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(limits::KEEPALIVE))
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT));
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let draining = context.draining.cancelled_owned();
+    Ok(async move {
+        server
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, draining)
+            .await?;
+        Ok(())
+    })
+}

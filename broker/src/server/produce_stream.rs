@@ -1,0 +1,297 @@
+//! `ProduceStream`: reads requests while earlier ones become durable, answers in
+//! order.
+//!
+//! One stream does it all, polled by the task of the call: no task or channel of
+//! its own, so a request costs one hop to the journal and one back. When the
+//! caller vanishes the stream is dropped and everything it holds with it; what
+//! was submitted is appended.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use futures_util::{FutureExt, Stream, StreamExt};
+use statecast_proto::reason::Reason;
+use statecast_proto::v1;
+use statecast_proto::v1::batch_result::Outcome;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::Status;
+
+use super::error::Refusal;
+use crate::broker::{Acks, BatchChecker, Broker, IncomingBatch};
+use crate::limits;
+use crate::model::Offset;
+use crate::partition::{Append, AppendError};
+
+/// Answers a stream of requests.
+pub(super) struct ProduceStream<S> {
+    /// `None` once no more requests are read.
+    incoming: Option<S>,
+    broker: Broker,
+    checker: BatchChecker,
+    /// A request that the log has not taken yet: it is the only one, since the
+    /// order of submission is the order in the log.
+    submitting: Option<Submitting>,
+    /// A request that came while answers were to be sent first.
+    arrived: Option<v1::ProduceStreamRequest>,
+    in_flight: VecDeque<InFlight>,
+    bytes_in_flight: usize,
+    /// What the stream ends with, after the answers in flight.
+    end: Option<Status>,
+    /// An answer was given out that may still lie in a buffer of the transport.
+    unsent: bool,
+    draining: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+type SubmitFuture = Pin<Box<dyn Future<Output = Result<Acks, AppendError>> + Send>>;
+
+struct Submitting {
+    future: SubmitFuture,
+    answer: Answer,
+}
+
+struct InFlight {
+    /// `None` when there is nothing to wait for.
+    acks: Option<Acks>,
+    answer: Answer,
+}
+
+/// The answer to a request, as far as it is known.
+struct Answer {
+    /// Where its batches go: for errors.
+    places: Vec<Place>,
+    /// Those that were refused before the log saw them: index and why.
+    refused: Vec<(usize, v1::BatchError)>,
+    /// Size of its batches: bytes.
+    bytes: usize,
+}
+
+struct Place {
+    topic: String,
+    partition: u32,
+}
+
+impl<S> ProduceStream<S>
+where
+    S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
+{
+    pub(super) fn new(
+        broker: Broker,
+        incoming: S,
+        draining: CancellationToken,
+    ) -> ProduceStream<S> {
+        ProduceStream {
+            incoming: Some(incoming),
+            checker: BatchChecker::new(broker.clone()),
+            broker,
+            submitting: None,
+            arrived: None,
+            in_flight: VecDeque::new(),
+            bytes_in_flight: 0,
+            end: None,
+            unsent: false,
+            draining: Box::pin(draining.cancelled_owned()),
+        }
+    }
+
+    /// The answer to the oldest request, if it is ready.
+    fn poll_answer(&mut self, cx: &mut TaskContext<'_>) -> Poll<v1::ProduceStreamResponse> {
+        let Some(oldest) = self.in_flight.front_mut() else {
+            return Poll::Pending;
+        };
+        let acks = match &mut oldest.acks {
+            Some(acks) => ready!(acks.poll_unpin(cx)).ok(),
+            None => Some(Vec::new()),
+        };
+        let oldest = self.in_flight.pop_front().expect("we have just seen it");
+        self.bytes_in_flight -= oldest.answer.bytes;
+        Poll::Ready(oldest.answer.complete(acks))
+    }
+
+    /// Makes way for the next request: ready once the log has taken the last one.
+    fn poll_submitted(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let Some(submitting) = &mut self.submitting else {
+            return Poll::Ready(());
+        };
+        let acks = ready!(submitting.future.poll_unpin(cx));
+        let Submitting { answer, .. } = self.submitting.take().expect("we have just seen it");
+        match acks {
+            Ok(acks) => self.in_flight.push_back(InFlight {
+                acks: Some(acks),
+                answer,
+            }),
+            Err(error) => {
+                self.bytes_in_flight -= answer.bytes;
+                self.close(Refusal::from(error).into());
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The next request, if there is one and room for it.
+    fn poll_request(&mut self, cx: &mut TaskContext<'_>) -> Poll<v1::ProduceStreamRequest> {
+        if let Some(request) = self.arrived.take() {
+            return Poll::Ready(request);
+        }
+        let full = self.in_flight.len() >= limits::REQUESTS_IN_FLIGHT
+            || self.bytes_in_flight >= limits::BYTES_IN_FLIGHT;
+        let Some(incoming) = self.incoming.as_mut().filter(|_| !full) else {
+            return Poll::Pending;
+        };
+        if self.draining.poll_unpin(cx).is_ready() {
+            self.close(Refusal::stopping().into());
+            return Poll::Pending;
+        }
+        match ready!(incoming.poll_next_unpin(cx)) {
+            Some(Ok(request)) => return Poll::Ready(request),
+            Some(Err(status)) => self.close(status),
+            None => self.incoming = None,
+        }
+        Poll::Pending
+    }
+
+    /// Reads no more requests; ends with `status` after the answers in flight.
+    fn close(&mut self, status: Status) {
+        self.incoming = None;
+        self.arrived = None;
+        self.end.get_or_insert(status);
+    }
+
+    /// Checks a request and begins to submit what is good of it.
+    fn begin(&mut self, request: v1::ProduceStreamRequest) {
+        let bytes = match request_size(&request) {
+            Ok(bytes) => bytes,
+            Err(refusal) => return self.close(refusal.into()),
+        };
+        let (appends, answer) = self.check(request, bytes);
+        self.bytes_in_flight += bytes;
+        if appends.is_empty() {
+            self.in_flight.push_back(InFlight { acks: None, answer });
+            return;
+        }
+        let engine = self.broker.engine().clone();
+        let future = Box::pin(async move { engine.submit(appends).await });
+        self.submitting = Some(Submitting { future, answer });
+    }
+
+    fn check(&mut self, request: v1::ProduceStreamRequest, bytes: usize) -> (Vec<Append>, Answer) {
+        let mut appends = Vec::with_capacity(request.batches.len());
+        let mut places = Vec::with_capacity(request.batches.len());
+        let mut refused = Vec::new();
+        for (index, batch) in request.batches.into_iter().enumerate() {
+            let v1::PartitionBatch {
+                topic,
+                partition,
+                batch: payload,
+                checksum,
+            } = batch;
+            let incoming = IncomingBatch {
+                topic: &topic,
+                partition,
+                payload,
+                checksum,
+            };
+            match self.checker.check(incoming) {
+                Ok(append) => appends.push(append),
+                Err(error) => {
+                    let refusal = Refusal::from(error).about(&topic, partition);
+                    refused.push((index, refusal.into_batch_error()));
+                }
+            }
+            places.push(Place { topic, partition });
+        }
+        (
+            appends,
+            Answer {
+                places,
+                refused,
+                bytes,
+            },
+        )
+    }
+}
+
+impl<S> Stream for ProduceStream<S>
+where
+    S: Stream<Item = Result<v1::ProduceStreamRequest, Status>> + Unpin,
+{
+    type Item = Result<v1::ProduceStreamResponse, Status>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        loop {
+            let submitted = this.poll_submitted(cx);
+            if let Poll::Ready(answer) = this.poll_answer(cx) {
+                this.unsent = true;
+                return Poll::Ready(Some(Ok(answer)));
+            }
+            if submitted.is_pending() {
+                break;
+            }
+            let Poll::Ready(request) = this.poll_request(cx) else {
+                break;
+            };
+            if this.unsent {
+                // The transport sends what it has when we have nothing more;
+                // answers should not wait until this request is checked.
+                this.unsent = false;
+                this.arrived = Some(request);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            this.begin(request);
+        }
+        this.unsent = false;
+        if this.incoming.is_none() && this.submitting.is_none() && this.in_flight.is_empty() {
+            return Poll::Ready(this.end.take().map(Err));
+        }
+        Poll::Pending
+    }
+}
+
+/// Bytes of a request's batches, if they and their number lie within the bounds.
+fn request_size(request: &v1::ProduceStreamRequest) -> Result<usize, Refusal> {
+    let count = request.batches.len();
+    if !limits::BATCHES_PER_REQUEST.contains(&count) {
+        let limit = limits::BATCHES_PER_REQUEST.end();
+        let message = format_args!("a request has 1 to {limit} batches, not {count}");
+        return Err(Refusal::new(Reason::TooManyBatches, message).with("limit", limit));
+    }
+    let bytes = request.batches.iter().map(|batch| batch.batch.len()).sum();
+    if bytes > limits::REQUEST_BYTES {
+        let limit = limits::REQUEST_BYTES;
+        let message = format_args!("a request has {limit} bytes of batches at most, not {bytes}");
+        return Err(Refusal::new(Reason::BatchTooLarge, message).with("limit", limit));
+    }
+    Ok(bytes)
+}
+
+impl Answer {
+    /// The response, given the results of the batches that were not refused.
+    /// Without them the engine ended first.
+    fn complete(self, acks: Option<Vec<Result<Offset, AppendError>>>) -> v1::ProduceStreamResponse {
+        let mut refused = self.refused.into_iter().peekable();
+        let mut acks = acks.unwrap_or_default().into_iter();
+        let result = |(index, place): (usize, Place)| {
+            let outcome = match refused.next_if(|(at, _)| *at == index) {
+                Some((_, error)) => Outcome::Error(error),
+                None => match acks.next().unwrap_or(Err(AppendError::Stopping)) {
+                    Ok(base) => Outcome::Appended(v1::Appended {
+                        base_offset: base.0,
+                    }),
+                    Err(error) => Outcome::Error(
+                        Refusal::from(error)
+                            .about(&place.topic, place.partition)
+                            .into_batch_error(),
+                    ),
+                },
+            };
+            v1::BatchResult {
+                outcome: Some(outcome),
+            }
+        };
+        v1::ProduceStreamResponse {
+            results: self.places.into_iter().enumerate().map(result).collect(),
+        }
+    }
+}
