@@ -1,0 +1,193 @@
+//! A broker within the test's process, on a port of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use statecast_broker::broker::{Broker, BrokerOptions};
+use statecast_broker::server::{self, Listeners, ServeError, ServerOptions};
+use statecast_broker::storage::dir::RealDir;
+use statecast_proto::v1;
+use statecast_proto::v1::admin_client::AdminClient;
+use statecast_proto::v1::log_client::LogClient;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tonic::transport::{Channel, Endpoint};
+
+/// A running broker. Its data is removed with it.
+pub struct TestBroker {
+    dir: TempDir,
+    broker: Broker,
+    address: SocketAddr,
+    http: SocketAddr,
+    channel: Channel,
+    shutdown: oneshot::Sender<()>,
+    served: JoinHandle<Result<(), ServeError>>,
+}
+
+impl TestBroker {
+    /// Starts a broker with an empty data directory.
+    pub async fn start() -> TestBroker {
+        TestBroker::start_in(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn start_in(dir: TempDir) -> TestBroker {
+        let root = RealDir::take(dir.path()).unwrap();
+        let options = BrokerOptions::new(dir.path().join("index"));
+        let broker = Broker::open(Arc::new(root), options).await.unwrap();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
+        let (shutdown, stop) = oneshot::channel();
+        let listeners = Listeners {
+            grpc,
+            http: Some(http),
+        };
+        let options = ServerOptions::default();
+        let served = tokio::spawn(server::serve(broker.clone(), listeners, options, async {
+            // Also when the test drops the broker without stopping it.
+            let _ = stop.await;
+        }));
+        let endpoint = Endpoint::try_from(format!("http://{address}")).unwrap();
+        let channel = endpoint.connect().await.unwrap();
+        TestBroker {
+            dir,
+            broker,
+            address,
+            http: http_address,
+            channel,
+            shutdown,
+            served,
+        }
+    }
+
+    /// A new connection, for what should not share one.
+    pub async fn connect(&self) -> Channel {
+        Endpoint::try_from(format!("http://{}", self.address))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap()
+    }
+
+    /// The service `Log`.
+    pub fn log(&self) -> LogClient<Channel> {
+        LogClient::new(self.channel.clone())
+    }
+
+    /// The service `Admin`.
+    pub fn admin(&self) -> AdminClient<Channel> {
+        AdminClient::new(self.channel.clone())
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// Where its data lies.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Creates a topic with the default configuration.
+    pub async fn create_topic(&self, name: &str, partitions: u32) -> v1::Topic {
+        let request = v1::CreateTopicRequest {
+            name: name.to_owned(),
+            partitions: Some(partitions),
+            config: None,
+        };
+        self.admin()
+            .create_topic(request)
+            .await
+            .unwrap()
+            .into_inner()
+            .topic
+            .unwrap()
+    }
+
+    /// Whether it still does its work: takes a record and hands it out again.
+    pub async fn assert_serves(&self) {
+        let name = "still-serving";
+        let described = v1::DescribeTopicRequest {
+            name: name.to_owned(),
+        };
+        if self.admin().describe_topic(described).await.is_err() {
+            self.create_topic(name, 1).await;
+        }
+        let request = v1::ProduceRequest {
+            topic: name.to_owned(),
+            partition: Some(0),
+            batch: super::batch(1),
+            checksum: None,
+        };
+        let produced = self.log().produce(request).await.unwrap().into_inner();
+        let offset = produced.positions[0].offset;
+        let request = v1::FetchRequest {
+            topic: name.to_owned(),
+            start: Some(v1::Start {
+                position: Some(v1::start::Position::Offset(offset)),
+            }),
+            until_end: true,
+            ..v1::FetchRequest::default()
+        };
+        let mut stream = self.log().fetch(request).await.unwrap().into_inner();
+        while let Some(response) = stream.message().await.unwrap() {
+            if let Some(v1::fetch_response::Event::Batches(read)) = response.event {
+                assert_eq!(read.batches[0].base_offset, offset);
+                return;
+            }
+        }
+        panic!("the record was not handed out");
+    }
+
+    /// Asks the server to stop; tells how serving ended.
+    pub async fn stop_serving(self) -> (Stopped, Result<(), ServeError>) {
+        self.shutdown.send(()).unwrap();
+        let served = self.served.await.unwrap();
+        (
+            Stopped {
+                dir: self.dir,
+                broker: self.broker,
+            },
+            served,
+        )
+    }
+
+    /// Stops it and starts another one over the same data.
+    pub async fn restart(self) -> TestBroker {
+        let (stopped, served) = self.stop_serving().await;
+        served.unwrap();
+        stopped.start().await
+    }
+}
+
+/// A broker that doesn't serve any more.
+pub struct Stopped {
+    dir: TempDir,
+    broker: Broker,
+}
+
+impl Stopped {
+    /// Where its data lies.
+    pub fn data_dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Ends it for good and starts another one over the same data.
+    pub async fn start(self) -> TestBroker {
+        self.broker.stop().await;
+        drop(self.broker);
+        TestBroker::start_in(self.dir).await
+    }
+
+    /// As [`Stopped::start`], with a directory removed in between.
+    pub async fn start_without(self, removed: &Path) -> TestBroker {
+        self.broker.stop().await;
+        drop(self.broker);
+        std::fs::remove_dir_all(removed).unwrap();
+        TestBroker::start_in(self.dir).await
+    }
+}
