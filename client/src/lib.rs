@@ -1,1 +1,56 @@
-//! x
+//! Rust client library of the Statecast message broker.
+//!
+//! [`Client`] is a broker as this process reaches it. From it come
+//!
+//! - [`Producer`], which sends records: batched, pipelined, in order;
+//! - [`Reader`], which reads a topic from any place on, as a
+//!   [`Stream`](futures_util::Stream);
+//! - [`Admin`], which creates and describes topics.
+//!
+//! Connections are made when needed and made again when lost. Everything that
+//! fails does so with [`Error`]; [`Error::reason`] is what the broker said.
+//!
+//! ```no_run
+//! use statecast_client::{Client, RecordRef, TopicConfig};
+//! use tokio_stream::StreamExt;
+//!
+//! # async fn example() -> Result<(), statecast_client::Error> {
+//! let client = Client::connect("http://127.0.0.1:7420").await?;
+//! client.admin().create_topic("greetings", Some(4), TopicConfig::new()).await?;
+//!
+//! let producer = client.producer();
+//! let delivery = producer.send("greetings", &RecordRef::of_value(b"hello")).await?;
+//! delivery.await?; // acknowledged: it survives a power cut
+//!
+//! let mut reader = client.reader("greetings").until_end().open().await?;
+//! while let Some(record) = reader.next().await {
+//!     println!("{:?}", record?.value);
+//! }
+//! # Ok(()) }
+//! ```
+
+mod admin;
+mod backoff;
+mod client;
+mod clock;
+mod connection;
+mod error;
+mod producer;
+mod reader;
+mod topic;
+
+pub use admin::{Admin, BrokerInfo};
+pub use backoff::Backoff;
+pub use client::{Client, ClientBuilder};
+pub use error::{Error, Refusal};
+pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
+pub use reader::{Batch, Event, Reader, ReaderBuilder, Record, Records, Start};
+pub use statecast_proto::batch::{
+    BatchBuilder, Compression, EncodedBatch, Header, HeaderRef, RecordRef,
+};
+pub use statecast_proto::partition_for_key;
+pub use statecast_proto::reason::Reason;
+pub use topic::{
+    FlushLevel, PartitionDescription, PartitionOffsets, Retention, Topic, TopicConfig,
+    TopicDescription,
+};

@@ -1,5 +1,6 @@
 //! How a verb ends when it doesn't succeed.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -12,6 +13,28 @@ pub(super) enum Failure {
     Usage(String),
     /// It tried and failed: exit code 1.
     Failed(String),
+    /// The broker refused, or wasn't there: exit code 1.
+    Refused {
+        /// A stable name, such as `TOPIC_NOT_FOUND`.
+        name: String,
+        /// For people.
+        message: String,
+        /// What the name is about.
+        metadata: BTreeMap<String, String>,
+    },
+}
+
+impl From<statecast_client::Error> for Failure {
+    fn from(error: statecast_client::Error) -> Self {
+        Failure::Refused {
+            name: error.name().to_owned(),
+            message: error.to_string(),
+            metadata: error
+                .refusal()
+                .map(|refusal| refusal.metadata.clone())
+                .unwrap_or_default(),
+        }
+    }
 }
 
 impl Failure {
@@ -27,14 +50,34 @@ impl Failure {
 
     /// Prints the failure on standard error; returns the exit code.
     pub(super) fn report(self, common: &Common) -> ExitCode {
-        let (message, code) = match self {
-            Failure::Usage(message) => (message, 2),
-            Failure::Failed(message) => (message, 1),
+        let code = match self {
+            Failure::Usage(_) => 2,
+            Failure::Failed(_) | Failure::Refused { .. } => 1,
         };
         match common.output {
-            Output::Table => anstream::eprintln!("error: {message}"),
-            Output::Json => anstream::eprintln!("{}", serde_json::json!({ "error": message })),
+            Output::Table => anstream::eprintln!("error: {}", self.message()),
+            Output::Json => anstream::eprintln!("{}", self.json()),
         }
         ExitCode::from(code)
+    }
+
+    fn message(&self) -> &str {
+        match self {
+            Failure::Usage(message)
+            | Failure::Failed(message)
+            | Failure::Refused { message, .. } => message,
+        }
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let mut json = serde_json::json!({ "error": self.message() });
+        if let Failure::Refused { name, metadata, .. } = self {
+            json["reason"] = name.as_str().into();
+            json["metadata"] = metadata
+                .iter()
+                .map(|(k, v)| (k.clone(), v.as_str()))
+                .collect();
+        }
+        json
     }
 }

@@ -1,10 +1,22 @@
 //! The command line: `serve` and the client verbs. Data goes to standard
 //! output, everything else to standard error.
 
+mod bench;
 mod common;
 mod config;
+mod consume;
+mod escapes;
 mod failure;
+mod format;
+mod health;
+mod lines;
+mod produce;
 mod serve;
+mod session;
+mod shell;
+mod start;
+mod topic;
+mod units;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -31,6 +43,13 @@ struct Cli {
 enum Verb {
     Serve(serve::Serve),
     Config(config::Config),
+    Topic(topic::TopicCommand),
+    Produce(produce::Produce),
+    Consume(consume::Consume),
+    Bench(bench::Bench),
+    Health(health::Health),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 impl Verb {
@@ -38,6 +57,13 @@ impl Verb {
         match self {
             Verb::Serve(verb) => verb.run(common),
             Verb::Config(verb) => verb.run(common),
+            Verb::Topic(verb) => verb.run(common),
+            Verb::Produce(verb) => verb.run(common),
+            Verb::Consume(verb) => verb.run(common),
+            Verb::Bench(verb) => verb.run(common),
+            Verb::Health(verb) => verb.run(common),
+            Verb::Completions(verb) => verb.run(),
+            Verb::Man(verb) => verb.run(),
         }
     }
 }
@@ -65,10 +91,6 @@ fn parse(mut args: Vec<OsString>) -> Cli {
 }
 
 /// The whole command, for completions and man pages.
-#[expect(
-    dead_code,
-    reason = "completions and man pages come with the client verbs"
-)]
 fn command() -> clap::Command {
     Cli::command()
 }

@@ -93,9 +93,9 @@ impl Shared {
             Ok(_) => durable.into_iter().for_each(Pending::answer),
             Err(failed) => {
                 tracing::error!("{failed}: the log is read-only until a restart");
-                durable
-                    .into_iter()
-                    .for_each(|pending| pending.refuse(&failed));
+                for pending in durable {
+                    pending.refuse(&failed);
+                }
             }
         }
     }

@@ -6,6 +6,8 @@ mod engine;
 mod hand;
 mod handle;
 mod mailbox;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::sync::Arc;

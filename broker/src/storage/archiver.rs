@@ -289,7 +289,7 @@ impl Pass<'_> {
                 writer.seal()?;
                 writer = self.begin_segment(log.id(), run.base_offset)?;
             }
-            filler.push(body);
+            filler.push(&body);
             if filler.len() >= PIECE as u64 {
                 filler.flush_to(self.dir(), &mut writer)?;
                 if self.gently {
@@ -348,7 +348,7 @@ impl Filler {
         self.piece.len() as u64
     }
 
-    fn push(&mut self, body: Body<'_>) {
+    fn push(&mut self, body: &Body<'_>) {
         self.piece.extend_from_slice(body.bytes);
         self.headers.push(body.header);
     }

@@ -73,4 +73,9 @@ pub trait File: Send + Sync + fmt::Debug {
 
     /// Length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
+
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
 }

@@ -83,7 +83,7 @@ impl<'a> Outer<'a> {
         while let Some((field, value)) = cursor.field()? {
             match (field, value) {
                 (batch_field::RECORDS, Value::Bytes(record)) => {
-                    outer.records.add(record, limits)?
+                    outer.records.add(record, limits)?;
                 }
                 (batch_field::COMPRESSION, Value::Varint(number)) => {
                     outer.compression = Compression::from_number(number)?;
@@ -174,15 +174,14 @@ fn check_record(record: &[u8], limits: &BatchLimits) -> Result<Option<i64>, Batc
     let mut cursor = Cursor::new(record);
     while let Some((field, value)) = cursor.field()? {
         match (field, value) {
-            (record_field::KEY, Value::Bytes(key)) => {
-                if key.len() > limits.max_key {
-                    return Err(BatchError::KeyTooLarge {
-                        size: key.len(),
-                        limit: limits.max_key,
-                    });
-                }
+            (record_field::KEY, Value::Bytes(key)) if key.len() > limits.max_key => {
+                return Err(BatchError::KeyTooLarge {
+                    size: key.len(),
+                    limit: limits.max_key,
+                });
             }
-            (record_field::VALUE, Value::Bytes(_)) => {}
+            (record_field::KEY | record_field::VALUE, Value::Bytes(_))
+            | (record_field::OFFSET_GAP, Value::Varint(0)) => {}
             (record_field::HEADERS, Value::Bytes(header)) => {
                 headers += 1;
                 if headers > limits.max_headers {
@@ -195,7 +194,6 @@ fn check_record(record: &[u8], limits: &BatchLimits) -> Result<Option<i64>, Batc
             (record_field::TIMESTAMP_MS, Value::Varint(time)) => {
                 timestamp_ms = Some(time.cast_signed());
             }
-            (record_field::OFFSET_GAP, Value::Varint(0)) => {}
             (record_field::OFFSET_GAP, Value::Varint(_)) => {
                 return Err(BatchError::Malformed("a producer set offset_gap"));
             }

@@ -199,19 +199,14 @@ impl<'a> RecordView<'a> {
 
     fn to_record(self, payload: &Bytes) -> Result<Record, BatchError> {
         let owned = |bytes: &[u8]| payload.slice_ref(bytes);
-        let headers = match self.has_headers {
-            false => Vec::new(),
-            true => self
-                .headers()
-                .map(|header| {
-                    let header = header?;
-                    Ok(Header {
-                        name: header.name.to_owned(),
-                        value: header.value.map(owned),
-                    })
-                })
-                .collect::<Result<_, BatchError>>()?,
+        let header = |header: Result<HeaderView<'_>, BatchError>| {
+            header.map(|HeaderView { name, value }| Header {
+                name: name.to_owned(),
+                value: value.map(owned),
+            })
         };
+        // Collecting nothing doesn't allocate.
+        let headers = self.headers().map(header).collect::<Result<_, _>>()?;
         Ok(Record {
             key: self.key.map(owned),
             value: self.value.map(owned),

@@ -184,7 +184,7 @@ impl SimDir {
     pub(crate) fn corrupt_sector(&self, path: &Path, sector: u64) {
         let at = usize::try_from(sector).expect("files are small") * SECTOR;
         self.damage(path, at..at + SECTOR, |byte| {
-            *byte = byte.wrapping_mul(17) ^ 0xa5
+            *byte = byte.wrapping_mul(17) ^ 0xa5;
         });
     }
 

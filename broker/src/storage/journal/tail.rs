@@ -224,11 +224,11 @@ mod tests {
     fn buffer_is_used_again_once_its_slices_are_gone() {
         let mut buffers = WriteBuffers::new(4 << 20);
         let first = buffers.with_room(BUFFER_BYTES);
-        first.extend_from_slice(&[1; BUFFER_BYTES]);
+        first.resize(BUFFER_BYTES, 1);
         let address = first.as_ptr();
         let slice = first.split().freeze();
         assert_ne!(buffers.with_room(BUFFER_BYTES).as_ptr(), address);
-        buffers.current.bytes.extend_from_slice(&[2; BUFFER_BYTES]);
+        buffers.current.bytes.resize(BUFFER_BYTES, 2);
         drop(buffers.current.bytes.split());
         drop(slice);
         assert_eq!(buffers.with_room(BUFFER_BYTES).as_ptr(), address);

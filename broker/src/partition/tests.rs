@@ -1,0 +1,285 @@
+//! The running log over the simulated disk.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    Append, AppendError, Doorbell, Engine, EngineOptions, FlushLevel, PartitionConfig,
+    PartitionHandle,
+};
+use crate::clock::Clock;
+use crate::model::{CheckedBatch, Offset, PartitionId};
+use crate::storage::dir::Dir;
+use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::{JournalOptions, JournalSize, Read, Storage, StorageOptions};
+
+const MIB: u64 = 1 << 20;
+
+fn options() -> StorageOptions {
+    StorageOptions {
+        journal: JournalOptions {
+            size: JournalSize {
+                file_bytes: 1 << 20,
+                max_files: 5,
+                spares: 2,
+            },
+            max_frames_per_file: 10_000,
+            tail_bytes: 64 << 10,
+        },
+        open_segments: 8,
+    }
+}
+
+fn config(flush: FlushLevel) -> PartitionConfig {
+    PartitionConfig {
+        flush,
+        segment_bytes: MIB,
+        retention_ms: None,
+        retention_bytes: None,
+        internal: false,
+    }
+}
+
+fn engine(dir: &SimDir) -> Engine {
+    let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1 << 96).unwrap();
+    Engine::start(storage, EngineOptions::default(), Clock::of(|| 1_000)).unwrap()
+}
+
+fn batch(value: &[u8]) -> CheckedBatch {
+    CheckedBatch {
+        payload: Bytes::copy_from_slice(value),
+        payload_crc: crc32fast::hash(value),
+        record_count: 1,
+        max_timestamp_ms: None,
+        uncompressed_len: u32::try_from(value.len()).unwrap(),
+        attributes: 0,
+    }
+}
+
+async fn append(
+    engine: &Engine,
+    partition: &PartitionHandle,
+    value: &[u8],
+) -> Result<Offset, AppendError> {
+    let append = Append {
+        partition: partition.clone(),
+        batch: batch(value),
+    };
+    engine.append(vec![append]).await.remove(0)
+}
+
+async fn values(partition: &PartitionHandle) -> Vec<Bytes> {
+    let mut values = Vec::new();
+    let end = partition.high_watermark();
+    let mut at = Offset::ZERO;
+    while at < end {
+        let Read::Batches(batches) = partition.read(at, end, 1000).await.unwrap() else {
+            panic!("everything is readable");
+        };
+        for batch in batches {
+            at = batch.header.next_offset();
+            values.push(batch.payload);
+        }
+    }
+    values
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn appends_of_one_task_keep_their_order_among_many() {
+    let engine = engine(&SimDir::new());
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    let mut tasks = Vec::new();
+    for task in 0..8_u64 {
+        let (engine, partition) = (engine.clone(), partition.clone());
+        tasks.push(tokio::spawn(async move {
+            let mut answers = Vec::new();
+            for nth in 0..500_u64 {
+                let append = Append {
+                    partition: partition.clone(),
+                    batch: batch(&(task << 32 | nth).to_le_bytes()),
+                };
+                answers.push(engine.submit(vec![append]).await.unwrap());
+            }
+            for answer in answers {
+                answer.await.unwrap().remove(0).unwrap();
+            }
+        }));
+    }
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let mut last = [None; 8];
+    let values = values(&partition).await;
+    assert_eq!(values.len(), 8 * 500);
+    for value in values {
+        let value = u64::from_le_bytes(*value.first_chunk().unwrap());
+        let task = usize::try_from(value >> 32).unwrap();
+        assert!(last[task] < Some(value), "task {task}");
+        last[task] = Some(value);
+    }
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn failed_flush_is_final_and_reads_go_on() {
+    let dir = SimDir::new();
+    let engine = engine(&dir);
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    append(&engine, &partition, b"durable").await.unwrap();
+    // The next operation is the write, the one after it the flush. Files are
+    // prepared in the background, so the fault may hit one of those: repeat.
+    while engine.writable() {
+        dir.fail_after(1, Fault::FlushError);
+        match append(&engine, &partition, b"more").await {
+            Ok(_) => {}
+            Err(error) => assert!(matches!(error, AppendError::ReadOnly(_)), "{error}"),
+        }
+    }
+    dir.clear_fault();
+    let refused = append(&engine, &partition, b"later").await;
+    assert!(
+        matches!(refused, Err(AppendError::ReadOnly(_))),
+        "{refused:?}"
+    );
+    let acknowledged = values(&partition).await;
+    assert_eq!(acknowledged[0], &b"durable"[..]);
+    engine.stop().await;
+    // What was acknowledged is on the disk.
+    let engine = self::engine(&dir.crash(7));
+    let partition = engine.partition(PartitionId(1), config(FlushLevel::Always));
+    let recovered = values(&partition).await;
+    assert!(
+        recovered.starts_with(&acknowledged),
+        "{} of {}",
+        recovered.len(),
+        acknowledged.len()
+    );
+    append(&engine, &partition, b"again").await.unwrap();
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn failed_write_is_final() {
+    let dir = SimDir::new();
+    let engine = engine(&dir);
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Os));
+    append(&engine, &partition, b"one").await.unwrap();
+    while engine.writable() {
+        dir.fail_after(0, Fault::WriteError);
+        let _ = append(&engine, &partition, b"more").await;
+    }
+    let refused = append(&engine, &partition, b"later").await;
+    assert!(
+        matches!(refused, Err(AppendError::ReadOnly(_))),
+        "{refused:?}"
+    );
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn full_disk_refuses_users_lets_internal_appends_in_and_heals() {
+    let dir = SimDir::new();
+    dir.set_capacity(Some(8 * MIB));
+    let engine = engine(&dir);
+    let user = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    let internal = PartitionConfig {
+        internal: true,
+        ..config(FlushLevel::Always)
+    };
+    let internal = engine.create_partition(PartitionId(0), internal);
+    let value = vec![7; 100_000];
+    let mut acknowledged = 0;
+    let refused = loop {
+        match append(&engine, &user, &value).await {
+            Ok(_) => acknowledged += 1,
+            Err(error) => break error,
+        }
+        assert!(acknowledged < 1000, "the disk has room for 80 of them");
+    };
+    assert_eq!(refused, AppendError::DiskFull);
+    assert!(engine.writable(), "a full disk is no failure");
+    append(&engine, &internal, b"a commit or a delete")
+        .await
+        .unwrap();
+    assert_eq!(values(&user).await.len(), acknowledged);
+    dir.set_capacity(None);
+    // The archiver notices by itself; until then the answer is the same.
+    while let Err(error) = append(&engine, &user, &value).await {
+        assert_eq!(error, AppendError::DiskFull);
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(values(&user).await.len(), acknowledged + 1);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn deleting_partitions_gives_the_space_back() {
+    let dir = SimDir::new();
+    dir.set_capacity(Some(64 * MIB));
+    let engine = engine(&dir);
+    let value = vec![7; 200_000];
+    for id in 1..40 {
+        let partition = engine.create_partition(PartitionId(id), config(FlushLevel::Always));
+        for _ in 0..20 {
+            append(&engine, &partition, &value).await.unwrap();
+        }
+        engine.delete(vec![PartitionId(id)]).await.unwrap();
+        assert!(matches!(
+            append(&engine, &partition, b"x").await,
+            Err(AppendError::Deleted(_))
+        ));
+    }
+    assert!(dir.available_bytes().unwrap() > 40 * MIB);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn lower_flush_levels_are_acknowledged_before_they_are_durable() {
+    let dir = SimDir::new();
+    let engine = engine(&dir);
+    let os = engine.create_partition(PartitionId(1), config(FlushLevel::Os));
+    append(&engine, &os, b"os").await.unwrap();
+    assert_eq!(values(&os).await.len(), 1);
+    let interval = FlushLevel::Interval(Duration::from_millis(1));
+    let interval = engine.create_partition(PartitionId(2), config(interval));
+    append(&engine, &interval, b"interval").await.unwrap();
+    engine.stop().await;
+    // A stop flushes.
+    let engine = self::engine(&dir.crash(1));
+    let os = engine.partition(PartitionId(1), config(FlushLevel::Os));
+    assert_eq!(values(&os).await.len(), 1);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn waiting_reader_is_woken_by_the_append_it_waits_for_and_by_deletion() {
+    let engine = engine(&SimDir::new());
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    let bell = Arc::new(Doorbell::default());
+    partition.ring_beyond(Offset(0), &bell, 7);
+    append(&engine, &partition, b"x").await.unwrap();
+    assert_eq!(bell.rung().await, [7]);
+    partition.ring_beyond(Offset(0), &bell, 8);
+    assert_eq!(
+        bell.rung().await,
+        [8],
+        "what is there already rings at once"
+    );
+    partition.ring_beyond(Offset(1), &bell, 9);
+    engine.delete(vec![PartitionId(1)]).await.unwrap();
+    assert_eq!(bell.rung().await, [9]);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn stopped_engine_refuses() {
+    let engine = engine(&SimDir::new());
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    engine.stop().await;
+    assert_eq!(
+        append(&engine, &partition, b"x").await,
+        Err(AppendError::Stopping)
+    );
+}

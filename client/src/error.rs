@@ -1,0 +1,306 @@
+//! The one error of this library, and how the broker's answers map to it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use statecast_proto::batch::BatchError;
+use statecast_proto::reason::{ERROR_DOMAIN, Reason};
+use statecast_proto::v1;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+/// Why an operation failed. Cheap to clone: one failed batch is the error of
+/// each of its records.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The broker refused; [`Refusal::reason`] says why.
+    #[error("{0}")]
+    Refused(Arc<Refusal>),
+    /// The broker can't be reached, or the connection was lost.
+    #[error("{0}")]
+    Connection(Arc<str>),
+    /// No answer within the time allowed. Whether the broker carried it out is
+    /// unknown.
+    #[error("no answer within {}: {last}", humanly(*waited))]
+    Timeout {
+        /// How long was waited.
+        waited: Duration,
+        /// What went wrong last, or what was waited for.
+        last: Arc<str>,
+    },
+    /// The producer was closed.
+    #[error("the producer is closed")]
+    Closed,
+    /// What was asked for can't be sent: a record over its limit, a header
+    /// without a name, an address that is none. Nothing was sent.
+    #[error("{0}")]
+    InvalidInput(Arc<str>),
+    /// Retention overtook this reader: these records were removed before it
+    /// read them. Reading goes on behind them.
+    #[error(
+        "offsets {from}..{to} of partition {partition} were removed by retention before they were read"
+    )]
+    Truncated {
+        /// The partition.
+        partition: u32,
+        /// Where the reader was.
+        from: u64,
+        /// The oldest offset that is kept, where it goes on.
+        to: u64,
+    },
+    /// These records were damaged on the broker's disk. Reading goes on behind
+    /// them.
+    #[error("offsets {from}..{to} of partition {partition} are damaged on the broker's disk")]
+    Quarantined {
+        /// The partition.
+        partition: u32,
+        /// The first offset lost.
+        from: u64,
+        /// One past the last offset lost, where reading goes on.
+        to: u64,
+    },
+    /// A batch arrived that isn't what its producer sent: its checksum or its
+    /// form is wrong. Reading goes on behind it.
+    #[error("the batch at offset {offset} of partition {partition} is damaged: {problem}")]
+    DamagedBatch {
+        /// The partition.
+        partition: u32,
+        /// Offset of its first record.
+        offset: u64,
+        /// What is wrong with it.
+        problem: Arc<str>,
+    },
+    /// The broker's answer makes no sense to this version of the library.
+    #[error("unexpected answer from the broker: {0}")]
+    Protocol(Arc<str>),
+}
+
+/// What the broker said when it refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Refusal {
+    /// Why; `None` when this library is older than the reason.
+    pub reason: Option<Reason>,
+    /// The name of the reason, such as `TOPIC_NOT_FOUND`.
+    pub name: String,
+    /// For people.
+    pub message: String,
+    /// Names what the reason is about: `topic`, `partition`, `offset`,
+    /// `log_start_offset`, `high_watermark`, `limit`, …
+    pub metadata: BTreeMap<String, String>,
+    /// How long to wait before a retry, when one may help.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// Whether the same request may succeed later.
+    pub fn is_retryable(&self) -> bool {
+        self.retry_after.is_some() || self.reason.is_some_and(Reason::retryable)
+    }
+
+    /// A number of the metadata.
+    pub(crate) fn number(&self, key: &str) -> Option<u64> {
+        self.metadata.get(key)?.parse().ok()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.message.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            f.write_str(&self.message)
+        }
+    }
+}
+
+impl Error {
+    /// Why the broker refused; `None` when it didn't refuse.
+    pub fn reason(&self) -> Option<Reason> {
+        self.refusal().and_then(|refusal| refusal.reason)
+    }
+
+    /// What the broker said, when it refused.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Refused(refusal) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    /// Whether the same operation may succeed later. After a lost connection or
+    /// a timeout it may have been carried out already.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.is_retryable(),
+            Self::Connection(_) | Self::Timeout { .. } => true,
+            _ => false,
+        }
+    }
+
+    /// A stable name in upper case, as the broker's reasons have.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Refused(refusal) => &refusal.name,
+            Self::Connection(_) => "CONNECTION",
+            Self::Timeout { .. } => "TIMEOUT",
+            Self::Closed => "CLOSED",
+            Self::InvalidInput(_) => "INVALID_INPUT",
+            Self::Truncated { .. } => "TRUNCATED",
+            Self::Quarantined { .. } => "QUARANTINED",
+            Self::DamagedBatch { .. } => "DAMAGED_BATCH",
+            Self::Protocol(_) => "PROTOCOL",
+        }
+    }
+
+    pub(crate) fn invalid(problem: impl fmt::Display) -> Self {
+        Self::InvalidInput(problem.to_string().into())
+    }
+
+    pub(crate) fn protocol(problem: impl fmt::Display) -> Self {
+        Self::Protocol(problem.to_string().into())
+    }
+
+    /// What the broker would refuse, noticed before it was asked.
+    pub(crate) fn refused_here(
+        reason: Reason,
+        message: String,
+        metadata: BTreeMap<String, String>,
+    ) -> Self {
+        Self::Refused(Arc::new(Refusal {
+            reason: Some(reason),
+            name: reason.as_str().to_owned(),
+            message,
+            metadata,
+            retry_after: None,
+        }))
+    }
+
+    /// A call that failed.
+    pub(crate) fn from_status(status: &Status) -> Self {
+        if let Some(info) = status.get_details_error_info()
+            && info.domain == ERROR_DOMAIN
+        {
+            let retry_after = status.get_details_retry_info().and_then(|r| r.retry_delay);
+            return Self::Refused(Arc::new(Refusal {
+                reason: Reason::from_str(&info.reason).ok(),
+                name: info.reason,
+                message: status.message().to_owned(),
+                metadata: info.metadata.into_iter().collect(),
+                retry_after,
+            }));
+        }
+        match status.code() {
+            // What tonic makes of a connection that failed or went away; a
+            // broker of ours always adds its reason.
+            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
+                Self::Connection(describe(status).into())
+            }
+            Code::DeadlineExceeded => Self::Timeout {
+                waited: Duration::ZERO,
+                last: describe(status).into(),
+            },
+            code => Self::protocol(format_args!("{code:?}: {}", status.message())),
+        }
+    }
+
+    /// A batch that was refused within a stream.
+    pub(crate) fn from_batch_error(error: v1::BatchError) -> Self {
+        Self::Refused(Arc::new(Refusal {
+            reason: Reason::from_str(&error.reason).ok(),
+            name: error.reason,
+            message: error.message,
+            metadata: error.metadata.into_iter().collect(),
+            retry_after: error
+                .retry_after_ms
+                .map(|ms| Duration::from_millis(ms.into())),
+        }))
+    }
+}
+
+/// A batch or record that the broker would refuse, or that isn't one.
+impl From<BatchError> for Error {
+    fn from(error: BatchError) -> Self {
+        let limit = error
+            .limit()
+            .map(|limit| ("limit".to_owned(), limit.to_string()));
+        let metadata = limit.into_iter().collect();
+        Self::refused_here(error.reason(), error.to_string(), metadata)
+    }
+}
+
+/// The message of a status with what caused it: tonic's own message is often no
+/// more than "transport error".
+fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.contains(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
+        }
+        cause = error.source();
+    }
+    if text.is_empty() {
+        text.push_str("the connection was lost");
+    }
+    text
+}
+
+fn humanly(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use tonic_types::{ErrorDetails, StatusExt};
+
+    use super::*;
+
+    #[test]
+    fn refusal_keeps_reason_metadata_and_retry_delay() {
+        let mut details = ErrorDetails::with_error_info(
+            Reason::OffsetOutOfRange.as_str(),
+            ERROR_DOMAIN,
+            [("high_watermark".to_owned(), "7".to_owned())],
+        );
+        details.set_retry_info(Some(Duration::from_millis(250)));
+        let status = Status::with_error_details(Code::OutOfRange, "offset 9 …", details);
+        let error = Error::from_status(&status);
+        assert_eq!(error.reason(), Some(Reason::OffsetOutOfRange));
+        let refusal = error.refusal().unwrap();
+        assert_eq!(refusal.number("high_watermark"), Some(7));
+        assert_eq!(refusal.retry_after, Some(Duration::from_millis(250)));
+        assert!(error.is_retryable());
+        assert_eq!(error.to_string(), "offset 9 …");
+    }
+
+    #[test]
+    fn reason_of_a_newer_broker_is_kept_by_name() {
+        let details = ErrorDetails::with_error_info("FROM_THE_FUTURE", ERROR_DOMAIN, []);
+        let status = Status::with_error_details(Code::Aborted, "later", details);
+        let error = Error::from_status(&status);
+        assert_eq!((error.reason(), error.name()), (None, "FROM_THE_FUTURE"));
+        assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn lost_connection_is_retryable_and_no_refusal() {
+        let error = Error::from_status(&Status::unavailable("tcp connect error"));
+        assert!(matches!(error, Error::Connection(_)) && error.is_retryable());
+        assert_eq!(error.reason(), None);
+    }
+
+    #[test]
+    fn foreign_status_is_a_protocol_error() {
+        let error = Error::from_status(&Status::unimplemented("no such method"));
+        assert!(matches!(error, Error::Protocol(_)) && !error.is_retryable());
+    }
+}

@@ -1,0 +1,85 @@
+//! A batch of the producer: open while records are added, then cut, then sent
+//! as often as it takes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use statecast_proto::batch::{BatchBuilder, EncodedBatch};
+use statecast_proto::v1::{PartitionBatch, ProduceStreamRequest};
+
+use super::completion::Completion;
+
+/// A batch that waits to be sent.
+#[derive(Debug)]
+pub(super) struct WaitingBatch {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u32,
+    pub(super) content: Content,
+    pub(super) completion: Arc<Completion>,
+    /// Permits of the producer's buffer that it holds.
+    pub(super) cost: usize,
+    /// When its first record came.
+    pub(super) since: Instant,
+}
+
+#[derive(Debug)]
+pub(super) enum Content {
+    /// Takes records until it is cut.
+    Open(BatchBuilder),
+    /// Came encoded.
+    Encoded(EncodedBatch),
+}
+
+impl WaitingBatch {
+    /// Its size on the wire, before compression: bytes.
+    pub(super) fn len(&self) -> usize {
+        match &self.content {
+            Content::Open(builder) => builder.encoded_len(),
+            Content::Encoded(encoded) => encoded.payload.len(),
+        }
+    }
+
+    /// Encodes it for good, and gives the builder back for the next one.
+    pub(super) fn cut(self) -> (CutBatch, Option<BatchBuilder>) {
+        let (encoded, builder) = match self.content {
+            Content::Open(mut builder) => (builder.finish(), Some(builder)),
+            Content::Encoded(encoded) => (encoded, None),
+        };
+        let batch = CutBatch {
+            topic: self.topic,
+            partition: self.partition,
+            encoded,
+            completion: self.completion,
+            cost: self.cost,
+            since: self.since,
+        };
+        (batch, builder)
+    }
+}
+
+/// A batch whose bytes are final; a retry sends the same ones.
+#[derive(Debug)]
+pub(super) struct CutBatch {
+    pub(super) topic: Arc<str>,
+    pub(super) partition: u32,
+    pub(super) encoded: EncodedBatch,
+    pub(super) completion: Arc<Completion>,
+    pub(super) cost: usize,
+    pub(super) since: Instant,
+}
+
+/// The batches of one request, answered together.
+pub(super) type Request = Vec<CutBatch>;
+
+/// The request as it goes over the wire; the payloads are shared, not copied.
+pub(super) fn message(request: &Request) -> ProduceStreamRequest {
+    let batches = request.iter().map(|batch| PartitionBatch {
+        topic: batch.topic.as_ref().into(),
+        partition: batch.partition,
+        batch: batch.encoded.payload.clone(),
+        checksum: Some(batch.encoded.checksum),
+    });
+    ProduceStreamRequest {
+        batches: batches.collect(),
+    }
+}

@@ -1,0 +1,96 @@
+//! How a producer is set up.
+
+use std::time::Duration;
+
+use statecast_proto::batch::Compression;
+
+use super::Producer;
+use super::queue::Pace;
+use crate::client::Client;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+/// A request holds no more; the broker's limit of 8 MiB leaves room for one
+/// batch on top.
+const MAX_BATCH_BYTES: usize = 4 * MIB;
+
+#[derive(Debug, Clone)]
+pub(super) struct ProducerSettings {
+    pub(super) pace: Pace,
+    pub(super) buffer_bytes: usize,
+    pub(super) compression: Compression,
+    pub(super) delivery_timeout: Duration,
+}
+
+/// Makes a [`Producer`].
+#[derive(Debug, Clone)]
+pub struct ProducerBuilder {
+    client: Client,
+    settings: ProducerSettings,
+}
+
+impl ProducerBuilder {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            settings: ProducerSettings {
+                pace: Pace {
+                    batch_bytes: 256 * KIB,
+                    max_in_flight: 8,
+                    linger: Duration::ZERO,
+                },
+                buffer_bytes: 32 * MIB,
+                compression: Compression::None,
+                delivery_timeout: Duration::from_secs(120),
+            },
+        }
+    }
+
+    /// How long a record may wait for others to share its batch. Without it,
+    /// batches still grow under load: records gather while two requests are on
+    /// their way. It pays when fewer, larger batches matter more than latency,
+    /// as with compression. Default: 0.
+    pub fn linger(mut self, linger: Duration) -> Self {
+        self.settings.pace.linger = linger;
+        self
+    }
+
+    /// Size at which a batch, and a request, is sent even while others are on
+    /// their way: bytes before compression, 1 KiB to 4 MiB. Default: 256 KiB.
+    pub fn batch_bytes(mut self, bytes: usize) -> Self {
+        self.settings.pace.batch_bytes = bytes.clamp(KIB, MAX_BATCH_BYTES);
+        self
+    }
+
+    /// Requests on their way at most; at least 1. Default: 8.
+    pub fn max_in_flight(mut self, requests: usize) -> Self {
+        self.settings.pace.max_in_flight = requests.max(1);
+        self
+    }
+
+    /// Bytes of records that may wait for their acknowledgement;
+    /// [`Producer::send`] waits while there are more. Default: 32 MiB.
+    pub fn buffer_bytes(mut self, bytes: usize) -> Self {
+        self.settings.buffer_bytes = bytes.clamp(KIB, u32::MAX as usize);
+        self
+    }
+
+    /// How batches are compressed. Default: not at all.
+    pub fn compression(mut self, compression: Compression) -> Self {
+        self.settings.compression = compression;
+        self
+    }
+
+    /// How long a record is tried to be delivered before it fails with
+    /// [`Error::Timeout`](crate::Error::Timeout). Default: 2 minutes.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.delivery_timeout = timeout;
+        self
+    }
+
+    /// Starts the producer's task; must be called within a Tokio runtime. It
+    /// connects when the first record is sent.
+    pub fn build(self) -> Producer {
+        Producer::start(self.client, self.settings)
+    }
+}

@@ -1,0 +1,193 @@
+//! What became of a batch, shared by the deliveries of its records.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use crate::error::Error;
+
+/// Where a record lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RecordPosition {
+    /// The partition that took it.
+    pub partition: u32,
+    /// Its offset there.
+    pub offset: u64,
+}
+
+/// A record on its way: resolves to where it lies once the broker has
+/// acknowledged it at the flush level of its topic.
+///
+/// Dropping it doesn't take the record back; it only leaves its fate unknown.
+/// It costs no allocation: all records of a batch share one.
+#[derive(Debug)]
+#[must_use = "a record that isn't awaited may be lost without notice; `flush` also tells"]
+pub struct Delivery {
+    batch: Arc<Completion>,
+    index: u32,
+    /// Which of the batch's wakers is this delivery's.
+    waker: Option<usize>,
+}
+
+impl Future for Delivery {
+    type Output = Result<RecordPosition, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = self.waker;
+        match self.batch.poll(waker, cx.waker()) {
+            Ok(outcome) => Poll::Ready(self.position(outcome)),
+            Err(waker) => {
+                self.waker = Some(waker);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Delivery {
+    /// What is known now: `None` while the record is on its way.
+    pub fn now(&self) -> Option<Result<RecordPosition, Error>> {
+        self.batch.outcome().map(|outcome| self.position(outcome))
+    }
+
+    fn position(&self, outcome: &Result<u64, Error>) -> Result<RecordPosition, Error> {
+        let base_offset = outcome.clone()?;
+        Ok(RecordPosition {
+            partition: self.batch.partition,
+            offset: base_offset + u64::from(self.index),
+        })
+    }
+}
+
+/// The fate of one batch: its base offset, or why it failed. Settled once.
+#[derive(Debug)]
+pub(super) struct Completion {
+    partition: u32,
+    outcome: OnceLock<Result<u64, Error>>,
+    /// One list for the batch: a task that awaits many records of it in turn is
+    /// woken once. Never locked together with the queue.
+    wakers: Mutex<Vec<Waker>>,
+}
+
+impl Completion {
+    pub(super) fn new(partition: u32) -> Arc<Self> {
+        Arc::new(Self {
+            partition,
+            outcome: OnceLock::new(),
+            wakers: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// The delivery of the record with this index in the batch.
+    pub(super) fn delivery(self: &Arc<Self>, index: u32) -> Delivery {
+        Delivery {
+            batch: Arc::clone(self),
+            index,
+            waker: None,
+        }
+    }
+
+    pub(super) fn settle(&self, outcome: Result<u64, Error>) {
+        let first = self.outcome.set(outcome).is_ok();
+        assert!(first, "a batch is settled once");
+        let wakers = std::mem::take(&mut *self.lock());
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    fn outcome(&self) -> Option<&Result<u64, Error>> {
+        self.outcome.get()
+    }
+
+    /// The outcome, or the place at which the waker now is.
+    fn poll(&self, place: Option<usize>, waker: &Waker) -> Result<&Result<u64, Error>, usize> {
+        if let Some(outcome) = self.outcome() {
+            return Ok(outcome);
+        }
+        let mut wakers = self.lock();
+        // `settle` sets the outcome before it takes this lock.
+        if let Some(outcome) = self.outcome() {
+            return Ok(outcome);
+        }
+        // A place may serve several deliveries, so it is never overwritten: a
+        // delivery that moved to another task gets a new one.
+        let last = wakers.len().checked_sub(1);
+        for place in [place, last].into_iter().flatten() {
+            if wakers[place].will_wake(waker) {
+                return Err(place);
+            }
+        }
+        wakers.push(waker.clone());
+        Err(wakers.len() - 1)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Wake;
+
+    use super::*;
+
+    struct Counter(std::sync::atomic::AtomicUsize);
+
+    impl Wake for Counter {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    fn counter() -> (Arc<Counter>, Waker) {
+        let counter = Arc::new(Counter(0.into()));
+        (Arc::clone(&counter), Waker::from(counter))
+    }
+
+    #[test]
+    fn deliveries_resolve_to_consecutive_offsets() {
+        let batch = Completion::new(3);
+        let mut deliveries = [batch.delivery(0), batch.delivery(1)];
+        let (woken, waker) = counter();
+        let mut cx = Context::from_waker(&waker);
+        for delivery in &mut deliveries {
+            assert!(Pin::new(delivery).poll(&mut cx).is_pending());
+        }
+        batch.settle(Ok(40));
+        // Both are awaited by one task, which is woken once.
+        assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        for (delivery, offset) in deliveries.iter_mut().zip([40, 41]) {
+            let position = RecordPosition {
+                partition: 3,
+                offset,
+            };
+            assert_eq!(delivery.now().unwrap().unwrap(), position);
+            let Poll::Ready(Ok(polled)) = Pin::new(delivery).poll(&mut cx) else {
+                panic!("settled");
+            };
+            assert_eq!(polled, position);
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_moves_to_another_task_leaves_the_others_their_waker() {
+        let batch = Completion::new(0);
+        let (mut moving, mut staying) = (batch.delivery(0), batch.delivery(1));
+        let (first, waker) = counter();
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut moving).poll(&mut cx).is_pending());
+        assert!(Pin::new(&mut staying).poll(&mut cx).is_pending());
+        let (second, waker) = counter();
+        assert!(
+            Pin::new(&mut moving)
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
+        batch.settle(Err(Error::Closed));
+        assert_eq!(first.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(second.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert!(matches!(moving.now(), Some(Err(Error::Closed))));
+    }
+}

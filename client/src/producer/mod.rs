@@ -1,0 +1,235 @@
+//! Sends records: batched per partition, pipelined, in order.
+//!
+//! A record is encoded once, straight into the batch of its partition
+//! (`shared`, `batch`). The transport takes requests from the `outbox` when it
+//! has room, as the rules of the `queue` allow. The `session` reads the answers
+//! and settles each batch's `completion`, which all its deliveries share.
+
+mod batch;
+mod builder;
+mod completion;
+mod outbox;
+mod queue;
+mod session;
+mod shared;
+mod topics;
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use statecast_proto::batch::{EncodedBatch, RecordRef};
+use tokio::sync::SemaphorePermit;
+
+pub use self::builder::ProducerBuilder;
+pub use self::completion::{Delivery, RecordPosition};
+
+use self::builder::ProducerSettings;
+use self::shared::{Refused, Shared, Target, wake};
+use self::topics::KnownTopic;
+use crate::client::Client;
+use crate::clock;
+use crate::error::Error;
+
+/// Encoded size of a record beyond its key, value and headers, at most: tags
+/// and lengths, the timestamp.
+const RECORD_OVERHEAD: usize = 32;
+const HEADER_OVERHEAD: usize = 16;
+/// How often the broker is asked whether the topics have more partitions.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Sends records to topics. Cheap to clone; clones share the connection, the
+/// batches and the order.
+///
+/// - Records of one partition are appended in the order in which they were
+///   sent, also over lost connections.
+/// - A lost connection is made again and what wasn't acknowledged is sent
+///   again. A record whose acknowledgement was lost with the connection is then
+///   appended twice: delivery is *at least once*.
+/// - Every batch carries a checksum that the broker verifies before it
+///   appends, and hands to consumers.
+///
+/// When the last clone is dropped, what was sent is still delivered in the
+/// background while the runtime lives; [`Producer::close`] waits for it.
+///
+/// ```no_run
+/// # async fn example() -> Result<(), statecast_client::Error> {
+/// use statecast_client::{Client, RecordRef};
+///
+/// let client = Client::connect("http://127.0.0.1:7420").await?;
+/// let producer = client.producer();
+/// let delivery = producer.send("orders", &RecordRef::new(b"o-17", b"created")).await?;
+/// let position = delivery.await?; // durable from here on
+/// println!("partition {}, offset {}", position.partition, position.offset);
+/// producer.close().await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Producer {
+    handle: Arc<Handle>,
+}
+
+/// Closes the producer with the last clone.
+#[derive(Debug)]
+struct Handle {
+    shared: Arc<Shared>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let waker = self.shared.lock().queue.close();
+        wake(waker);
+    }
+}
+
+impl Producer {
+    fn start(client: Client, settings: ProducerSettings) -> Self {
+        let shared = Arc::new(Shared::new(client, settings));
+        tokio::spawn(session::run(Arc::clone(&shared)));
+        tokio::spawn(refresh(Arc::downgrade(&shared)));
+        Self {
+            handle: Arc::new(Handle { shared }),
+        }
+    }
+
+    /// Sends a record to the partition of its key; records without a key share
+    /// a partition that changes from batch to batch.
+    ///
+    /// Returns when the record is queued, which waits only for room in the
+    /// buffer, and for the broker to describe the topic the first time. The
+    /// [`Delivery`] tells when it is acknowledged. Dropping this future before
+    /// it is ready leaves the record unsent.
+    pub async fn send(&self, topic: &str, record: &RecordRef<'_>) -> Result<Delivery, Error> {
+        self.send_target(topic, Target::Any, record).await
+    }
+
+    /// As [`Producer::send`], to a partition of the caller's choice.
+    pub async fn send_to(
+        &self,
+        topic: &str,
+        partition: u32,
+        record: &RecordRef<'_>,
+    ) -> Result<Delivery, Error> {
+        self.send_target(topic, Target::Partition(partition), record)
+            .await
+    }
+
+    /// Sends a batch that the caller encoded; goes out as it is. The delivery
+    /// is that of its first record, the others follow without gaps.
+    pub async fn send_batch(
+        &self,
+        topic: &str,
+        partition: u32,
+        batch: EncodedBatch,
+    ) -> Result<Delivery, Error> {
+        let shared = &self.handle.shared;
+        let (cost, permit) = self.admit(batch.payload.len()).await?;
+        loop {
+            match shared.push_batch(topic, partition, batch.clone(), cost) {
+                Ok(delivery) => {
+                    permit.forget();
+                    return Ok(delivery);
+                }
+                Err(Refused::UnknownTopic) => self.learn(topic).await?,
+                Err(Refused::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until everything that was sent before is settled, and sends it
+    /// without lingering. Fails with the first failure among it; the deliveries
+    /// tell which records it was.
+    pub async fn flush(&self) -> Result<(), Error> {
+        let (unsettled, waker) = self.handle.shared.lock().queue.flush();
+        wake(waker);
+        let mut result = Ok(());
+        for completion in unsettled {
+            let outcome = completion.delivery(0).await.map(drop);
+            result = result.and(outcome);
+        }
+        result
+    }
+
+    /// Takes no more records, from any clone, and waits as [`Producer::flush`].
+    pub async fn close(&self) -> Result<(), Error> {
+        let waker = self.handle.shared.lock().queue.close();
+        wake(waker);
+        self.flush().await
+    }
+
+    async fn send_target(
+        &self,
+        topic: &str,
+        target: Target,
+        record: &RecordRef<'_>,
+    ) -> Result<Delivery, Error> {
+        let shared = &self.handle.shared;
+        let (cost, permit) = self.admit(encoded_bound(record)).await?;
+        loop {
+            match shared.push(topic, target, record, cost) {
+                Ok(delivery) => {
+                    permit.forget();
+                    return Ok(delivery);
+                }
+                Err(Refused::UnknownTopic) => self.learn(topic).await?,
+                Err(Refused::Error(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for room in the buffer. What is larger than the whole buffer waits
+    /// until it is empty.
+    async fn admit(&self, bytes: usize) -> Result<(usize, SemaphorePermit<'_>), Error> {
+        let shared = &self.handle.shared;
+        let cost = bytes.min(shared.settings.buffer_bytes);
+        let permits = u32::try_from(cost).expect("the buffer is smaller than 4 GiB");
+        if let Ok(permit) = shared.buffer.try_acquire_many(permits) {
+            return Ok((cost, permit));
+        }
+        let permit = shared.buffer.acquire_many(permits).await;
+        Ok((cost, permit.map_err(|_| Error::Closed)?))
+    }
+
+    #[cold]
+    async fn learn(&self, topic: &str) -> Result<(), Error> {
+        learn(&self.handle.shared, topic).await
+    }
+}
+
+/// Asks the broker about a topic.
+async fn learn(shared: &Shared, name: &str) -> Result<(), Error> {
+    let topic = shared.client.admin().describe_topic(name).await?.topic;
+    let max = topic
+        .config
+        .max_batch_bytes
+        .map_or(usize::MAX, |max| max as usize);
+    let batch_bytes = shared.settings.pace.batch_bytes.min(max);
+    let seed = u32::try_from(clock::unix_ms() & 0xFFFF).unwrap_or_default();
+    let known = KnownTopic::new(name, topic.partitions, batch_bytes, seed);
+    shared.lock().topics.learn(known);
+    Ok(())
+}
+
+/// Keeps the numbers of partitions up to date while the producer lives.
+async fn refresh(shared: Weak<Shared>) {
+    loop {
+        tokio::time::sleep(REFRESH_INTERVAL).await;
+        let Some(shared) = shared.upgrade() else {
+            return;
+        };
+        let names = shared.lock().topics.names();
+        for name in names {
+            if let Err(error) = learn(&shared, &name).await {
+                tracing::debug!(%error, topic = %name, "topic wasn't described");
+            }
+        }
+    }
+}
+
+/// No record is encoded to more than this: bytes.
+fn encoded_bound(record: &RecordRef<'_>) -> usize {
+    let headers = record.headers.iter();
+    let headers = headers.map(|h| HEADER_OVERHEAD + h.name.len() + h.value.map_or(0, <[u8]>::len));
+    let key = record.key.map_or(0, <[u8]>::len);
+    let value = record.value.map_or(0, <[u8]>::len);
+    RECORD_OVERHEAD + key + value + headers.sum::<usize>()
+}

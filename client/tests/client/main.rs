@@ -1,0 +1,9 @@
+//! The client against a broker that does what a test tells it to: refuses,
+//! answers late, loses connections at the worst moment.
+
+// A failed unwrap fails the test, which is what is wanted.
+#![allow(clippy::unwrap_used)]
+
+mod fake_broker;
+mod producer;
+mod reader;

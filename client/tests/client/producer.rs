@@ -1,0 +1,314 @@
+//! What a producer promises, whatever the broker does.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use statecast_client::{Backoff, Client, Delivery, Error, Producer, Reason, RecordRef};
+
+use super::fake_broker::{Answer, FakeBroker};
+
+/// A client that doesn't make tests wait for its retries.
+async fn eager(broker: &FakeBroker) -> Client {
+    let backoff = Backoff {
+        first: Duration::from_millis(1),
+        max: Duration::from_millis(2),
+    };
+    Client::builder(&broker.url)
+        .backoff(backoff)
+        .connect()
+        .await
+        .unwrap()
+}
+
+async fn send(producer: &Producer, partition: u32, value: &str) -> Delivery {
+    let record = RecordRef::of_value(value.as_bytes());
+    producer.send_to("t", partition, &record).await.unwrap()
+}
+
+async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+/// Values appended to partition 0, each once, in the order of their first
+/// appearance.
+fn first_appearances(broker: &FakeBroker) -> Vec<String> {
+    let mut values = Vec::new();
+    for (_, value) in broker.appended() {
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    values
+}
+
+#[tokio::test]
+async fn deliveries_tell_partition_and_offset() {
+    let broker = FakeBroker::start(2).await;
+    let producer = broker.client().await.producer();
+    let mut deliveries = Vec::new();
+    for number in 0..100_u32 {
+        deliveries.push(send(&producer, number % 2, &number.to_string()).await);
+    }
+    for (number, delivery) in (0_u32..).zip(deliveries) {
+        let position = delivery.await.unwrap();
+        assert_eq!(position.partition, number % 2);
+        assert_eq!(position.offset, u64::from(number / 2));
+    }
+}
+
+#[tokio::test]
+async fn records_gather_into_few_batches_while_answers_are_late() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    let producer = broker.client().await.producer();
+    for number in 0..1000 {
+        drop(send(&producer, 0, &number.to_string()).await);
+    }
+    broker.allow_answers(usize::MAX);
+    producer.flush().await.unwrap();
+    let values: Vec<_> = broker
+        .appended()
+        .into_iter()
+        .map(|(_, value)| value)
+        .collect();
+    let sent: Vec<_> = (0..1000).map(|number: u32| number.to_string()).collect();
+    assert_eq!(values, sent);
+    assert!(
+        broker.appended_batches() <= 4,
+        "{}",
+        broker.appended_batches()
+    );
+}
+
+#[tokio::test]
+async fn order_survives_lost_connections() {
+    let broker = FakeBroker::start(1).await;
+    broker.script([
+        Answer::Append,
+        Answer::AppendAndVanish,
+        Answer::Vanish,
+        Answer::Append,
+        Answer::Vanish,
+        Answer::AppendAndVanish,
+    ]);
+    let client = eager(&broker).await;
+    let producer = client.producer_builder().batch_bytes(1024).build();
+    let mut deliveries = Vec::new();
+    for number in 0..500 {
+        deliveries.push(send(&producer, 0, &number.to_string()).await);
+    }
+    for delivery in deliveries {
+        delivery.await.unwrap();
+    }
+    let sent: Vec<_> = (0..500).map(|number: u32| number.to_string()).collect();
+    assert_eq!(first_appearances(&broker), sent);
+}
+
+#[tokio::test]
+async fn batch_refused_for_now_is_sent_again() {
+    let broker = FakeBroker::start(2).await;
+    let refuse = Answer::Refuse {
+        partition: 0,
+        reason: Reason::DiskFull,
+        retry_after_ms: Some(1),
+    };
+    broker.script([refuse.clone(), refuse]);
+    let producer = eager(&broker).await.producer();
+    let first = send(&producer, 0, "a").await;
+    first.await.unwrap();
+    assert_eq!(broker.appended(), [(0, "a".to_owned())]);
+}
+
+#[tokio::test]
+async fn batch_that_was_overtaken_fails_rather_than_change_the_order() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    broker.script([Answer::Refuse {
+        partition: 0,
+        reason: Reason::DiskFull,
+        retry_after_ms: Some(1),
+    }]);
+    let producer = eager(&broker)
+        .await
+        .producer_builder()
+        .batch_bytes(1024)
+        .build();
+    let big = "x".repeat(2000);
+    let refused = send(&producer, 0, &big).await;
+    let appended = send(&producer, 0, "after").await;
+    // Both are on their way before the first is refused.
+    broker.allow_answers(usize::MAX);
+    appended.await.unwrap();
+    let error = refused.await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::DiskFull));
+    assert_eq!(broker.appended(), [(0, "after".to_owned())]);
+}
+
+#[tokio::test]
+async fn refused_batch_fails_alone() {
+    let broker = FakeBroker::start(2).await;
+    broker.script([Answer::Refuse {
+        partition: 1,
+        reason: Reason::BatchTooLarge,
+        retry_after_ms: None,
+    }]);
+    let producer = broker.client().await.producer();
+    let (kept, refused) = (
+        send(&producer, 0, "kept").await,
+        send(&producer, 1, "refused").await,
+    );
+    assert_eq!(
+        producer.flush().await.unwrap_err().reason(),
+        Some(Reason::BatchTooLarge)
+    );
+    assert_eq!(kept.await.unwrap().offset, 0);
+    assert_eq!(
+        refused.await.unwrap_err().reason(),
+        Some(Reason::BatchTooLarge)
+    );
+}
+
+#[tokio::test]
+async fn send_waits_while_the_buffer_is_full() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    let client = broker.client().await;
+    let producer = client.producer_builder().buffer_bytes(4096).build();
+    let value = [b'x'; 1500];
+    let record = RecordRef::of_value(&value);
+    let first = producer.send("t", &record).await.unwrap();
+    drop(producer.send("t", &record).await.unwrap());
+    let mut third = std::pin::pin!(producer.send("t", &record));
+    assert!(is_pending(third.as_mut()).await);
+    broker.allow_answers(usize::MAX);
+    first.await.unwrap();
+    third.await.unwrap().await.unwrap();
+}
+
+#[tokio::test]
+async fn cancelled_send_leaves_its_room_to_others() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    let client = broker.client().await;
+    let producer = client.producer_builder().buffer_bytes(4096).build();
+    let value = [b'x'; 3000];
+    let record = RecordRef::of_value(&value);
+    drop(producer.send("t", &record).await.unwrap());
+    {
+        let mut waiting = std::pin::pin!(producer.send("t", &record));
+        assert!(is_pending(waiting.as_mut()).await);
+    }
+    broker.allow_answers(usize::MAX);
+    producer.send("t", &record).await.unwrap().await.unwrap();
+    assert_eq!(broker.appended_batches(), 2);
+}
+
+#[tokio::test]
+async fn flush_waits_for_everything_before_it() {
+    let broker = FakeBroker::start(3).await;
+    broker.allow_answers(0);
+    let client = broker.client().await;
+    let producer = client
+        .producer_builder()
+        .linger(Duration::from_secs(3600))
+        .build();
+    let deliveries = [send(&producer, 0, "a").await, send(&producer, 2, "b").await];
+    let mut flush = std::pin::pin!(producer.flush());
+    assert!(is_pending(flush.as_mut()).await);
+    broker.allow_answers(usize::MAX);
+    flush.await.unwrap();
+    assert!(
+        deliveries
+            .iter()
+            .all(|delivery| matches!(delivery.now(), Some(Ok(_))))
+    );
+}
+
+#[tokio::test]
+async fn close_delivers_and_refuses_what_comes_later() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    let delivery = send(&producer, 0, "last").await;
+    producer.close().await.unwrap();
+    assert!(delivery.now().is_some());
+    let late = producer.send("t", &RecordRef::of_value(b"late")).await;
+    assert!(matches!(late, Err(Error::Closed)));
+}
+
+#[tokio::test]
+async fn dropped_producer_delivers_what_was_sent() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    let delivery = send(&producer, 0, "parting").await;
+    drop(producer);
+    delivery.await.unwrap();
+}
+
+#[tokio::test]
+async fn delivery_fails_when_the_broker_stays_away() {
+    let broker = FakeBroker::start(1).await;
+    let client = eager(&broker).await;
+    let timeout = Duration::from_millis(1);
+    let producer = client.producer_builder().delivery_timeout(timeout).build();
+    broker.script(std::iter::repeat_n(Answer::Vanish, 1000));
+    let delivery = send(&producer, 0, "in vain").await;
+    let error = delivery.await.unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert!(error.to_string().contains("vanish"), "{error}");
+}
+
+#[tokio::test]
+async fn unknown_topics_and_partitions_are_refused_before_anything_is_sent() {
+    let broker = FakeBroker::start(2).await;
+    let producer = broker.client().await.producer();
+    let record = RecordRef::of_value(b"v");
+    let missing = producer.send("missing", &record).await.unwrap_err();
+    assert_eq!(missing.reason(), Some(Reason::TopicNotFound));
+    assert_eq!(missing.refusal().unwrap().metadata["topic"], "missing");
+    let beyond = producer.send_to("t", 2, &record).await.unwrap_err();
+    assert_eq!(beyond.reason(), Some(Reason::PartitionNotFound));
+    assert_eq!(broker.appended_batches(), 0);
+}
+
+#[tokio::test]
+async fn records_without_a_key_share_a_partition_until_their_batch_is_sent() {
+    let broker = FakeBroker::start(4).await;
+    let producer = broker.client().await.producer();
+    let mut used = Vec::new();
+    for _ in 0..8 {
+        let record = RecordRef::of_value(b"v");
+        let delivery = producer.send("t", &record).await.unwrap();
+        used.push(delivery.await.unwrap().partition);
+    }
+    // Each was a batch of its own, so they go round.
+    let mut sorted = used[..4].to_vec();
+    sorted.sort_unstable();
+    assert_eq!(sorted, [0, 1, 2, 3]);
+    assert_eq!(used[..4], used[4..]);
+}
+
+#[tokio::test]
+async fn keyed_records_go_where_their_key_says() {
+    let broker = FakeBroker::start(16).await;
+    let producer = broker.client().await.producer();
+    for key in ["a", "b", "account-17"] {
+        let record = RecordRef::new(key.as_bytes(), b"v");
+        let position = producer.send("t", &record).await.unwrap().await.unwrap();
+        let expected = statecast_client::partition_for_key(key.as_bytes(), 16);
+        assert_eq!(position.partition, expected);
+    }
+}
+
+#[tokio::test]
+async fn delivery_is_pending_until_the_answer() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    let producer = broker.client().await.producer();
+    let mut delivery = send(&producer, 0, "v").await;
+    assert!(is_pending(Pin::new(&mut delivery)).await);
+    assert!(delivery.now().is_none());
+    broker.allow_answers(usize::MAX);
+    assert_eq!(delivery.await.unwrap().offset, 0);
+}
