@@ -44,9 +44,12 @@ pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder};
 pub use error::{Error, Refusal};
 pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
-pub use reader::{Batch, Event, Reader, ReaderBuilder, Record, Records, Start};
+pub use reader::{
+    Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,
+};
 pub use statecast_proto::batch::{
-    BatchBuilder, Compression, EncodedBatch, Header, HeaderRef, RecordRef,
+    BatchBuilder, BatchError, Compression, EncodedBatch, Header, HeaderRef, HeaderView,
+    HeaderViews, RecordRef,
 };
 pub use statecast_proto::partition_for_key;
 pub use statecast_proto::reason::Reason;

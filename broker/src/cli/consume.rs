@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use statecast_client::{Error, Event, Reader, Record};
+use statecast_client::{Batch, Error, Event, Reader, RecordView};
 
 use super::common::{Common, Output};
 use super::failure::Failure;
@@ -126,9 +126,9 @@ impl<'a> Printer<'a> {
         while let Some(event) = reader.next_event().await {
             match event {
                 Ok(Event::Batch(batch)) => {
-                    for record in batch.records() {
+                    for record in batch.views() {
                         match record {
-                            Ok(record) => self.print(&record)?,
+                            Ok(record) => self.print(&batch, &record)?,
                             Err(error) => self.missed(&error),
                         }
                         if self.left == 0 {
@@ -152,11 +152,11 @@ impl<'a> Printer<'a> {
         Ok(())
     }
 
-    fn print(&mut self, record: &Record) -> Result<(), Stop> {
+    fn print(&mut self, batch: &Batch, record: &RecordView<'_>) -> Result<(), Stop> {
         if let Some(format) = self.format {
-            format.write(record, &mut self.buffer);
+            format.write(batch, record, &mut self.buffer);
         } else {
-            serde_json::to_writer(&mut self.buffer, &record_json(record))
+            serde_json::to_writer(&mut self.buffer, &record_json(batch, record))
                 .expect("a Vec takes everything");
             self.buffer.push(b'\n');
         }
@@ -201,18 +201,16 @@ fn style() -> ProgressStyle {
         .expect("a template that is tested")
 }
 
-fn record_json(record: &Record) -> Value {
-    let headers = record.headers.iter();
-    let headers = headers.map(
-        |header| json!({ "name": &header.name[..], "value": bytes_json(header.value.as_deref()) }),
-    );
+fn record_json(batch: &Batch, record: &RecordView<'_>) -> Value {
+    let headers = record.headers.clone().flatten();
+    let headers = headers.map(|h| json!({ "name": h.name, "value": bytes_json(h.value) }));
     json!({
-        "topic": &*record.topic,
-        "partition": record.partition,
+        "topic": &**batch.topic(),
+        "partition": batch.partition(),
         "offset": record.offset,
         "timestamp_ms": record.timestamp_ms,
-        "key": bytes_json(record.key.as_deref()),
-        "value": bytes_json(record.value.as_deref()),
+        "key": bytes_json(record.key),
+        "value": bytes_json(record.value),
         "headers": headers.collect::<Vec<_>>(),
     })
 }

@@ -1,6 +1,6 @@
 //! The format of `consume`: `%k\t%v\n`.
 
-use statecast_client::Record;
+use statecast_client::{Batch, RecordView};
 
 use super::escapes::escaped;
 
@@ -51,16 +51,16 @@ impl Format {
     }
 
     /// Appends the record to `out`. What the record doesn't have is empty.
-    pub(super) fn write(&self, record: &Record, out: &mut Vec<u8>) {
+    pub(super) fn write(&self, batch: &Batch, record: &RecordView<'_>, out: &mut Vec<u8>) {
         for piece in &self.pieces {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
-                Piece::Topic => out.extend_from_slice(record.topic.as_bytes()),
-                Piece::Partition => write_number(record.partition.into(), out),
+                Piece::Topic => out.extend_from_slice(batch.topic().as_bytes()),
+                Piece::Partition => write_number(batch.partition().into(), out),
                 Piece::Offset => write_number(record.offset.into(), out),
                 Piece::Timestamp => write_number(record.timestamp_ms.into(), out),
-                Piece::Key => out.extend_from_slice(record.key.as_deref().unwrap_or_default()),
-                Piece::Value => out.extend_from_slice(record.value.as_deref().unwrap_or_default()),
+                Piece::Key => out.extend_from_slice(record.key.unwrap_or_default()),
+                Piece::Value => out.extend_from_slice(record.value.unwrap_or_default()),
                 Piece::Headers => write_headers(record, out),
             }
         }
@@ -93,14 +93,14 @@ fn write_number(number: i128, out: &mut Vec<u8>) {
 }
 
 /// As `name=value,name=value`.
-fn write_headers(record: &Record, out: &mut Vec<u8>) {
-    for (index, header) in record.headers.iter().enumerate() {
+fn write_headers(record: &RecordView<'_>, out: &mut Vec<u8>) {
+    for (index, header) in record.headers.clone().flatten().enumerate() {
         if index > 0 {
             out.push(b',');
         }
         out.extend_from_slice(header.name.as_bytes());
         out.push(b'=');
-        out.extend_from_slice(header.value.as_deref().unwrap_or_default());
+        out.extend_from_slice(header.value.unwrap_or_default());
     }
 }
 

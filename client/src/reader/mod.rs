@@ -22,7 +22,7 @@ use statecast_proto::v1::{FetchRequest, FetchResponse, FetchedBatch};
 use tonic::Streaming;
 use tonic::transport::Channel;
 
-pub use self::batch::{Batch, Record, Records};
+pub use self::batch::{Batch, Record, RecordView, RecordViews, Records};
 pub use self::builder::ReaderBuilder;
 pub use self::start::Start;
 
@@ -262,12 +262,13 @@ impl Reader {
         if offsets.is_empty() {
             return None;
         }
+        let (partition, offset) = (wire.partition, wire.base_offset);
         let batch = Batch::new(Arc::clone(&self.topic), offsets, wire);
-        if batch.is_intact() {
-            Some(Ok(batch))
-        } else {
-            Some(Err(batch.damaged("its checksum doesn't match")))
-        }
+        Some(batch.map_err(|problem| Error::DamagedBatch {
+            partition,
+            offset,
+            problem: problem.into(),
+        }))
     }
 
     /// Records that can't be read; reading goes on behind them.

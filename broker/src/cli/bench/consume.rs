@@ -80,9 +80,9 @@ async fn read(mut reader: Reader, mut target: watch::Receiver<u64>) -> Result<u6
         let Some(batch) = batch else {
             break;
         };
-        for record in batch?.records() {
+        for record in batch?.views() {
             records += 1;
-            bytes += record?.value.map_or(0, |value| value.len());
+            bytes += record?.value.map_or(0, <[u8]>::len);
         }
     }
     tracing::trace!(records, bytes, "consumer is done");

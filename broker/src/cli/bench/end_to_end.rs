@@ -158,7 +158,7 @@ async fn receive(
         let batch = batch?;
         let now = started.elapsed().as_nanos();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
-        for record in batch.records() {
+        for record in batch.views() {
             let value = record?.value.unwrap_or_default();
             let stamp = value
                 .first_chunk()
