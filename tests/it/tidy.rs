@@ -8,8 +8,12 @@ use std::path::{Path, PathBuf};
 /// Lines of a file, not counting its inline tests.
 const FILE_LINES: usize = 450;
 
-/// Lines of a function, from its signature to its last brace.
-const FUNCTION_LINES: usize = 70;
+/// Lines of a file of tests, or of what only tests use.
+const TEST_FILE_LINES: usize = 600;
+
+/// Lines of a function, from its signature to its last brace. Some 70 are the
+/// rule; what is longer by a few reads no better in two.
+const FUNCTION_LINES: usize = 85;
 
 /// The layers of the broker, lowest first. Those of one rank are siblings and
 /// don't know each other.
@@ -91,10 +95,8 @@ fn without_tests(text: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_test(source: &Source) -> bool {
-    source
-        .path
-        .split('/')
-        .any(|part| part == "tests" || part == "tests.rs")
+    let parts = ["tests", "tests.rs", "sim.rs"];
+    source.path.split('/').any(|part| parts.contains(&part))
 }
 
 /// The names that follow `prefix` in a line, such as modules behind `crate::`.
@@ -207,7 +209,12 @@ fn files_stay_small() {
     for dir in ["broker/src", "client/src", "proto/src", "tests/it"] {
         for source in sources(dir) {
             let lines = without_tests(&source.text).count();
-            if lines > FILE_LINES {
+            let bound = if is_test(&source) {
+                TEST_FILE_LINES
+            } else {
+                FILE_LINES
+            };
+            if lines > bound {
                 writeln!(offences, "{dir}/{} has {lines} lines", source.path).unwrap();
             }
         }
