@@ -59,7 +59,10 @@ fn append(criterion: &mut Criterion) {
                     runtime.block_on(async {
                         let mut answers = Vec::with_capacity(WINDOW);
                         for _ in 0..WINDOW {
-                            let one = Append { partition: partition.clone(), batch: batch.clone() };
+                            let one = Append {
+                                partition: partition.clone(),
+                                batch: batch.clone(),
+                            };
                             let appends = vec![one; per_submission];
                             answers.push(engine.submit(appends).await.expect("it is open"));
                         }
@@ -71,7 +74,9 @@ fn append(criterion: &mut Criterion) {
                     });
                 });
             });
-            runtime.block_on(engine.delete(vec![PartitionId(next)])).expect("deleted");
+            runtime
+                .block_on(engine.delete(vec![PartitionId(next)]))
+                .expect("deleted");
         }
     }
     group.finish();

@@ -1,5 +1,9 @@
 //! End-to-end tests, one binary. Each file is named for what it looks at.
 
+mod bad_batches;
+mod fetch;
+mod health;
+mod produce;
 mod support;
 mod tidy;
 mod topics;

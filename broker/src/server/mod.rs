@@ -60,6 +60,15 @@ pub struct Listeners {
     pub http: Option<TcpListener>,
 }
 
+/// How serving ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Drained {
+    /// Every request was answered.
+    Completely,
+    /// Some were still in flight when [`ServerOptions::drain`] was over.
+    InPart,
+}
+
 /// Why serving ended other than by request.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -97,7 +106,7 @@ pub async fn serve(
     listeners: Listeners,
     options: ServerOptions,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), ServeError> {
+) -> Result<Drained, ServeError> {
     let context = Context {
         broker,
         draining: CancellationToken::new(),
@@ -111,10 +120,10 @@ pub async fn serve(
         tokio::time::sleep(options.drain).await;
     };
     tokio::select! {
-        served = async { tokio::try_join!(grpc, http).map(|_| ()) } => served,
+        served = async { tokio::try_join!(grpc, http) } => served.map(|_| Drained::Completely),
         () = deadline => {
             tracing::warn!("stopping with requests still in flight");
-            Ok(())
+            Ok(Drained::InPart)
         }
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use statecast_broker::broker::{Broker, BrokerOptions};
-use statecast_broker::server::{self, Listeners, ServeError, ServerOptions};
+use statecast_broker::server::{self, Drained, Listeners, ServeError, ServerOptions};
 use statecast_broker::storage::dir::RealDir;
 use statecast_proto::v1;
 use statecast_proto::v1::admin_client::AdminClient;
@@ -24,16 +24,21 @@ pub struct TestBroker {
     http: SocketAddr,
     channel: Channel,
     shutdown: oneshot::Sender<()>,
-    served: JoinHandle<Result<(), ServeError>>,
+    served: JoinHandle<Result<Drained, ServeError>>,
 }
 
 impl TestBroker {
     /// Starts a broker with an empty data directory.
     pub async fn start() -> TestBroker {
-        TestBroker::start_in(tempfile::tempdir().unwrap()).await
+        TestBroker::start_with(ServerOptions::default()).await
     }
 
-    async fn start_in(dir: TempDir) -> TestBroker {
+    /// Starts a broker with an empty data directory and these options.
+    pub async fn start_with(options: ServerOptions) -> TestBroker {
+        TestBroker::start_in(tempfile::tempdir().unwrap(), options).await
+    }
+
+    async fn start_in(dir: TempDir, server: ServerOptions) -> TestBroker {
         let root = RealDir::take(dir.path()).unwrap();
         let options = BrokerOptions::new(dir.path().join("index"));
         let broker = Broker::open(Arc::new(root), options).await.unwrap();
@@ -45,8 +50,7 @@ impl TestBroker {
             grpc,
             http: Some(http),
         };
-        let options = ServerOptions::default();
-        let served = tokio::spawn(server::serve(broker.clone(), listeners, options, async {
+        let served = tokio::spawn(server::serve(broker.clone(), listeners, server, async {
             // Also when the test drops the broker without stopping it.
             let _ = stop.await;
         }));
@@ -144,23 +148,21 @@ impl TestBroker {
     }
 
     /// Asks the server to stop; tells how serving ended.
-    pub async fn stop_serving(self) -> (Stopped, Result<(), ServeError>) {
+    pub async fn stop_serving(self) -> (Stopped, Drained) {
         self.shutdown.send(()).unwrap();
-        let served = self.served.await.unwrap();
+        let drained = self.served.await.unwrap().unwrap();
         (
             Stopped {
                 dir: self.dir,
                 broker: self.broker,
             },
-            served,
+            drained,
         )
     }
 
     /// Stops it and starts another one over the same data.
     pub async fn restart(self) -> TestBroker {
-        let (stopped, served) = self.stop_serving().await;
-        served.unwrap();
-        stopped.start().await
+        self.stop_serving().await.0.start().await
     }
 }
 
@@ -180,7 +182,7 @@ impl Stopped {
     pub async fn start(self) -> TestBroker {
         self.broker.stop().await;
         drop(self.broker);
-        TestBroker::start_in(self.dir).await
+        TestBroker::start_in(self.dir, ServerOptions::default()).await
     }
 
     /// As [`Stopped::start`], with a directory removed in between.
@@ -188,6 +190,6 @@ impl Stopped {
         self.broker.stop().await;
         drop(self.broker);
         std::fs::remove_dir_all(removed).unwrap();
-        TestBroker::start_in(self.dir).await
+        TestBroker::start_in(self.dir, ServerOptions::default()).await
     }
 }

@@ -66,7 +66,7 @@ async fn run(settings: &Settings, quiet: bool) -> Result<(), Failure> {
     };
     let served = server::serve(broker.clone(), listeners, options, signals.stop_requested()).await;
     broker.stop().await;
-    served.map_err(Failure::failed)
+    served.map(|_| ()).map_err(Failure::failed)
 }
 
 async fn open(data_dir: &Path) -> Result<Broker, Failure> {

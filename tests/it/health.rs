@@ -1,0 +1,161 @@
+//! What orchestrators, scrapers and curious clients are told.
+
+use std::net::SocketAddr;
+
+use statecast_proto::v1;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::TestBroker;
+
+fn of(service: &str) -> HealthCheckRequest {
+    HealthCheckRequest {
+        service: service.to_owned(),
+    }
+}
+
+/// Status line and body of an answer over HTTP.
+async fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), body.to_owned())
+}
+
+#[tokio::test]
+async fn each_service_is_healthy_and_others_are_unknown() {
+    let broker = TestBroker::start().await;
+    let mut health = HealthClient::new(broker.connect().await);
+    for service in ["", "statecast.v1.Log", "statecast.v1.Admin"] {
+        let checked = health.check(of(service)).await.unwrap().into_inner();
+        assert_eq!(checked.status(), ServingStatus::Serving, "{service:?}");
+    }
+    let status = health.check(of("statecast.v1.Queue")).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn a_watch_sees_the_broker_stop() {
+    let broker = TestBroker::start().await;
+    let mut health = HealthClient::new(broker.connect().await);
+    let mut watch = health.watch(of("")).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::Serving);
+    let stopping = tokio::spawn(broker.stop_serving());
+    let last = watch.message().await.unwrap().unwrap();
+    assert_eq!(last.status(), ServingStatus::NotServing);
+    assert!(watch.message().await.unwrap().is_none());
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn http_tells_health_and_metrics() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 3).await;
+    for path in ["/livez", "/readyz"] {
+        let (status, body) = get(broker.http(), path).await;
+        assert_eq!(
+            (status.as_str(), body.as_str()),
+            ("HTTP/1.1 200 OK", "ok\n"),
+            "{path}"
+        );
+    }
+    let (status, _) = get(broker.http(), "/nowhere").await;
+    assert_eq!(status, "HTTP/1.1 404 Not Found");
+    let (_, metrics) = get(broker.http(), "/metrics").await;
+    let value = |name: &str| {
+        let line = metrics
+            .lines()
+            .find(|line| line.starts_with(name))
+            .expect(name);
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!((value("statecast_partitions ") - 3.0).abs() < f64::EPSILON);
+    assert!((value("statecast_writable ") - 1.0).abs() < f64::EPSILON);
+    assert!(value("process_resident_memory_bytes ") > 1e6);
+}
+
+#[tokio::test]
+async fn the_broker_tells_about_itself() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 3).await;
+    let info = broker
+        .admin()
+        .get_broker_info(v1::GetBrokerInfoRequest {})
+        .await
+        .unwrap();
+    let info = info.into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!(info.cluster_id.len(), 32);
+    assert_eq!((info.topics, info.partitions), (1, 3));
+    assert!(info.writable);
+    assert!(info.cpu_time_us > 0);
+    assert!(info.resident_bytes > 1 << 20);
+    let broker = broker.restart().await;
+    let again = broker
+        .admin()
+        .get_broker_info(v1::GetBrokerInfoRequest {})
+        .await
+        .unwrap();
+    assert_eq!(again.into_inner().cluster_id, info.cluster_id);
+}
+
+#[tokio::test]
+async fn reflection_knows_records_by_their_fields() {
+    let descriptor = statecast_proto::DESCRIPTOR_SET;
+    assert!(!descriptor.is_empty());
+    let broker = TestBroker::start().await;
+    let mut client =
+        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(
+            broker.connect().await,
+        );
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let ask = |request| tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(request),
+    };
+    let questions = tokio_stream::iter([
+        ask(MessageRequest::ListServices(String::new())),
+        ask(MessageRequest::FileContainingSymbol(
+            "statecast.v1.RecordBatch".to_owned(),
+        )),
+    ]);
+    let mut answers = client
+        .server_reflection_info(questions)
+        .await
+        .unwrap()
+        .into_inner();
+    let listed = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::ListServicesResponse(listed)) = listed else {
+        panic!("services: {listed:?}")
+    };
+    let names: Vec<&str> = listed
+        .service
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    for name in [
+        "statecast.v1.Log",
+        "statecast.v1.Admin",
+        "grpc.health.v1.Health",
+    ] {
+        assert!(names.contains(&name), "{name} in {names:?}");
+    }
+    let file = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::FileDescriptorResponse(file)) = file else {
+        panic!("a file: {file:?}")
+    };
+    let text = String::from_utf8_lossy(&file.file_descriptor_proto[0]).into_owned();
+    assert!(
+        text.contains("timestamp_ms"),
+        "the fields of a record are there"
+    );
+}
