@@ -227,7 +227,7 @@ fn topics_table(topics: &[Topic]) -> String {
                 .unwrap_or_default(),
         ]);
     }
-    table_text(&table)
+    table_text(table)
 }
 
 fn description_text(description: &TopicDescription) -> String {
@@ -278,7 +278,7 @@ fn description_text(description: &TopicDescription) -> String {
             damaged.to_string(),
         ]);
     }
-    format!("{}\n{}", table_text(&facts), table_text(&partitions))
+    format!("{}\n{}", table_text(facts), table_text(partitions))
 }
 
 fn show_retention<T>(retention: Option<Retention<T>>, show: impl Fn(T) -> String) -> String {
@@ -295,12 +295,12 @@ pub(super) fn new_table(header: &[&str]) -> Table {
     if !header.is_empty() {
         table.set_header(header);
     }
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
     table
 }
 
-pub(super) fn table_text(table: &Table) -> String {
+pub(super) fn table_text(mut table: Table) -> String {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
     format!("{}\n", table.trim_fmt())
 }

@@ -82,7 +82,7 @@ impl Disk {
             let size = units::show_size(size as u64);
             table.add_row(std::iter::once(size).chain(figures));
         }
-        print(&table_text(&table))
+        print(&table_text(table))
     }
 
     fn overwrite(

@@ -128,7 +128,7 @@ pub(super) fn report(
         let cells = medians.into_iter().map(show);
         table.add_row(std::iter::once("median".to_owned()).chain(cells));
     }
-    print(&table_text(&table))
+    print(&table_text(table))
 }
 
 /// What the figures depend on beside the parameters.
