@@ -11,7 +11,7 @@ use super::{Append, AppendError};
 use crate::model::Offset;
 
 /// A group is as much as one write takes: bytes, but at least one submission.
-const GROUP_BYTES: usize = 4 << 20;
+const GROUP_BYTES: usize = 2 << 20;
 
 /// The results of a submission, one for each of its appends.
 pub(super) type Results = Vec<Result<Offset, AppendError>>;

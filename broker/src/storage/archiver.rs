@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, CheckpointEntry};
 use super::dir::Dir;
-use super::journal::{ClosedFile, FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, JournalFailed};
+use super::journal::{
+    ClosedFile, FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, JournalFailed, WINDOW, Window, frame_len,
+};
 use super::log::{PartitionLog, Run};
 use super::lsn::Generation;
 use super::segment::{self, SegmentState, SegmentWriter};
@@ -28,6 +30,9 @@ use crate::model::{BatchHeader, Offset, PartitionId};
 
 /// Segments are written in pieces of this size: bytes.
 const PIECE: usize = 1 << 20;
+
+/// Batches from this size on are not gathered: bytes.
+const LARGE: usize = 64 << 10;
 
 /// Up to so many segments are flushed one by one, more by one `syncfs`.
 const MAX_SINGLE_FLUSHES: usize = 64;
@@ -200,10 +205,7 @@ struct Pass<'a> {
 impl Pass<'_> {
     /// Steps 1 and 2.
     fn fill_segments(&self, archiver: &mut Archiver) -> io::Result<Vec<Moved>> {
-        let mut file = std::mem::take(&mut archiver.file);
-        file.resize(self.closed.end.position() as usize, 0);
-        let read = self.closed.file.file().read_at(&mut file, 0)?;
-        file.truncate(read);
+        let mut journal = self.window(std::mem::take(&mut archiver.file))?;
         let mut touched = self.closed.touched.clone();
         touched.sort_unstable();
         let mut moved = Vec::with_capacity(touched.len());
@@ -213,7 +215,7 @@ impl Pass<'_> {
             let Some(log) = self.storage.log(id) else {
                 continue;
             };
-            let Some((writer, sealed)) = self.fill_partition(&log, &file, archiver)? else {
+            let Some((writer, sealed)) = self.fill_partition(&log, &mut journal, archiver)? else {
                 continue;
             };
             moved.push(Moved {
@@ -225,7 +227,7 @@ impl Pass<'_> {
                 writers.push(writer);
             }
         }
-        archiver.file = file;
+        archiver.file = journal.into_buffer();
         if flush_singly {
             for writer in &mut writers {
                 writer.flush()?;
@@ -245,11 +247,29 @@ impl Pass<'_> {
         self.storage.dir.as_ref()
     }
 
+    /// How the journal file is read: many small frames of many partitions are
+    /// all over the file, so it is read as a whole, once; otherwise in pieces
+    /// that stay in the processor's cache.
+    fn window(&self, buffer: Vec<u8>) -> io::Result<Window<'_>> {
+        let len = self.closed.end.position() as usize;
+        let frame_len = len / self.closed.frames.max(1);
+        let read_ahead = match self.closed.touched.len() {
+            0 | 1 => WINDOW,
+            _ if frame_len >= LARGE => 0,
+            _ => len,
+        };
+        let mut window = Window::new(self.closed.file.file().as_ref(), len, read_ahead, buffer);
+        if read_ahead == len {
+            window.get(0, len)?;
+        }
+        Ok(window)
+    }
+
     /// Appends the partition's batches in this file to its segments.
     fn fill_partition(
         &self,
         log: &PartitionLog,
-        file: &[u8],
+        journal: &mut Window<'_>,
         archiver: &mut Archiver,
     ) -> io::Result<Option<(SegmentWriter, Vec<Offset>)>> {
         let (runs, active, segment_bytes) = {
@@ -271,12 +291,17 @@ impl Pass<'_> {
             None => self.begin_segment(log.id(), first.base_offset)?,
         };
         let mut sealed = Vec::new();
+        let mut flushed = writer.state().len;
         let mut filler = Filler {
             piece: std::mem::take(&mut archiver.piece),
             headers: Vec::new(),
         };
         for run in &runs {
-            let Some(body) = body_of(file, run, self.closed.seed) else {
+            let frame = journal.get(
+                run.lsn.position() as usize,
+                frame_len(run.payload_len as usize),
+            )?;
+            let Some(body) = body_of(frame, run, self.closed.seed) else {
                 log.lock()
                     .note_quarantined(run.base_offset, run.next_offset());
                 continue;
@@ -288,13 +313,12 @@ impl Pass<'_> {
                 sealed.push(writer.state().base_offset);
                 writer.seal()?;
                 writer = self.begin_segment(log.id(), run.base_offset)?;
+                flushed = 0;
             }
-            filler.push(&body);
-            if filler.len() >= PIECE as u64 {
-                filler.flush_to(self.dir(), &mut writer)?;
-                if self.gently {
-                    writer.flush()?;
-                }
+            filler.push(self.dir(), &mut writer, &body)?;
+            if self.gently && writer.state().len - flushed >= PIECE as u64 {
+                writer.flush()?;
+                flushed = writer.state().len;
             }
         }
         filler.flush_to(self.dir(), &mut writer)?;
@@ -325,8 +349,7 @@ struct Body<'a> {
 }
 
 /// The batch that a run points to, if it is still what was written.
-fn body_of<'a>(file: &'a [u8], run: &Run, seed: u32) -> Option<Body<'a>> {
-    let bytes = file.get(run.lsn.position() as usize..)?;
+fn body_of<'a>(bytes: &'a [u8], run: &Run, seed: u32) -> Option<Body<'a>> {
     let frame = Frame::decode(bytes, run.lsn, seed)?;
     let end = FRAME_PREFIX_LEN + run.payload_len as usize;
     let matches = frame.batch.base_offset == run.base_offset
@@ -348,9 +371,24 @@ impl Filler {
         self.piece.len() as u64
     }
 
-    fn push(&mut self, body: &Body<'_>) {
+    /// Takes a batch; writes what was gathered when it is enough. Large ones are
+    /// written as they lie.
+    fn push(
+        &mut self,
+        dir: &dyn Dir,
+        writer: &mut SegmentWriter,
+        body: &Body<'_>,
+    ) -> io::Result<()> {
+        if body.bytes.len() >= LARGE {
+            self.flush_to(dir, writer)?;
+            return writer.append(dir, body.bytes, &[body.header]);
+        }
         self.piece.extend_from_slice(body.bytes);
         self.headers.push(body.header);
+        match self.piece.len() >= PIECE {
+            true => self.flush_to(dir, writer),
+            false => Ok(()),
+        }
     }
 
     fn flush_to(&mut self, dir: &dyn Dir, writer: &mut SegmentWriter) -> io::Result<()> {

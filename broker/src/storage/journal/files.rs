@@ -82,6 +82,8 @@ pub struct ClosedFile {
     pub file: Arc<JournalFile>,
     /// One past its last frame.
     pub end: Lsn,
+    /// Number of its frames.
+    pub frames: usize,
     /// The partitions that have frames in it.
     pub touched: Vec<PartitionId>,
 }

@@ -15,6 +15,7 @@ mod header;
 mod reader;
 mod scan;
 mod tail;
+mod window;
 mod writer;
 
 use std::io;
@@ -22,11 +23,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
-pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame};
+pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 #[cfg(test)]
 pub use header::FileHeader;
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
+pub use window::{WINDOW, Window};
 pub use writer::{AppendFailure, JournalAppend, Written};
 
 use super::lsn::{Generation, Lsn};

@@ -11,13 +11,11 @@ use std::sync::Arc;
 use super::files::JournalFile;
 use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
+use super::window::{WINDOW, Window};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::File;
 use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
-
-/// Files are read in pieces of this size.
-const WINDOW: usize = 1 << 20;
 
 /// What recovery needs of a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +175,7 @@ pub fn scan_file(chained: &ChainFile) -> io::Result<Vec<Scanned>> {
     };
     let len = usize::try_from(len).expect("a journal file fits in memory");
     let mut scan = FileScan {
-        window: Window::new(file, len),
+        window: Window::new(file, len, WINDOW, Vec::new()),
         generation: chained.header.generation,
         seed: chained.header.seed(),
         len,
@@ -279,37 +277,5 @@ impl FileScan<'_> {
             }
         }
         Ok(self.len)
-    }
-}
-
-/// A piece of a file in memory, moved along as the scan goes.
-struct Window<'a> {
-    file: &'a dyn File,
-    len: usize,
-    start: usize,
-    bytes: Vec<u8>,
-}
-
-impl<'a> Window<'a> {
-    fn new(file: &'a dyn File, len: usize) -> Window<'a> {
-        Window {
-            file,
-            len,
-            start: 0,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// Up to `want` bytes at `position`; fewer only at the end of the file.
-    fn get(&mut self, position: usize, want: usize) -> io::Result<&[u8]> {
-        let want = want.min(self.len.saturating_sub(position));
-        if position < self.start || position + want > self.start + self.bytes.len() {
-            let read = want.max(WINDOW).min(self.len - position);
-            self.bytes.resize(read, 0);
-            let got = self.file.read_at(&mut self.bytes, position as u64)?;
-            self.bytes[got..].fill(0);
-            self.start = position;
-        }
-        Ok(&self.bytes[position - self.start..][..want])
     }
 }

@@ -220,6 +220,7 @@ impl Writer {
             seed: active.seed,
             file: active.file,
             end: self.previous_end,
+            frames: active.frames,
             touched: active.touched,
         });
     }
