@@ -3,7 +3,10 @@
 mod bad_batches;
 mod fetch;
 mod health;
+mod library;
+mod main_job;
 mod produce;
 mod support;
 mod tidy;
 mod topics;
+mod verbs;

@@ -51,16 +51,20 @@ impl Binary {
         Binary::try_serve(data_dir).expect("it gets ready")
     }
 
+    /// As [`Binary::serve`], where another one was before.
+    pub fn serve_at(data_dir: &Path, address: &str) -> Binary {
+        Binary::try_serve_at(data_dir, address).expect("it gets ready")
+    }
+
     /// As [`Binary::serve`]; what it wrote when it ends instead.
     pub fn try_serve(data_dir: &Path) -> Result<Binary, Output> {
+        Binary::try_serve_at(data_dir, "127.0.0.1:0")
+    }
+
+    fn try_serve_at(data_dir: &Path, address: &str) -> Result<Binary, Output> {
         let mut child = statecast()
-            .args([
-                "serve",
-                "--listen",
-                "127.0.0.1:0",
-                "--http-listen",
-                "127.0.0.1:0",
-            ])
+            .args(["serve", "--listen", address])
+            .args(["--http-listen", "127.0.0.1:0"])
             .arg("--data-dir")
             .arg(data_dir)
             .stdout(Stdio::piped())

@@ -2,8 +2,10 @@
 
 mod binary;
 mod broker;
+mod verb;
 mod wire;
 
 pub use binary::{Binary, statecast};
 pub use broker::TestBroker;
+pub use verb::{Done, Verb};
 pub use wire::{batch, encode, error_info, record};

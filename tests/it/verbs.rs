@@ -1,0 +1,317 @@
+//! The client verbs of the built binary: what they print and how they end.
+
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::support::{Binary, Done, Verb, statecast};
+
+/// A broker and a way to say verbs to it.
+struct Shell {
+    broker: Binary,
+    _data: TempDir,
+}
+
+impl Shell {
+    fn start() -> Shell {
+        let data = tempfile::tempdir().unwrap();
+        Shell {
+            broker: Binary::serve(data.path()),
+            _data: data,
+        }
+    }
+
+    fn verb(&self, args: &[&str]) -> Verb {
+        Verb::new(&self.broker.endpoint(), args)
+    }
+
+    fn says(&self, args: &[&str]) -> Done {
+        self.verb(args).succeeds()
+    }
+}
+
+#[test]
+fn topics_are_created_listed_described_altered_and_deleted() {
+    let shell = Shell::start();
+    let config = [
+        "--retention",
+        "forever",
+        "--flush",
+        "100ms",
+        "--retention-bytes",
+        "10GiB",
+    ];
+    let create = [
+        &["topic", "create", "orders", "--partitions", "3"],
+        &config[..],
+    ]
+    .concat();
+    let created = shell.says(&create);
+    assert_eq!(created.stdout, "");
+    assert!(
+        created
+            .stderr
+            .contains("created topic orders with 3 partitions")
+    );
+
+    let listed = shell.says(&["topic", "list", "-o", "json"]).json();
+    assert_eq!(listed[0]["name"], "orders");
+    assert_eq!(listed[0]["config"]["retention_ms"], Value::Null);
+    assert_eq!(listed[0]["config"]["retention_bytes"], 10_u64 << 30);
+    assert_eq!(listed[0]["config"]["flush"], "100ms");
+
+    shell.says(&[
+        "topic",
+        "alter",
+        "orders",
+        "--partitions",
+        "5",
+        "--flush",
+        "always",
+    ]);
+    let described = shell
+        .says(&["topic", "describe", "orders", "-o", "json"])
+        .json();
+    assert_eq!(described["partitions"], 5);
+    assert_eq!(described["config"]["flush"], "always");
+    assert_eq!(
+        described["config"]["retention_ms"],
+        Value::Null,
+        "what isn't named stays"
+    );
+    assert_eq!(described["partition_states"].as_array().unwrap().len(), 5);
+
+    shell.says(&["topic", "delete", "orders"]);
+    assert_eq!(
+        shell.says(&["topic", "list", "-o", "json"]).json(),
+        json!([])
+    );
+}
+
+#[test]
+fn refusals_are_told_on_standard_error_and_by_exit_code() {
+    let shell = Shell::start();
+    let missing = shell.verb(&["topic", "describe", "nope"]).run();
+    assert_eq!((missing.code, &*missing.stdout), (1, ""));
+    assert!(missing.stderr.starts_with("error: "), "{}", missing.stderr);
+    assert!(missing.stderr.contains("nope"), "{}", missing.stderr);
+
+    let missing = shell
+        .verb(&["topic", "describe", "nope", "-o", "json"])
+        .run();
+    let error: Value = serde_json::from_str(&missing.stderr).unwrap();
+    assert_eq!(error["reason"], "TOPIC_NOT_FOUND");
+    assert_eq!(error["metadata"]["topic"], "nope");
+
+    let usage = shell
+        .verb(&["topic", "create", "t", "--flush", "sometimes"])
+        .run();
+    assert_eq!(usage.code, 2);
+}
+
+#[test]
+fn unreachable_broker_is_named() {
+    let gone = Verb::new("http://127.0.0.1:1", &["topic", "list"]).run();
+    assert_eq!(gone.code, 1);
+    assert!(
+        gone.stderr.contains("http://127.0.0.1:1"),
+        "{}",
+        gone.stderr
+    );
+    let health = Verb::new("http://127.0.0.1:1", &["health"]).run();
+    assert_eq!(health.code, 1);
+}
+
+#[test]
+fn health_is_zero_while_the_broker_serves() {
+    let shell = Shell::start();
+    assert_eq!(shell.says(&["health"]).stdout, "serving\n");
+    assert_eq!(
+        shell.says(&["health", "-o", "json"]).json(),
+        json!({ "serving": true })
+    );
+}
+
+#[test]
+fn values_with_keys_and_tombstones_come_back_as_they_were() {
+    let shell = Shell::start();
+    shell.says(&["topic", "create", "t"]);
+    let produce = [
+        "produce",
+        "t",
+        "--key-delimiter",
+        ":",
+        "--empty-value-is-tombstone",
+    ];
+    shell.verb(&produce).with_input("a:1\nb:\nc:x:y").succeeds();
+    let format = ["consume", "t", "--until-end", "-f", "%p %o %k=%v%%\\n"];
+    assert_eq!(
+        shell.says(&format).stdout,
+        "0 0 a=1%\n0 1 b=%\n0 2 c=x:y%\n"
+    );
+
+    let lines = shell
+        .says(&["consume", "t", "--until-end", "-o", "json"])
+        .stdout;
+    let records: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let values: Vec<_> = records
+        .iter()
+        .map(|record| record["value"].clone())
+        .collect();
+    assert_eq!(values, [json!("1"), Value::Null, json!("x:y")]);
+    assert_eq!(records[2]["offset"], 2);
+}
+
+#[test]
+fn line_without_delimiter_stops_and_names_the_line() {
+    let shell = Shell::start();
+    shell.says(&["topic", "create", "t"]);
+    let produce = ["produce", "t", "--key-delimiter", ":"];
+    let failed = shell
+        .verb(&produce)
+        .with_input("a:1\nb:2\nnonsense\nc:3\n")
+        .run();
+    assert_eq!(failed.code, 1);
+    assert!(failed.stderr.contains("line 3"), "{}", failed.stderr);
+    // What was sent before is there, and nothing behind it.
+    assert_eq!(
+        shell.says(&["consume", "t", "--until-end"]).stdout,
+        "1\n2\n"
+    );
+}
+
+#[test]
+fn compressed_lines_come_back_as_they_were() {
+    let shell = Shell::start();
+    let input: String = (0..2000).map(|n| format!("line number {n}\n")).collect();
+    for codec in ["none", "lz4", "zstd"] {
+        shell.says(&["topic", "create", codec]);
+        let produce = ["produce", codec, "--compression", codec];
+        shell.verb(&produce).with_input(&input).succeeds();
+        let consumed = shell.says(&["consume", codec, "--until-end"]);
+        assert_eq!(consumed.stdout, input, "{codec}");
+    }
+}
+
+#[test]
+fn consume_starts_and_stops_where_it_is_told() {
+    let shell = Shell::start();
+    shell.says(&["topic", "create", "t"]);
+    let input: String = (0..10).map(|n| format!("{n}\n")).collect();
+    shell.verb(&["produce", "t"]).with_input(&input).succeeds();
+    let consume = |args: &[&str]| shell.says(&[&["consume", "t"], args].concat()).stdout;
+    assert_eq!(consume(&["--from", "7", "--until-end"]), "7\n8\n9\n");
+    assert_eq!(consume(&["--from", "2", "-n", "3"]), "2\n3\n4\n");
+    assert_eq!(consume(&["--from", "latest", "--until-end"]), "");
+    assert_eq!(consume(&["--from", "-1h", "-n", "1"]), "0\n");
+    assert_eq!(
+        consume(&["--from", "2200-01-01T00:00:00Z", "--until-end"]),
+        ""
+    );
+    assert_eq!(consume(&["--partition", "0", "-n", "1"]), "0\n");
+
+    let beyond = shell
+        .verb(&["consume", "t", "--from", "11", "--until-end"])
+        .run();
+    assert_eq!(beyond.code, 1);
+    assert!(beyond.stderr.contains("0 to 10"), "{}", beyond.stderr);
+}
+
+#[test]
+fn consume_ends_quietly_when_its_reader_goes_away() {
+    let shell = Shell::start();
+    shell.says(&["topic", "create", "t"]);
+    shell
+        .verb(&["produce", "t"])
+        .with_input("first\nsecond\n")
+        .succeeds();
+    let mut child = statecast()
+        .args(["consume", "t", "--endpoint", &shell.broker.endpoint()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    assert_eq!(
+        line, "first\n",
+        "what is there is printed without waiting for more"
+    );
+    drop(stdout);
+    shell
+        .verb(&["produce", "t"])
+        .with_input("third\n")
+        .succeeds();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+}
+
+#[test]
+fn bench_reports_figures_parameters_and_environment() {
+    let shell = Shell::start();
+    for (workload, args) in [
+        (
+            "produce",
+            &["--batch", "10", "--records", "1000", "--runs", "2"][..],
+        ),
+        (
+            "produce",
+            &[
+                "--batch",
+                "0",
+                "--records",
+                "500",
+                "--partitions",
+                "3",
+                "--topics",
+                "2",
+            ],
+        ),
+        (
+            "consume",
+            &["--batch", "10", "--records", "1000", "--consumers", "2"],
+        ),
+        ("produce-consume", &["--batch", "10", "--records", "1000"]),
+        ("end-to-end", &["--rate", "1000", "--records", "100"]),
+    ] {
+        let args = [
+            &["bench", workload, "--record-size", "64", "-o", "json"],
+            args,
+        ]
+        .concat();
+        let report = shell.says(&args).json();
+        assert_eq!(report["workload"], workload);
+        assert!(
+            report["median"]["records_per_s"].as_f64().unwrap() > 0.0,
+            "{report}"
+        );
+        assert!(
+            report["median"]["broker_rss_mib"].as_f64().unwrap() > 1.0,
+            "{report}"
+        );
+        assert_eq!(report["parameters"]["record_size"], 64);
+        assert!(report["environment"]["cores"].as_u64().unwrap() > 0);
+        assert!(!report["runs"].as_array().unwrap().is_empty());
+    }
+    let left = shell.says(&["topic", "list", "-o", "json"]).json();
+    assert_eq!(left, json!([]), "benches delete their topics");
+}
+
+#[test]
+fn completions_and_manual_name_the_verbs() {
+    let completions = Verb::new("", &["completions", "bash"]).succeeds();
+    assert!(completions.stdout.contains("_statecast"));
+    let manual = Verb::new("", &["man"]).succeeds();
+    assert!(manual.stdout.contains("statecast") && manual.stdout.contains("produce"));
+    let pages = tempfile::tempdir().unwrap();
+    let dir = pages.path().to_str().unwrap();
+    Verb::new("", &["man", "--dir", dir]).succeeds();
+    assert!(pages.path().join("statecast-topic-create.1").exists());
+}
