@@ -1,5 +1,8 @@
 //! End-to-end tests, one binary. Each file is named for what it looks at.
 
+// A failed unwrap fails the test, which is what is wanted.
+#![allow(clippy::unwrap_used)]
+
 mod bad_batches;
 mod fetch;
 mod health;
