@@ -28,10 +28,10 @@ fn fold(changes: &str) -> String {
             state.insert(key, value["blob"].as_str().unwrap().to_owned());
         }
     }
-    state
+    let lines = state
         .into_iter()
-        .map(|(key, blob)| format!("{key}\t{blob}\n"))
-        .collect()
+        .map(|(key, blob)| key.to_owned() + "\t" + &blob + "\n");
+    lines.collect()
 }
 
 /// The changes of each key, in order.

@@ -32,6 +32,12 @@ impl Shell {
     }
 }
 
+/// The numbers from 0, a line each.
+fn lines(count: u32) -> String {
+    let lines: Vec<_> = (0..count).map(|number| number.to_string()).collect();
+    lines.join("\n") + "\n"
+}
+
 #[test]
 fn topics_are_created_listed_described_altered_and_deleted() {
     let shell = Shell::start();
@@ -188,7 +194,7 @@ fn line_without_delimiter_stops_and_names_the_line() {
 #[test]
 fn compressed_lines_come_back_as_they_were() {
     let shell = Shell::start();
-    let input: String = (0..2000).map(|n| format!("line number {n}\n")).collect();
+    let input = lines(2000);
     for codec in ["none", "lz4", "zstd"] {
         shell.says(&["topic", "create", codec]);
         let produce = ["produce", codec, "--compression", codec];
@@ -202,7 +208,7 @@ fn compressed_lines_come_back_as_they_were() {
 fn consume_starts_and_stops_where_it_is_told() {
     let shell = Shell::start();
     shell.says(&["topic", "create", "t"]);
-    let input: String = (0..10).map(|n| format!("{n}\n")).collect();
+    let input = lines(10);
     shell.verb(&["produce", "t"]).with_input(&input).succeeds();
     let consume = |args: &[&str]| shell.says(&[&["consume", "t"], args].concat()).stdout;
     assert_eq!(consume(&["--from", "7", "--until-end"]), "7\n8\n9\n");
