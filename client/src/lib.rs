@@ -48,8 +48,7 @@ pub use reader::{
     Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,
 };
 pub use statecast_proto::batch::{
-    BatchBuilder, BatchError, Compression, EncodedBatch, Header, HeaderRef, HeaderView,
-    HeaderViews, RecordRef,
+    BatchBuilder, BatchError, Compression, EncodedBatch, Header, HeaderRef, HeaderViews, RecordRef,
 };
 pub use statecast_proto::partition_for_key;
 pub use statecast_proto::reason::Reason;

@@ -202,7 +202,7 @@ fn style() -> ProgressStyle {
 }
 
 fn record_json(batch: &Batch, record: &RecordView<'_>) -> Value {
-    let headers = record.headers.clone().flatten();
+    let headers = record.headers.clone();
     let headers = headers.map(|h| json!({ "name": h.name, "value": bytes_json(h.value) }));
     json!({
         "topic": &**batch.topic(),

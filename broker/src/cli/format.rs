@@ -94,7 +94,7 @@ fn write_number(number: i128, out: &mut Vec<u8>) {
 
 /// As `name=value,name=value`.
 fn write_headers(record: &RecordView<'_>, out: &mut Vec<u8>) {
-    for (index, header) in record.headers.clone().flatten().enumerate() {
+    for (index, header) in record.headers.clone().enumerate() {
         if index > 0 {
             out.push(b',');
         }

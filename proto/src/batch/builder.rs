@@ -5,103 +5,9 @@ use bytes::{Bytes, BytesMut};
 use super::compression::Compression;
 use super::error::BatchError;
 use super::limits::BatchLimits;
-use super::wire::{len_field_len, put_bytes_field, put_len_tag, put_varint_field, varint_len};
-use super::{batch_field, header_field, record_field};
-
-/// A record to be encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RecordRef<'a> {
-    /// Decides the partition. Absent and empty are different.
-    pub key: Option<&'a [u8]>,
-    /// Absent, with a key, makes a tombstone. Absent and empty are different.
-    pub value: Option<&'a [u8]>,
-    /// In order; names may repeat.
-    pub headers: &'a [HeaderRef<'a>],
-    /// Milliseconds since the Unix epoch. Default: the time of the append.
-    pub timestamp_ms: Option<i64>,
-}
-
-/// A header to be encoded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct HeaderRef<'a> {
-    /// 1 to 256 bytes.
-    pub name: &'a str,
-    /// Absent and empty are different.
-    pub value: Option<&'a [u8]>,
-}
-
-impl<'a> RecordRef<'a> {
-    /// A record with a key and a value.
-    pub fn new(key: &'a [u8], value: &'a [u8]) -> RecordRef<'a> {
-        RecordRef {
-            key: Some(key),
-            value: Some(value),
-            ..RecordRef::default()
-        }
-    }
-
-    /// A record without a key.
-    pub fn of_value(value: &'a [u8]) -> RecordRef<'a> {
-        RecordRef {
-            value: Some(value),
-            ..RecordRef::default()
-        }
-    }
-
-    /// A record that says that the key is gone.
-    pub fn tombstone(key: &'a [u8]) -> RecordRef<'a> {
-        RecordRef {
-            key: Some(key),
-            ..RecordRef::default()
-        }
-    }
-
-    /// Size of the encoded record: bytes.
-    fn encoded_len(&self) -> usize {
-        let mut len = self.key.map_or(0, |key| len_field_len(key.len()))
-            + self.value.map_or(0, |value| len_field_len(value.len()));
-        for header in self.headers {
-            len += len_field_len(header.encoded_len());
-        }
-        if let Some(timestamp_ms) = self.timestamp_ms {
-            len += 1 + varint_len(timestamp_ms.cast_unsigned());
-        }
-        len
-    }
-
-    fn check(&self) -> Result<(), BatchError> {
-        let limits = BatchLimits::DEFAULT;
-        if let Some(size) = self
-            .key
-            .map(<[u8]>::len)
-            .filter(|&size| size > limits.max_key)
-        {
-            return Err(BatchError::KeyTooLarge {
-                size,
-                limit: limits.max_key,
-            });
-        }
-        if self.headers.len() > limits.max_headers as usize {
-            return Err(BatchError::TooManyHeaders {
-                limit: limits.max_headers,
-            });
-        }
-        let valid =
-            |header: &HeaderRef<'_>| (1..=limits.max_header_name).contains(&header.name.len());
-        if !self.headers.iter().all(valid) {
-            return Err(BatchError::HeaderInvalid {
-                limit: limits.max_header_name,
-            });
-        }
-        Ok(())
-    }
-}
-
-impl HeaderRef<'_> {
-    fn encoded_len(&self) -> usize {
-        len_field_len(self.name.len()) + self.value.map_or(0, |value| len_field_len(value.len()))
-    }
-}
+use super::record::RecordRef;
+use super::wire::{Prefix, len_field_len};
+use super::{batch_tag, header_tag, record_tag};
 
 /// A batch, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +27,8 @@ pub struct BatchBuilder {
     compression: Compression,
     records: BytesMut,
     record_count: u32,
+    /// Size of the batch before: the next one is likely to get as large.
+    expected_len: usize,
 }
 
 impl BatchBuilder {
@@ -134,60 +42,64 @@ impl BatchBuilder {
 
     /// Appends a record. One that is over a limit is refused, and the batch
     /// stays as it was.
+    #[inline]
     pub fn push(&mut self, record: &RecordRef<'_>) -> Result<(), BatchError> {
-        let limits = BatchLimits::DEFAULT;
-        if self.record_count >= limits.max_records {
-            return Err(BatchError::TooManyRecords {
-                limit: limits.max_records,
-            });
-        }
-        record.check()?;
         let len = record.encoded_len();
-        if len > limits.max_record {
-            return Err(BatchError::RecordTooLarge {
-                size: len,
-                limit: limits.max_record,
-            });
-        }
         let size = self.records.len() + len_field_len(len);
-        if size > limits.max_uncompressed {
-            return Err(BatchError::UncompressedTooLarge {
-                size,
-                limit: limits.max_uncompressed,
-            });
+        self.admit(record, len, size)?;
+        if self.is_empty() {
+            self.records.reserve(size.max(self.expected_len));
         }
-        self.records.reserve(len_field_len(len));
-        self.put(record, len);
+        put_record(&mut self.records, record, len);
         self.record_count += 1;
         Ok(())
     }
 
-    fn put(&mut self, record: &RecordRef<'_>, len: usize) {
-        let out = &mut self.records;
-        put_len_tag(out, batch_field::RECORDS, len);
-        if let Some(key) = record.key {
-            put_bytes_field(out, record_field::KEY, key);
+    /// Whether a record of `len` bytes, which makes it a batch of `size` bytes,
+    /// is within all limits.
+    #[inline]
+    fn admit(&self, record: &RecordRef<'_>, len: usize, size: usize) -> Result<(), BatchError> {
+        const LIMITS: BatchLimits = BatchLimits::DEFAULT;
+        if self.record_count >= LIMITS.max_records {
+            return Err(BatchError::TooManyRecords {
+                limit: LIMITS.max_records,
+            });
         }
-        if let Some(value) = record.value {
-            put_bytes_field(out, record_field::VALUE, value);
+        let key_len = record.key.map_or(0, <[u8]>::len);
+        if key_len > LIMITS.max_key {
+            return Err(BatchError::KeyTooLarge {
+                size: key_len,
+                limit: LIMITS.max_key,
+            });
         }
-        for header in record.headers {
-            put_len_tag(out, record_field::HEADERS, header.encoded_len());
-            put_bytes_field(out, header_field::NAME, header.name.as_bytes());
-            if let Some(value) = header.value {
-                put_bytes_field(out, header_field::VALUE, value);
-            }
+        if record.headers.len() > LIMITS.max_headers as usize {
+            return Err(BatchError::TooManyHeaders {
+                limit: LIMITS.max_headers,
+            });
         }
-        if let Some(timestamp_ms) = record.timestamp_ms {
-            put_varint_field(
-                out,
-                record_field::TIMESTAMP_MS,
-                timestamp_ms.cast_unsigned(),
-            );
+        let fits = |name: &str| (1..=LIMITS.max_header_name).contains(&name.len());
+        if !record.headers.iter().all(|header| fits(header.name)) {
+            return Err(BatchError::HeaderInvalid {
+                limit: LIMITS.max_header_name,
+            });
         }
+        if len > LIMITS.max_record {
+            return Err(BatchError::RecordTooLarge {
+                size: len,
+                limit: LIMITS.max_record,
+            });
+        }
+        if size > LIMITS.max_uncompressed {
+            return Err(BatchError::UncompressedTooLarge {
+                size,
+                limit: LIMITS.max_uncompressed,
+            });
+        }
+        Ok(())
     }
 
-    /// Size of the records so far, uncompressed: bytes.
+    /// Size of the records so far, uncompressed: bytes. The finished batch is
+    /// never larger.
     pub fn encoded_len(&self) -> usize {
         self.records.len()
     }
@@ -202,36 +114,58 @@ impl BatchBuilder {
         self.record_count == 0
     }
 
-    /// The batch of all records so far; the builder is empty then.
+    /// The batch of all records so far; the builder is empty then. Records that
+    /// don't get smaller by compression are left as they are.
     pub fn finish(&mut self) -> EncodedBatch {
         let records = self.records.split();
         let record_count = std::mem::take(&mut self.record_count);
-        let payload = match self.compression {
-            Compression::None => records.freeze(),
-            codec => compressed(codec, &records, record_count),
+        self.expected_len = records.len();
+        let compressed = match self.compression {
+            Compression::None => None,
+            codec => compressed_form(codec, &records, record_count),
         };
+        let payload = compressed.unwrap_or_else(|| records.freeze());
         EncodedBatch {
-            checksum: crc32fast::hash(&payload),
+            checksum: crate::checksum(&payload),
             payload,
             record_count,
         }
     }
 }
 
-fn compressed(codec: Compression, records: &[u8], record_count: u32) -> Bytes {
-    let bytes = codec.compress(records);
-    let mut out = BytesMut::with_capacity(bytes.len() + 32);
-    put_varint_field(
-        &mut out,
-        batch_field::COMPRESSION,
-        u64::from(codec.number()),
-    );
-    put_varint_field(
-        &mut out,
-        batch_field::UNCOMPRESSED_SIZE,
-        records.len() as u64,
-    );
-    put_varint_field(&mut out, batch_field::RECORD_COUNT, u64::from(record_count));
-    put_bytes_field(&mut out, batch_field::COMPRESSED, &bytes);
-    out.freeze()
+#[inline]
+fn put_record(out: &mut BytesMut, record: &RecordRef<'_>, len: usize) {
+    let mut prefix = Prefix::default();
+    prefix.len_field(batch_tag::RECORDS, len);
+    if let Some(key) = record.key {
+        prefix.put_with(out, record_tag::KEY, key);
+    }
+    if let Some(value) = record.value {
+        prefix.put_with(out, record_tag::VALUE, value);
+    }
+    for header in record.headers {
+        prefix.len_field(record_tag::HEADERS, header.encoded_len());
+        prefix.put_with(out, header_tag::NAME, header.name.as_bytes());
+        if let Some(value) = header.value {
+            prefix.put_with(out, header_tag::VALUE, value);
+        }
+    }
+    if let Some(timestamp_ms) = record.timestamp_ms {
+        prefix.varint_field(record_tag::TIMESTAMP_MS, timestamp_ms.cast_unsigned());
+    }
+    prefix.put(out);
+}
+
+/// The compressed form of a batch; `None` when it isn't smaller.
+fn compressed_form(codec: Compression, records: &[u8], record_count: u32) -> Option<Bytes> {
+    codec.with_compressed(records, |compressed| {
+        let mut out = BytesMut::with_capacity(compressed.len() + 64);
+        let mut prefix = Prefix::default();
+        prefix.varint_field(batch_tag::COMPRESSION, u64::from(codec.number()));
+        prefix.varint_field(batch_tag::UNCOMPRESSED_SIZE, records.len() as u64);
+        prefix.put(&mut out);
+        prefix.varint_field(batch_tag::RECORD_COUNT, u64::from(record_count));
+        prefix.put_with(&mut out, batch_tag::COMPRESSED, compressed);
+        (out.len() < records.len()).then(|| out.freeze())
+    })
 }

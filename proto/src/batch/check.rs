@@ -2,9 +2,11 @@
 
 use super::compression::Compression;
 use super::error::BatchError;
+use super::form::CompressedForm;
 use super::limits::BatchLimits;
-use super::wire::{Cursor, Value};
-use super::{batch_field, header_field, record_field};
+use super::record::HeaderRef;
+use super::wire::Cursor;
+use super::{batch_tag, record_tag};
 
 /// What a check found out on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,109 +30,65 @@ pub fn check(
     limits: &BatchLimits,
     scratch: &mut Vec<u8>,
 ) -> Result<BatchSummary, BatchError> {
-    let outer = Outer::read(payload, limits)?;
-    let Some(compressed) = outer.compressed else {
-        return outer.records.summary(Compression::None, payload.len());
-    };
-    let size = outer.uncompressed_size;
-    if size > limits.max_uncompressed as u64 {
-        return Err(BatchError::UncompressedTooLarge {
-            size: usize::try_from(size).unwrap_or(usize::MAX),
-            limit: limits.max_uncompressed,
-        });
+    let (records, form) = read(payload, limits)?;
+    if form.is_absent() {
+        return records.summary(Compression::None, payload.len());
     }
-    let size = usize::try_from(size).expect("it is within the limit");
-    outer.compression.decompress(compressed, size, scratch)?;
-    let inner = Outer::read(scratch, limits)?;
-    if inner.compressed.is_some() || inner.has_compressed_fields {
+    if records.count > 0 {
+        return Err(BatchError::Malformed(
+            "it has both records and compressed records",
+        ));
+    }
+    form.decompress(limits.max_uncompressed, scratch)?;
+    let (records, inner) = read(scratch, limits)?;
+    if !inner.is_absent() {
         return Err(BatchError::Malformed(
             "a compressed batch within a compressed batch",
         ));
     }
-    if u64::from(inner.records.count) != outer.record_count {
+    if u64::from(records.count) != form.record_count {
         return Err(BatchError::Malformed(
             "record_count is not the number of records",
         ));
     }
-    inner.records.summary(outer.compression, size)
+    records.summary(form.compression, scratch.len())
 }
 
-/// The fields of a batch.
-struct Outer<'a> {
-    records: Tally,
-    compression: Compression,
-    uncompressed_size: u64,
-    record_count: u64,
-    compressed: Option<&'a [u8]>,
-    has_compressed_fields: bool,
-}
-
-impl<'a> Outer<'a> {
-    fn read(payload: &'a [u8], limits: &BatchLimits) -> Result<Outer<'a>, BatchError> {
-        let mut outer = Outer {
-            records: Tally {
-                count: 0,
-                max_timestamp_ms: i64::MIN,
-                all_timed: true,
-            },
-            compression: Compression::None,
-            uncompressed_size: 0,
-            record_count: 0,
-            compressed: None,
-            has_compressed_fields: false,
-        };
-        let mut cursor = Cursor::new(payload);
-        while let Some((field, value)) = cursor.field()? {
-            match (field, value) {
-                (batch_field::RECORDS, Value::Bytes(record)) => {
-                    outer.records.add(record, limits)?;
-                }
-                (batch_field::COMPRESSION, Value::Varint(number)) => {
-                    outer.compression = Compression::from_number(number)?;
-                    outer.has_compressed_fields |= number != 0;
-                }
-                (batch_field::UNCOMPRESSED_SIZE, Value::Varint(size)) => {
-                    outer.uncompressed_size = size;
-                    outer.has_compressed_fields |= size != 0;
-                }
-                (batch_field::RECORD_COUNT, Value::Varint(count)) => {
-                    outer.record_count = count;
-                    outer.has_compressed_fields |= count != 0;
-                }
-                (batch_field::COMPRESSED, Value::Bytes(bytes)) => {
-                    outer.compressed = Some(bytes).filter(|bytes| !bytes.is_empty());
-                }
-                (batch_field::RECORDS..=batch_field::COMPRESSED, _) => {
-                    return Err(BatchError::Malformed(
-                        "a field of the batch has the wrong type",
-                    ));
-                }
-                _ => {}
-            }
+/// Reads all fields of a batch.
+fn read<'a>(
+    payload: &'a [u8],
+    limits: &BatchLimits,
+) -> Result<(Tally, CompressedForm<'a>), BatchError> {
+    let mut records = Tally::new();
+    let mut form = CompressedForm::default();
+    let mut cursor = Cursor::new(payload);
+    while let Some(tag) = cursor.tag()? {
+        if tag == batch_tag::RECORDS {
+            records.add(cursor.bytes()?, limits)?;
+        } else {
+            form.read(tag, &mut cursor)?;
         }
-        let is_compressed = outer.compressed.is_some();
-        if is_compressed && outer.records.count > 0 {
-            return Err(BatchError::Malformed(
-                "it has both records and compressed records",
-            ));
-        }
-        if !is_compressed && outer.has_compressed_fields {
-            return Err(BatchError::Malformed(
-                "it says that it is compressed, and is not",
-            ));
-        }
-        Ok(outer)
     }
+    Ok((records, form))
 }
 
 /// What is counted over all records.
 struct Tally {
     count: u32,
+    /// Of those that carry one.
     max_timestamp_ms: i64,
     all_timed: bool,
 }
 
 impl Tally {
+    fn new() -> Tally {
+        Tally {
+            count: 0,
+            max_timestamp_ms: i64::MIN,
+            all_timed: true,
+        }
+    }
+
     #[inline]
     fn add(&mut self, record: &[u8], limits: &BatchLimits) -> Result<(), BatchError> {
         if self.count >= limits.max_records {
@@ -172,64 +130,44 @@ fn check_record(record: &[u8], limits: &BatchLimits) -> Result<Option<i64>, Batc
     let mut timestamp_ms = None;
     let mut headers = 0;
     let mut cursor = Cursor::new(record);
-    while let Some((field, value)) = cursor.field()? {
-        match (field, value) {
-            (record_field::KEY, Value::Bytes(key)) if key.len() > limits.max_key => {
-                return Err(BatchError::KeyTooLarge {
-                    size: key.len(),
-                    limit: limits.max_key,
-                });
+    while let Some(tag) = cursor.tag()? {
+        match tag {
+            record_tag::KEY => {
+                let size = cursor.bytes()?.len();
+                let limit = limits.max_key;
+                if size > limit {
+                    return Err(BatchError::KeyTooLarge { size, limit });
+                }
             }
-            (record_field::KEY | record_field::VALUE, Value::Bytes(_))
-            | (record_field::OFFSET_GAP, Value::Varint(0)) => {}
-            (record_field::HEADERS, Value::Bytes(header)) => {
+            record_tag::VALUE => drop(cursor.bytes()?),
+            record_tag::HEADERS => {
                 headers += 1;
                 if headers > limits.max_headers {
                     return Err(BatchError::TooManyHeaders {
                         limit: limits.max_headers,
                     });
                 }
-                check_header(header, limits)?;
+                check_header(cursor.bytes()?, limits)?;
             }
-            (record_field::TIMESTAMP_MS, Value::Varint(time)) => {
-                timestamp_ms = Some(time.cast_signed());
+            record_tag::TIMESTAMP_MS => timestamp_ms = Some(cursor.varint()?.cast_signed()),
+            record_tag::OFFSET_GAP => {
+                if cursor.varint()? != 0 {
+                    return Err(BatchError::Malformed("a producer set offset_gap"));
+                }
             }
-            (record_field::OFFSET_GAP, Value::Varint(_)) => {
-                return Err(BatchError::Malformed("a producer set offset_gap"));
-            }
-            (record_field::KEY..=record_field::OFFSET_GAP, _) => {
-                return Err(BatchError::Malformed(
-                    "a field of a record has the wrong type",
-                ));
-            }
-            _ => {}
+            _ => cursor.skip(tag, record_tag::LAST)?,
         }
     }
     Ok(timestamp_ms)
 }
 
 fn check_header(header: &[u8], limits: &BatchLimits) -> Result<(), BatchError> {
-    let invalid = BatchError::HeaderInvalid {
-        limit: limits.max_header_name,
-    };
-    let mut name: &[u8] = &[];
-    let mut cursor = Cursor::new(header);
-    while let Some((field, value)) = cursor.field()? {
-        match (field, value) {
-            (header_field::NAME, Value::Bytes(bytes)) => name = bytes,
-            (header_field::VALUE, Value::Bytes(_)) => {}
-            (header_field::NAME | header_field::VALUE, _) => {
-                return Err(BatchError::Malformed(
-                    "a field of a header has the wrong type",
-                ));
-            }
-            _ => {}
-        }
-    }
-    let fits = (1..=limits.max_header_name).contains(&name.len());
-    if fits && std::str::from_utf8(name).is_ok() {
+    let name = HeaderRef::read(header)?.name;
+    if (1..=limits.max_header_name).contains(&name.len()) {
         Ok(())
     } else {
-        Err(invalid)
+        Err(BatchError::HeaderInvalid {
+            limit: limits.max_header_name,
+        })
     }
 }

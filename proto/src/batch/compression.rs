@@ -1,7 +1,12 @@
 //! Compressing the records of a batch, and the bounded way back.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
+
+use lz4_flex::block::{self, CompressTable};
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe;
 
 use super::error::BatchError;
 
@@ -26,6 +31,9 @@ pub enum Compression {
 pub struct UnknownCompression(String);
 
 impl Compression {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Compression; 3] = [Compression::None, Compression::Lz4, Compression::Zstd];
+
     /// The number of `statecast.v1.Compression`, and of the codec bits on disk.
     pub fn number(self) -> u8 {
         match self {
@@ -36,12 +44,10 @@ impl Compression {
     }
 
     pub(super) fn from_number(number: u64) -> Result<Compression, BatchError> {
-        match number {
-            0 => Ok(Compression::None),
-            1 => Ok(Compression::Lz4),
-            2 => Ok(Compression::Zstd),
-            _ => Err(BatchError::Malformed("the compression is unknown")),
-        }
+        Compression::ALL
+            .into_iter()
+            .find(|compression| u64::from(compression.number()) == number)
+            .ok_or(BatchError::Malformed("the compression is unknown"))
     }
 
     /// `none`, `lz4` or `zstd`.
@@ -53,14 +59,14 @@ impl Compression {
         }
     }
 
-    pub(super) fn compress(self, bytes: &[u8]) -> Vec<u8> {
-        match self {
-            Compression::None => bytes.to_vec(),
-            Compression::Lz4 => lz4_flex::block::compress(bytes),
-            Compression::Zstd => {
-                zstd::bulk::compress(bytes, ZSTD_LEVEL).expect("compressing in memory can't fail")
-            }
-        }
+    /// Compresses `bytes` into memory that is used again and again, and gives
+    /// the result to `use_it`.
+    pub(super) fn with_compressed<T>(self, bytes: &[u8], use_it: impl FnOnce(&[u8]) -> T) -> T {
+        CODECS.with_borrow_mut(|codecs| match self {
+            Compression::None => use_it(bytes),
+            Compression::Lz4 => use_it(codecs.compress_lz4(bytes)),
+            Compression::Zstd => use_it(codecs.compress_zstd(bytes)),
+        })
     }
 
     /// Decompresses into `out`, which gets exactly `size` bytes or an error.
@@ -70,18 +76,27 @@ impl Compression {
         size: usize,
         out: &mut Vec<u8>,
     ) -> Result<(), BatchError> {
-        const WRONG: BatchError =
-            BatchError::Malformed("it does not decompress to its stated size");
-        out.clear();
-        out.resize(size, 0);
         let written = match self {
-            Compression::None => return Err(BatchError::Malformed("compressed without a codec")),
-            Compression::Lz4 => lz4_flex::block::decompress_into(bytes, out).map_err(|_| WRONG)?,
+            Compression::None => {
+                return Err(BatchError::Malformed("compressed without a codec"));
+            }
+            Compression::Lz4 => {
+                out.resize(size, 0);
+                block::decompress_into(bytes, out).ok()
+            }
             Compression::Zstd => {
-                zstd::bulk::decompress_to_buffer(bytes, out.as_mut_slice()).map_err(|_| WRONG)?
+                out.clear();
+                out.reserve_exact(size);
+                CODECS.with_borrow_mut(|codecs| codecs.decompress_zstd(bytes, out))
             }
         };
-        if written == size { Ok(()) } else { Err(WRONG) }
+        if written == Some(size) {
+            Ok(())
+        } else {
+            Err(BatchError::Malformed(
+                "it doesn't decompress to its stated size",
+            ))
+        }
     }
 }
 
@@ -95,9 +110,57 @@ impl FromStr for Compression {
     type Err = UnknownCompression;
 
     fn from_str(name: &str) -> Result<Compression, UnknownCompression> {
-        [Compression::None, Compression::Lz4, Compression::Zstd]
+        Compression::ALL
             .into_iter()
             .find(|compression| compression.name() == name)
             .ok_or_else(|| UnknownCompression(name.to_owned()))
+    }
+}
+
+thread_local! {
+    /// The state of the codecs costs more to set up than a small batch to
+    /// compress, and is too large to have one for each partition.
+    static CODECS: RefCell<Codecs> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Codecs {
+    lz4: CompressTable,
+    zstd: Option<Compressor<'static>>,
+    zstd_back: Option<Decompressor<'static>>,
+    out: Vec<u8>,
+}
+
+impl Codecs {
+    fn compress_lz4(&mut self, bytes: &[u8]) -> &[u8] {
+        let bound = block::get_maximum_output_size(bytes.len());
+        if self.out.len() < bound {
+            self.out.resize(bound, 0);
+        }
+        let len = block::compress_into_with_table(bytes, &mut self.out, &mut self.lz4)
+            .expect("the output has room for the worst case");
+        &self.out[..len]
+    }
+
+    fn compress_zstd(&mut self, bytes: &[u8]) -> &[u8] {
+        self.out.clear();
+        self.out.reserve(zstd_safe::compress_bound(bytes.len()));
+        self.zstd
+            .get_or_insert_with(|| Compressor::new(ZSTD_LEVEL).expect("the level exists"))
+            .compress_to_buffer(bytes, &mut self.out)
+            .expect("the output has room for the worst case");
+        &self.out
+    }
+
+    /// Decompresses one frame into the capacity of `out`; returns its size.
+    fn decompress_zstd(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Option<usize> {
+        // Others read just the first frame, and would miss records in a second.
+        if zstd_safe::find_frame_compressed_size(bytes) != Ok(bytes.len()) {
+            return None;
+        }
+        self.zstd_back
+            .get_or_insert_with(|| Decompressor::new().expect("there is memory for it"))
+            .decompress_to_buffer(bytes, out)
+            .ok()
     }
 }

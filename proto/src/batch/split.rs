@@ -1,8 +1,10 @@
 //! Takes a batch apart into its records' bytes, to put them together anew.
 
+use super::batch_tag;
 use super::error::BatchError;
-use super::wire::{Cursor, Value};
-use super::{batch_field, record_field};
+use super::form::CompressedForm;
+use super::view::RecordView;
+use super::wire::Cursor;
 
 /// A record as it lies in its batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,34 +20,25 @@ pub struct RawRecord<'a> {
 pub fn split(payload: &[u8]) -> impl Iterator<Item = Result<RawRecord<'_>, BatchError>> {
     let mut cursor = Cursor::new(payload);
     std::iter::from_fn(move || {
-        loop {
-            let before = cursor.rest();
-            let record = match cursor.field() {
-                Ok(None) => return None,
-                Ok(Some((batch_field::RECORDS, Value::Bytes(record)))) => record,
-                Ok(Some(_)) => continue,
-                Err(error) => {
-                    cursor = Cursor::new(&[]);
-                    return Some(Err(error));
-                }
-            };
-            let bytes = &before[..before.len() - cursor.rest().len()];
-            let raw = key_of(record).map(|key| RawRecord { bytes, key });
-            if raw.is_err() {
-                cursor = Cursor::new(&[]);
-            }
-            return Some(raw);
+        let record = next_record(&mut cursor);
+        if record.is_err() {
+            cursor = Cursor::new(&[]);
         }
+        record.transpose()
     })
 }
 
-fn key_of(record: &[u8]) -> Result<Option<&[u8]>, BatchError> {
-    let mut key = None;
-    let mut cursor = Cursor::new(record);
-    while let Some((field, value)) = cursor.field()? {
-        if let (record_field::KEY, Value::Bytes(bytes)) = (field, value) {
-            key = Some(bytes);
+fn next_record<'a>(cursor: &mut Cursor<'a>) -> Result<Option<RawRecord<'a>>, BatchError> {
+    loop {
+        let from = cursor.rest();
+        let Some(tag) = cursor.tag()? else {
+            return Ok(None);
+        };
+        if tag == batch_tag::RECORDS {
+            let key = RecordView::read(cursor.bytes()?)?.key;
+            let bytes = &from[..from.len() - cursor.rest().len()];
+            return Ok(Some(RawRecord { bytes, key }));
         }
+        CompressedForm::read_absent(tag, cursor)?;
     }
-    Ok(key)
 }

@@ -1,59 +1,101 @@
 //! The few parts of the protobuf encoding that a batch needs: varints, tags,
-//! and a cursor that gives field after field without copying.
+//! and a cursor that reads field after field without copying.
 
-use bytes::BufMut;
+use bytes::{BufMut, BytesMut};
 
 use super::error::BatchError;
 
-/// Wire types.
+/// Wire types. The groups of old, 3 and 4, have no place in proto3.
 const VARINT: u32 = 0;
 const FIXED64: u32 = 1;
 const LEN: u32 = 2;
 const FIXED32: u32 = 5;
 
+/// Bytes of the longest varint.
+const MAX_VARINT: usize = 10;
+
 const TRUNCATED: BatchError = BatchError::Malformed("it ends in the middle of a field");
 
+/// The tag of a field that holds bytes, a string or a message.
+pub(super) const fn len_tag(field: u32) -> u32 {
+    field << 3 | LEN
+}
+
+/// The tag of a field that holds a number.
+pub(super) const fn varint_tag(field: u32) -> u32 {
+    field << 3 | VARINT
+}
+
 /// Bytes that `value` takes as a varint.
+#[inline]
 pub(super) const fn varint_len(value: u64) -> usize {
     // 7 bits a byte, at least one byte.
     ((64 - (value | 1).leading_zeros()) as usize).div_ceil(7)
 }
 
-pub(super) fn put_varint(out: &mut impl BufMut, mut value: u64) {
-    while value >= 0x80 {
-        out.put_u8((value & 0x7f) as u8 | 0x80);
-        value >>= 7;
-    }
-    out.put_u8((value & 0x7f) as u8);
-}
-
 /// Bytes of a field of length `len`, tag included; field numbers are below 16.
+#[inline]
 pub(super) const fn len_field_len(len: usize) -> usize {
     1 + varint_len(len as u64) + len
 }
 
-pub(super) fn put_len_tag(out: &mut impl BufMut, field: u32, len: usize) {
-    put_varint(out, u64::from(field << 3 | LEN));
-    put_varint(out, len as u64);
+/// Tags, lengths and numbers that stand next to each other. They are put
+/// together in a register and written with one store.
+#[derive(Debug, Default)]
+pub(super) struct Prefix {
+    /// The bytes, the first in the lowest bits.
+    bytes: u128,
+    /// How many they are, at most 16: a tag and length of a record (5), and of
+    /// a header (5) and its name (3), or the tag and value of a time (11).
+    len: usize,
 }
 
-pub(super) fn put_bytes_field(out: &mut impl BufMut, field: u32, bytes: &[u8]) {
-    put_len_tag(out, field, bytes.len());
-    out.put_slice(bytes);
-}
+impl Prefix {
+    /// Adds the tag and length of a field.
+    #[inline]
+    pub(super) fn len_field(&mut self, tag: u32, len: usize) {
+        self.varint_field(tag, len as u64);
+    }
 
-pub(super) fn put_varint_field(out: &mut impl BufMut, field: u32, value: u64) {
-    put_varint(out, u64::from(field << 3 | VARINT));
-    put_varint(out, value);
-}
+    /// Adds a field that is a number.
+    #[inline]
+    pub(super) fn varint_field(&mut self, tag: u32, value: u64) {
+        self.varint(u64::from(tag));
+        self.varint(value);
+    }
 
-/// A field of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    /// A fixed-size number: none of ours.
-    Other,
+    #[inline]
+    fn varint(&mut self, mut value: u64) {
+        while value >= 0x80 {
+            self.push(value & 0x7f | 0x80);
+            value >>= 7;
+        }
+        self.push(value);
+    }
+
+    #[inline]
+    fn push(&mut self, byte: u64) {
+        debug_assert!(self.len < size_of::<u128>(), "the prefix is full");
+        self.bytes |= u128::from(byte) << (8 * self.len);
+        self.len += 1;
+    }
+
+    /// Writes what was added, and begins anew.
+    #[inline]
+    pub(super) fn put(&mut self, out: &mut BytesMut) {
+        let end = out.len() + self.len;
+        out.put_slice(&self.bytes.to_le_bytes());
+        out.truncate(end);
+        *self = Prefix::default();
+    }
+
+    /// Writes what was added and a field of bytes behind it, and begins anew.
+    #[inline]
+    pub(super) fn put_with(&mut self, out: &mut BytesMut, tag: u32, bytes: &[u8]) {
+        self.len_field(tag, bytes.len());
+        self.put(out);
+        out.put_slice(bytes);
+    }
 }
 
 /// Reads the fields of a message one by one.
@@ -72,30 +114,21 @@ impl<'a> Cursor<'a> {
         self.rest
     }
 
-    /// The next field's number and value; `None` at the end.
+    /// The next field's tag, `None` at the end. Its value is to be read next.
     #[inline]
-    pub(super) fn field(&mut self) -> Result<Option<(u32, Value<'a>)>, BatchError> {
+    pub(super) fn tag(&mut self) -> Result<Option<u32>, BatchError> {
         if self.rest.is_empty() {
             return Ok(None);
         }
-        let tag = u32::try_from(self.varint()?)
-            .map_err(|_| BatchError::Malformed("a tag is over 32 bits"))?;
-        let field = tag >> 3;
-        if field == 0 {
-            return Err(BatchError::Malformed("a field has number 0"));
+        match u32::try_from(self.varint()?) {
+            Ok(tag) => Ok(Some(tag)),
+            Err(_) => Err(BatchError::Malformed("a tag is over 32 bits")),
         }
-        let value = match tag & 7 {
-            LEN => Value::Bytes(self.bytes()?),
-            VARINT => Value::Varint(self.varint()?),
-            FIXED64 => self.skip(8)?,
-            FIXED32 => self.skip(4)?,
-            _ => return Err(BatchError::Malformed("a field has an unknown wire type")),
-        };
-        Ok(Some((field, value)))
     }
 
+    /// The value of a field whose tag says that it is a number.
     #[inline]
-    fn varint(&mut self) -> Result<u64, BatchError> {
+    pub(super) fn varint(&mut self) -> Result<u64, BatchError> {
         match self.rest.split_first() {
             // Nearly all of ours are small.
             Some((&byte, rest)) if byte < 0x80 => {
@@ -108,8 +141,8 @@ impl<'a> Cursor<'a> {
 
     fn long_varint(&mut self) -> Result<u64, BatchError> {
         let mut value = 0;
-        for (index, &byte) in self.rest.iter().take(10).enumerate() {
-            if index == 9 && byte > 1 {
+        for (index, &byte) in self.rest.iter().take(MAX_VARINT).enumerate() {
+            if index == MAX_VARINT - 1 && byte > 1 {
                 break;
             }
             value |= u64::from(byte & 0x7f) << (7 * index);
@@ -118,22 +151,43 @@ impl<'a> Cursor<'a> {
                 return Ok(value);
             }
         }
-        match self.rest.len() {
-            0..10 => Err(TRUNCATED),
-            _ => Err(BatchError::Malformed("a number is over 64 bits")),
+        if self.rest.len() < MAX_VARINT {
+            Err(TRUNCATED)
+        } else {
+            Err(BatchError::Malformed("a number is over 64 bits"))
         }
     }
 
+    /// The value of a field whose tag says that it has a length.
     #[inline]
-    fn bytes(&mut self) -> Result<&'a [u8], BatchError> {
+    pub(super) fn bytes(&mut self) -> Result<&'a [u8], BatchError> {
         let len = usize::try_from(self.varint()?).map_err(|_| TRUNCATED)?;
         let (bytes, rest) = self.rest.split_at_checked(len).ok_or(TRUNCATED)?;
         self.rest = rest;
         Ok(bytes)
     }
 
-    fn skip(&mut self, len: usize) -> Result<Value<'a>, BatchError> {
+    /// Skips the value of a field that a later version added: one whose number
+    /// is above that of `last`, the last field known to this one.
+    pub(super) fn skip(&mut self, tag: u32, last: u32) -> Result<(), BatchError> {
+        let field = tag >> 3;
+        if field == 0 {
+            return Err(BatchError::Malformed("a field has number 0"));
+        }
+        if field <= last >> 3 {
+            return Err(BatchError::Malformed("a field has the wrong type"));
+        }
+        match tag & 7 {
+            VARINT => self.varint().map(drop),
+            LEN => self.bytes().map(drop),
+            FIXED64 => self.skip_bytes(8),
+            FIXED32 => self.skip_bytes(4),
+            _ => Err(BatchError::Malformed("a field has an unknown wire type")),
+        }
+    }
+
+    fn skip_bytes(&mut self, len: usize) -> Result<(), BatchError> {
         self.rest = self.rest.get(len..).ok_or(TRUNCATED)?;
-        Ok(Value::Other)
+        Ok(())
     }
 }

@@ -1,0 +1,159 @@
+//! What the codec writes and reads is what any protobuf library does.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use prost::Message;
+use prost_types::FileDescriptorSet;
+use statecast_proto::DESCRIPTOR_SET;
+use statecast_proto::batch::{Compression, decode, decode_ref, split};
+
+use crate::structured::{
+    Header, Record, RecordBatch, any_compression, check_default, encode, records,
+};
+
+proptest! {
+    #[test]
+    fn bytes_are_those_that_any_protobuf_library_makes(records in records()) {
+        let batch = RecordBatch::of(records.clone());
+        prop_assert_eq!(encode(&records, Compression::None), batch.encode_to_vec());
+    }
+
+    #[test]
+    fn records_come_back_as_they_were(records in records(), compression in any_compression()) {
+        let payload = encode(&records, compression);
+        let decoded: Vec<Record> =
+            decode(payload).unwrap().map(|record| record.unwrap().into()).collect();
+        prop_assert_eq!(decoded, records);
+    }
+
+    #[test]
+    fn views_are_the_records(records in records()) {
+        let payload = encode(&records, Compression::None);
+        let decoded: Vec<Record> = decode_ref(&payload)
+            .map(|view| {
+                let view = view.unwrap();
+                let headers = view.headers().map(|header| Header {
+                    name: header.name.to_owned(),
+                    value: header.value.map(<[u8]>::to_vec),
+                });
+                Record {
+                    key: view.key.map(<[u8]>::to_vec),
+                    value: view.value.map(<[u8]>::to_vec),
+                    headers: headers.collect(),
+                    timestamp_ms: view.timestamp_ms,
+                    offset_gap: view.offset_gap,
+                }
+            })
+            .collect();
+        prop_assert_eq!(decoded, records);
+    }
+
+    #[test]
+    fn check_counts_and_finds_the_latest_time(
+        records in records(),
+        compression in any_compression(),
+    ) {
+        let summary = check_default(&encode(&records, compression)).unwrap();
+        prop_assert_eq!(summary.record_count as usize, records.len());
+        let times: Option<Vec<i64>> = records.iter().map(|record| record.timestamp_ms).collect();
+        prop_assert_eq!(summary.max_timestamp_ms, times.and_then(|times| times.into_iter().max()));
+        let size = RecordBatch::of(records).encoded_len();
+        prop_assert_eq!(summary.uncompressed_len as usize, size);
+    }
+
+    #[test]
+    fn pieces_of_a_split_batch_make_a_batch(records in records()) {
+        let payload = encode(&records, Compression::None);
+        let pieces: Vec<_> = split(&payload).map(|piece| piece.unwrap()).collect();
+        let keys: Vec<_> = pieces.iter().map(|piece| piece.key.map(<[u8]>::to_vec)).collect();
+        prop_assert_eq!(keys, records.iter().map(|record| record.key.clone()).collect::<Vec<_>>());
+        let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.iter().copied()).collect();
+        prop_assert_eq!(whole, payload);
+    }
+}
+
+#[test]
+fn gap_that_compaction_left_is_read() {
+    let record = Record {
+        offset_gap: 70_000,
+        ..Record::default()
+    };
+    let payload = Bytes::from(RecordBatch::of(vec![record]).encode_to_vec());
+    assert_eq!(
+        decode(payload).unwrap().next().unwrap().unwrap().offset_gap,
+        70_000
+    );
+}
+
+#[test]
+fn fields_of_a_later_version_are_skipped() {
+    let mut record = Record {
+        key: Some(b"k".to_vec()),
+        ..Record::default()
+    }
+    .encode_to_vec();
+    // Field 15 as a varint, field 14 as a fixed 64-bit number.
+    record.extend([15 << 3, 1, 14 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut payload = vec![0x0a, u8::try_from(record.len()).unwrap()];
+    payload.extend(&record);
+    let len = payload.len();
+    // Field 15 as a fixed 32-bit number, field 13 as bytes.
+    payload.extend([15 << 3 | 5, 1, 2, 3, 4, 13 << 3 | 2, 1, 7]);
+
+    assert_eq!(check_default(&payload).unwrap().record_count, 1);
+    let view = decode_ref(&payload).next().unwrap().unwrap();
+    assert_eq!(view.key, Some(&b"k"[..]));
+    let piece = split(&payload).next().unwrap().unwrap();
+    assert_eq!(piece.bytes, &payload[..len]);
+}
+
+/// As protobuf has it for a field that isn't repeated.
+#[test]
+fn last_one_of_a_field_that_comes_twice_counts() {
+    let record = [0x0a, 1, b'a', 0x20, 9, 0x0a, 2, b'b', b'c', 0x20, 7];
+    let mut payload = vec![0x0a, u8::try_from(record.len()).unwrap()];
+    payload.extend(record);
+    assert_eq!(check_default(&payload).unwrap().max_timestamp_ms, Some(7));
+    let view = decode_ref(&payload).next().unwrap().unwrap();
+    assert_eq!((view.key, view.timestamp_ms), (Some(&b"bc"[..]), Some(7)));
+}
+
+/// The codec is written by hand: this fails when the protocol gets a field that
+/// it doesn't know.
+#[test]
+fn codec_knows_every_field_of_the_protocol() {
+    let files = FileDescriptorSet::decode(DESCRIPTOR_SET).unwrap().file;
+    let fields = |name: &str| {
+        let message = files
+            .iter()
+            .flat_map(|file| &file.message_type)
+            .find(|message| message.name() == name)
+            .unwrap();
+        message
+            .field
+            .iter()
+            .map(|field| format!("{} {} {:?}", field.number(), field.name(), field.r#type()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(fields("Header"), ["1 name String", "2 value Bytes"]);
+    assert_eq!(
+        fields("Record"),
+        [
+            "1 key Bytes",
+            "2 value Bytes",
+            "3 headers Message",
+            "4 timestamp_ms Int64",
+            "5 offset_gap Uint32",
+        ]
+    );
+    assert_eq!(
+        fields("RecordBatch"),
+        [
+            "1 records Message",
+            "2 compression Enum",
+            "3 uncompressed_size Uint32",
+            "4 record_count Uint32",
+            "5 compressed Bytes",
+        ]
+    );
+}

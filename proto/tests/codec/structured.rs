@@ -1,0 +1,147 @@
+//! The messages as any other language sees them, with structured records, and
+//! arbitrary ones.
+
+use bytes::Bytes;
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use statecast_proto::batch::{
+    self, BatchBuilder, BatchError, BatchLimits, BatchSummary, Compression, HeaderRef, RecordRef,
+    check,
+};
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Header {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Record {
+    #[prost(bytes = "vec", optional, tag = "1")]
+    pub(crate) key: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    pub(crate) value: Option<Vec<u8>>,
+    #[prost(message, repeated, tag = "3")]
+    pub(crate) headers: Vec<Header>,
+    #[prost(int64, optional, tag = "4")]
+    pub(crate) timestamp_ms: Option<i64>,
+    #[prost(uint32, tag = "5")]
+    pub(crate) offset_gap: u32,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct RecordBatch {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) records: Vec<Record>,
+    #[prost(int32, tag = "2")]
+    pub(crate) compression: i32,
+    #[prost(uint32, tag = "3")]
+    pub(crate) uncompressed_size: u32,
+    #[prost(uint32, tag = "4")]
+    pub(crate) record_count: u32,
+    #[prost(bytes = "vec", tag = "5")]
+    pub(crate) compressed: Vec<u8>,
+}
+
+impl RecordBatch {
+    pub(crate) fn of(records: Vec<Record>) -> RecordBatch {
+        RecordBatch {
+            records,
+            ..RecordBatch::default()
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn of_value(value: Vec<u8>) -> Record {
+        Record {
+            value: Some(value),
+            ..Record::default()
+        }
+    }
+}
+
+impl From<batch::Record> for Record {
+    fn from(record: batch::Record) -> Record {
+        let header = |header: batch::Header| Header {
+            name: header.name,
+            value: header.value.map(|value| value.to_vec()),
+        };
+        Record {
+            key: record.key.map(|key| key.to_vec()),
+            value: record.value.map(|value| value.to_vec()),
+            headers: record.headers.into_iter().map(header).collect(),
+            timestamp_ms: record.timestamp_ms,
+            offset_gap: record.offset_gap,
+        }
+    }
+}
+
+/// Encodes as a client does.
+pub(crate) fn encode(records: &[Record], compression: Compression) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    for record in records {
+        let headers: Vec<HeaderRef<'_>> = record
+            .headers
+            .iter()
+            .map(|header| HeaderRef {
+                name: &header.name,
+                value: header.value.as_deref(),
+            })
+            .collect();
+        let record = RecordRef {
+            key: record.key.as_deref(),
+            value: record.value.as_deref(),
+            headers: &headers,
+            timestamp_ms: record.timestamp_ms,
+        };
+        builder.push(&record).expect("it is within all limits");
+    }
+    let batch = builder.finish();
+    assert_eq!(batch.record_count as usize, records.len());
+    assert_eq!(batch.checksum, statecast_proto::checksum(&batch.payload));
+    assert!(builder.is_empty());
+    batch.payload
+}
+
+/// Checks as the broker does.
+pub(crate) fn check_default(payload: &[u8]) -> Result<BatchSummary, BatchError> {
+    check(payload, &BatchLimits::default(), &mut Vec::new())
+}
+
+fn header() -> impl Strategy<Value = Header> {
+    let value = option::of(vec(any::<u8>(), 0..40));
+    ("[a-zé]{1,20}", value).prop_map(|(name, value)| Header { name, value })
+}
+
+/// Some that compress well, and some that don't.
+fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
+    option::of(prop_oneof![
+        vec(any::<u8>(), 0..300),
+        (any::<u8>(), 0..300_usize).prop_map(|(byte, len)| vec![byte; len]),
+    ])
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    let headers = vec(header(), 0..4);
+    (bytes(), bytes(), headers, any::<Option<i64>>()).prop_map(
+        |(key, value, headers, timestamp_ms)| Record {
+            key,
+            value,
+            headers,
+            timestamp_ms,
+            offset_gap: 0,
+        },
+    )
+}
+
+pub(crate) fn records() -> impl Strategy<Value = Vec<Record>> {
+    vec(record(), 1..20)
+}
+
+pub(crate) fn any_compression() -> impl Strategy<Value = Compression> {
+    prop::sample::select(&Compression::ALL[..])
+}
