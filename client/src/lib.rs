@@ -53,6 +53,6 @@ pub use statecast_proto::batch::{
 pub use statecast_proto::partition_for_key;
 pub use statecast_proto::reason::Reason;
 pub use topic::{
-    FlushLevel, PartitionDescription, PartitionOffsets, Retention, Topic, TopicConfig,
+    Cleanup, FlushLevel, PartitionDescription, PartitionOffsets, Retention, Topic, TopicConfig,
     TopicDescription,
 };

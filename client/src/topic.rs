@@ -30,6 +30,15 @@ pub enum Retention<T> {
     Limit(T),
 }
 
+/// What happens to old records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Cleanup {
+    /// They are removed by age and size, as the retention says.
+    #[default]
+    Delete,
+}
+
 /// The configuration of a topic, as far as it is to be set. What is `None` has
 /// the broker's default in a new topic, and stays as it is in an altered one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,6 +49,8 @@ pub struct TopicConfig {
     /// The oldest segments go while a partition is larger: bytes. Broker's
     /// default: no bound.
     pub retention_bytes: Option<Retention<u64>>,
+    /// What happens to old records. Broker's default: they are deleted.
+    pub cleanup: Option<Cleanup>,
     /// When an append is acknowledged. Broker's default: always.
     pub flush: Option<FlushLevel>,
     /// Size at which a segment is sealed: bytes, 1 MiB to 1 GiB. Broker's
@@ -68,6 +79,12 @@ impl TopicConfig {
         self
     }
 
+    /// Sets what happens to old records.
+    pub fn cleanup(mut self, cleanup: Cleanup) -> Self {
+        self.cleanup = Some(cleanup);
+        self
+    }
+
     /// Sets when an append is acknowledged.
     pub fn flush(mut self, level: FlushLevel) -> Self {
         self.flush = Some(level);
@@ -93,7 +110,11 @@ impl TopicConfig {
                 Retention::Forever => 0,
                 Retention::Limit(bytes) => bytes,
             }),
-            cleanup: v1::Cleanup::Unspecified.into(),
+            cleanup: match self.cleanup {
+                None => v1::Cleanup::Unspecified,
+                Some(Cleanup::Delete) => v1::Cleanup::Delete,
+            }
+            .into(),
             flush: self.flush.map(flush_level).transpose()?,
             segment_bytes: self.segment_bytes,
             max_batch_bytes: self.max_batch_bytes,
@@ -110,6 +131,10 @@ impl TopicConfig {
                 0 => Retention::Forever,
                 bytes => Retention::Limit(bytes),
             }),
+            cleanup: match config.cleanup() {
+                v1::Cleanup::Unspecified => None,
+                v1::Cleanup::Delete => Some(Cleanup::Delete),
+            },
             flush: config
                 .flush
                 .as_ref()
@@ -240,6 +265,7 @@ mod tests {
         let config = TopicConfig::new()
             .retention(Retention::Limit(Duration::from_secs(7)))
             .retention_bytes(Retention::Forever)
+            .cleanup(Cleanup::Delete)
             .flush(FlushLevel::Interval(Duration::from_millis(100)))
             .segment_bytes(1 << 20)
             .max_batch_bytes(1 << 16);

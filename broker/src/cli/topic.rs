@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use statecast_client::{FlushLevel, Retention, Topic, TopicConfig, TopicDescription};
+use statecast_client::{Cleanup, FlushLevel, Retention, Topic, TopicConfig, TopicDescription};
 
 use super::common::{Common, Output};
 use super::failure::Failure;
@@ -74,6 +74,9 @@ pub(super) struct ConfigArgs {
     /// How much a partition keeps: a size or `forever` [default: forever]
     #[arg(long, value_name = "SIZE", value_parser = units::retention_bytes)]
     retention_bytes: Option<Retention<u64>>,
+    /// What happens to old records [default: delete]
+    #[arg(long, value_enum, value_name = "HOW")]
+    cleanup: Option<CleanupArg>,
     /// When an append is acknowledged: `always` when it is on disk, a time such
     /// as `100ms` for how often it is written to disk, `os` when it likes
     /// [default: always]
@@ -87,11 +90,19 @@ pub(super) struct ConfigArgs {
     max_batch_bytes: Option<u32>,
 }
 
+/// What happens to old records.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CleanupArg {
+    /// They are removed by age and size, as the retention says.
+    Delete,
+}
+
 impl ConfigArgs {
     fn config(&self) -> TopicConfig {
         let mut config = TopicConfig::new();
         config.retention = self.retention;
         config.retention_bytes = self.retention_bytes;
+        config.cleanup = self.cleanup.map(|CleanupArg::Delete| Cleanup::Delete);
         config.flush = self.flush;
         config.segment_bytes = self.segment_bytes;
         config.max_batch_bytes = self.max_batch_bytes;
@@ -187,6 +198,7 @@ fn topic_json(topic: &Topic) -> Value {
         "config": {
             "retention_ms": retention_ms,
             "retention_bytes": retention_bytes,
+            "cleanup": config.cleanup.map(show_cleanup),
             "flush": config.flush.map(units::show_flush),
             "segment_bytes": config.segment_bytes,
             "max_batch_bytes": config.max_batch_bytes,
@@ -250,6 +262,10 @@ fn description_text(description: &TopicDescription) -> String {
             &show_retention(config.retention_bytes, units::show_size),
         ],
         [
+            "cleanup:",
+            config.cleanup.map(show_cleanup).unwrap_or_default(),
+        ],
+        [
             "flush:",
             &config.flush.map(units::show_flush).unwrap_or_default(),
         ],
@@ -285,6 +301,14 @@ fn show_retention<T>(retention: Option<Retention<T>>, show: impl Fn(T) -> String
     match retention {
         Some(Retention::Limit(limit)) => show(limit),
         Some(Retention::Forever) | None => "forever".to_owned(),
+    }
+}
+
+fn show_cleanup(cleanup: Cleanup) -> &'static str {
+    match cleanup {
+        Cleanup::Delete => "delete",
+        // This binary holds the library of its own version.
+        _ => "unknown",
     }
 }
 

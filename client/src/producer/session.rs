@@ -158,23 +158,23 @@ impl<'a> Session<'a> {
         wake(waker);
         if answer.results.len() != request.len() {
             let error = Error::protocol("an answer with too few or too many results");
-            for batch in request.iter() {
-                self.shared.settle(batch, Err(error.clone()));
-            }
+            self.fail(request.iter(), &error);
             return Err(error);
         }
+        let mut settled = 0;
         for (index, result) in answer.results.into_iter().enumerate() {
-            self.take_result(&request, index, result);
+            settled += self.take_result(&request, index, result);
         }
+        self.shared.buffer.add_permits(settled);
         Ok(())
     }
 
-    fn take_result(&mut self, request: &Arc<Request>, index: usize, result: BatchResult) {
+    /// Returns the cost of what is settled.
+    fn take_result(&mut self, request: &Arc<Request>, index: usize, result: BatchResult) -> usize {
         let batch = &request[index];
         let error = match result.outcome {
             Some(Outcome::Appended(appended)) => {
-                self.overtaken(batch);
-                return self.shared.settle(batch, Ok(appended.base_offset));
+                return self.overtaken(batch) + self.shared.settle(batch, Ok(appended.base_offset));
             }
             Some(Outcome::Error(error)) => Error::from_batch_error(error),
             None => Error::protocol("a result without an outcome"),
@@ -188,19 +188,28 @@ impl<'a> Session<'a> {
             index,
             error,
         });
+        0
     }
 
     /// A later batch of the partition was appended: what was refused before it
-    /// can't be sent again without changing the order.
-    fn overtaken(&mut self, later: &CutBatch) {
+    /// can't be sent again without changing the order. Returns the cost of what
+    /// is settled.
+    fn overtaken(&mut self, later: &CutBatch) -> usize {
+        let mut settled = 0;
         self.refused.retain(|refused| {
             let batch = refused.batch();
             let same = batch.partition == later.partition && batch.topic == later.topic;
             if same {
-                self.shared.settle(batch, Err(refused.error.clone()));
+                settled += self.shared.settle(batch, Err(refused.error.clone()));
             }
             !same
         });
+        settled
+    }
+
+    fn fail<'b>(&self, batches: impl Iterator<Item = &'b CutBatch>, error: &Error) {
+        let settled = batches.map(|batch| self.shared.settle(batch, Err(error.clone())));
+        self.shared.buffer.add_permits(settled.sum());
     }
 
     /// Sends refused batches again, when everything behind them was answered.
@@ -251,11 +260,10 @@ impl<'a> Session<'a> {
                 last: error.to_string().into(),
             },
         };
-        for batch in requests.iter().flat_map(|request| request.iter()) {
-            self.shared.settle(batch, Err(error.clone()));
-        }
-        for batch in &batches {
-            self.shared.fail_waiting(batch, error.clone());
-        }
+        self.fail(requests.iter().flat_map(|request| request.iter()), &error);
+        let failed = batches
+            .iter()
+            .map(|batch| Shared::fail_waiting(batch, error.clone()));
+        self.shared.buffer.add_permits(failed.sum());
     }
 }

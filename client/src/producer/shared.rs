@@ -107,8 +107,10 @@ impl Shared {
         Ok(delivery)
     }
 
-    /// Tells the records of a batch what became of it, and frees its room.
-    pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) {
+    /// Tells the records of a batch what became of it. Returns its cost, which
+    /// the caller gives back to the buffer, for many batches at once.
+    #[must_use]
+    pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) -> usize {
         if let Err(error) = &outcome
             && matches!(
                 error.reason(),
@@ -118,13 +120,14 @@ impl Shared {
             self.lock().topics.forget(&batch.topic);
         }
         batch.completion.settle(outcome);
-        self.buffer.add_permits(batch.cost);
+        batch.cost
     }
 
     /// As [`Shared::settle`], for a batch that was never sent.
-    pub(super) fn fail_waiting(&self, batch: &WaitingBatch, error: Error) {
+    #[must_use]
+    pub(super) fn fail_waiting(batch: &WaitingBatch, error: Error) -> usize {
         batch.completion.settle(Err(error));
-        self.buffer.add_permits(batch.cost);
+        batch.cost
     }
 }
 
