@@ -35,6 +35,19 @@ impl Phoenix {
         }
     }
 
+    /// As after `systemctl restart`.
+    fn stop_and_return(self) -> Phoenix {
+        let endpoint = self.broker.endpoint();
+        let address = endpoint.strip_prefix("http://").unwrap();
+        self.broker.terminate();
+        let output = self.broker.wait();
+        assert!(output.status.success(), "{output:?}");
+        Phoenix {
+            broker: Binary::serve_at(self.data.path(), address),
+            data: self.data,
+        }
+    }
+
     async fn client(&self) -> Client {
         let backoff = Backoff {
             first: Duration::from_millis(5),
@@ -116,6 +129,37 @@ async fn producer_and_reader_live_through_crashes_of_the_broker() {
         .map(|r| text(r).to_owned())
         .collect();
     assert_eq!(read[..], anew[..read.len()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn orderly_restart_of_the_broker_loses_and_repeats_nothing() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 1).await;
+    let producer = client.producer_builder().batch_bytes(2048).build();
+    let mut reader = client.reader("t").open().await.unwrap();
+    let sending = tokio::spawn(async move {
+        let mut deliveries = Vec::new();
+        for number in 0..20_000 {
+            deliveries.push(send(&producer, "t", &number.to_string()).await);
+        }
+        for delivery in deliveries {
+            delivery.await.unwrap();
+        }
+    });
+    let mut read = Vec::new();
+    read.push(reader.next().await.unwrap().unwrap());
+    // In the middle of it all.
+    let _phoenix = tokio::task::spawn_blocking(|| phoenix.stop_and_return())
+        .await
+        .unwrap();
+    while read.len() < 20_000 {
+        read.push(reader.next().await.unwrap().unwrap());
+    }
+    sending.await.unwrap();
+    let values: Vec<_> = read.iter().map(text).collect();
+    let expected: Vec<_> = (0..20_000).map(|number: u32| number.to_string()).collect();
+    assert_eq!(values, expected);
 }
 
 #[tokio::test]
