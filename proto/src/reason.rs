@@ -70,7 +70,7 @@ reasons! {
     InvalidPartitionCount = ("INVALID_PARTITION_COUNT", INVALID_ARGUMENT, false);
     /// A setting of a topic is out of bounds.
     InvalidConfig = ("INVALID_CONFIG", INVALID_ARGUMENT, false);
-    /// The request contradicts itself or lacks something.
+    /// The request contradicts itself, lacks something, or has a number out of bounds.
     InvalidRequest = ("INVALID_REQUEST", INVALID_ARGUMENT, false);
     /// The bytes are not a record batch.
     BatchMalformed = ("BATCH_MALFORMED", INVALID_ARGUMENT, false);
@@ -78,7 +78,7 @@ reasons! {
     BatchEmpty = ("BATCH_EMPTY", INVALID_ARGUMENT, false);
     /// The batch arrived with other bytes than were sent.
     ChecksumMismatch = ("CHECKSUM_MISMATCH", DATA_LOSS, true);
-    /// The batch is larger than the topic takes.
+    /// The batch is larger than the topic takes, or all of a request together than the limit.
     BatchTooLarge = ("BATCH_TOO_LARGE", INVALID_ARGUMENT, false);
     /// A record is larger than the limit.
     RecordTooLarge = ("RECORD_TOO_LARGE", INVALID_ARGUMENT, false);

@@ -9,6 +9,8 @@ mod health;
 mod library;
 mod main_job;
 mod produce;
+mod protocol_page;
+mod python;
 mod support;
 mod tidy;
 mod topics;

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use prost::Message;
 use statecast_proto::batch::{BatchError, BatchLimits, Compression, check, decode};
 
-use crate::structured::{Record, RecordBatch, check_default, encode};
+use crate::structured::{Record, RecordBatch, batch_of, check_default, encode, record_of_value};
 
 const CODECS: [Compression; 2] = [Compression::Lz4, Compression::Zstd];
 
 fn three_records() -> Vec<Record> {
-    vec![Record::of_value(vec![7; 5000]); 3]
+    vec![record_of_value(vec![7; 5000]); 3]
 }
 
 fn honest(codec: Compression) -> RecordBatch {
@@ -30,13 +30,14 @@ fn compressed(codec: Compression, records: &[u8], record_count: u32) -> RecordBa
             Compression::None => records.to_vec(),
             Compression::Lz4 => lz4_flex::block::compress(records),
             Compression::Zstd => zstd::bulk::compress(records, 3).unwrap(),
-        },
+        }
+        .into(),
     }
 }
 
 #[test]
 fn honest_batches_pass() {
-    let size = RecordBatch::of(three_records()).encoded_len();
+    let size = batch_of(three_records()).encoded_len();
     for codec in CODECS {
         let summary = check_default(&honest(codec).encode_to_vec()).unwrap();
         assert_eq!(summary.compression, codec);
@@ -69,9 +70,15 @@ fn each_lie_is_refused() {
             ("no codec", lie(|batch| batch.compression = 0)),
             ("both forms", lie(|batch| batch.records = three_records())),
             ("nothing compressed", lie(|batch| batch.compressed.clear())),
-            ("garbage", lie(|batch| batch.compressed = vec![0xfe; 40])),
+            (
+                "garbage",
+                lie(|batch| batch.compressed = vec![0xfe; 40].into()),
+            ),
             ("cut off", lie(|batch| batch.compressed.truncate(9))),
-            ("garbage behind", lie(|batch| batch.compressed.push(0))),
+            (
+                "garbage behind",
+                lie(|batch| batch.compressed = [&batch.compressed[..], &[0]].concat().into()),
+            ),
         ];
         for (what, batch) in lies {
             let checked = check_default(&batch.encode_to_vec());
@@ -86,10 +93,9 @@ fn each_lie_is_refused() {
 /// Libraries that decompress just one frame would miss records.
 #[test]
 fn second_zstd_frame_is_refused() {
-    let half = RecordBatch::of(three_records()).encode_to_vec();
+    let half = batch_of(three_records()).encode_to_vec();
     let mut batch = compressed(Compression::Zstd, &half, 6);
-    let frame = batch.compressed.clone();
-    batch.compressed.extend(frame);
+    batch.compressed = batch.compressed.repeat(2).into();
     batch.uncompressed_size *= 2;
     let payload = batch.encode_to_vec();
     assert!(check_default(&payload).is_err());
@@ -123,7 +129,7 @@ fn bombs_are_refused_before_memory_is_taken() {
         max_uncompressed: 100_000,
         ..BatchLimits::default()
     };
-    let records = RecordBatch::of(vec![Record::of_value(vec![0; 5_000_000])]).encode_to_vec();
+    let records = batch_of(vec![record_of_value(vec![0; 5_000_000])]).encode_to_vec();
     for codec in CODECS {
         let mut bomb = compressed(codec, &records, 1);
         assert!(bomb.compressed.len() < 50_000);

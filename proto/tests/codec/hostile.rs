@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use prost::Message;
 use statecast_proto::batch::{BatchError, Compression, decode, split};
 
-use crate::structured::{Record, RecordBatch, any_compression, check_default, encode, records};
+use crate::structured::{
+    Record, RecordBatch, any_compression, batch_of, check_default, encode, records, to_message,
+};
 
 /// Tags, lengths and numbers as they occur in a batch: far more likely than
 /// arbitrary bytes to get past the first field.
@@ -30,7 +32,7 @@ proptest! {
     #[test]
     fn what_decodes_is_what_a_protobuf_library_decodes(bytes in nearly_a_batch()) {
         let decoded: Result<Vec<Record>, BatchError> = decode(Bytes::from(bytes.clone()))
-            .and_then(|records| records.map(|record| record.map(Record::from)).collect());
+            .and_then(|records| records.map(|record| record.map(to_message)).collect());
         if let Ok(decoded) = decoded {
             let batch = RecordBatch::decode(&bytes[..]).unwrap();
             if batch.compressed.is_empty() {
@@ -145,7 +147,7 @@ fn producers_leave_no_gaps() {
         ..Record::default()
     };
     assert_eq!(
-        check_default(&RecordBatch::of(vec![gap]).encode_to_vec()),
+        check_default(&batch_of(vec![gap]).encode_to_vec()),
         Err(BatchError::Malformed("a producer set offset_gap"))
     );
 }

@@ -5,7 +5,7 @@ use statecast_proto::batch::{
     BatchBuilder, BatchError, BatchLimits, Compression, HeaderRef, RecordRef,
 };
 
-use crate::structured::{Header, Record, RecordBatch, check_default};
+use crate::structured::{Header, Record, batch_of, check_default, record_of_value};
 
 const LIMITS: BatchLimits = BatchLimits::DEFAULT;
 
@@ -25,7 +25,7 @@ fn verdict(record: &Record) -> Result<(), BatchError> {
         headers: &headers,
         timestamp_ms: record.timestamp_ms,
     });
-    let payload = RecordBatch::of(vec![record.clone()]).encode_to_vec();
+    let payload = batch_of(vec![record.clone()]).encode_to_vec();
     assert_eq!(check_default(&payload).map(drop), pushed);
     pushed
 }
@@ -33,7 +33,7 @@ fn verdict(record: &Record) -> Result<(), BatchError> {
 #[test]
 fn keys_are_bounded() {
     let record = |size| Record {
-        key: Some(vec![0; size]),
+        key: Some(vec![0; size].into()),
         ..Record::default()
     };
     let limit = 64 << 10;
@@ -50,7 +50,7 @@ fn keys_are_bounded() {
 #[test]
 fn records_are_bounded() {
     // A tag and a length of four bytes precede the value.
-    let record = |size| Record::of_value(vec![0; size - 5]);
+    let record = |size| record_of_value(vec![0; size - 5]);
     let limit = LIMITS.max_record;
     assert_eq!(verdict(&record(limit)), Ok(()));
     assert_eq!(
@@ -85,9 +85,9 @@ fn headers_are_bounded() {
 
 #[test]
 fn records_of_a_batch_are_counted() {
-    let many = RecordBatch::of(vec![Record::default(); 65_536]);
+    let many = batch_of(vec![Record::default(); 65_536]);
     assert!(check_default(&many.encode_to_vec()).is_ok());
-    let too_many = RecordBatch::of(vec![Record::default(); 65_537]);
+    let too_many = batch_of(vec![Record::default(); 65_537]);
     let expected = Err(BatchError::TooManyRecords { limit: 65_536 });
     assert_eq!(check_default(&too_many.encode_to_vec()).map(drop), expected);
 

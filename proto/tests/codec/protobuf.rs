@@ -8,13 +8,13 @@ use statecast_proto::DESCRIPTOR_SET;
 use statecast_proto::batch::{Compression, decode, decode_ref, split};
 
 use crate::structured::{
-    Header, Record, RecordBatch, any_compression, check_default, encode, records,
+    Header, Record, any_compression, batch_of, check_default, encode, records, to_message,
 };
 
 proptest! {
     #[test]
     fn bytes_are_those_that_any_protobuf_library_makes(records in records()) {
-        let batch = RecordBatch::of(records.clone());
+        let batch = batch_of(records.clone());
         prop_assert_eq!(encode(&records, Compression::None), batch.encode_to_vec());
     }
 
@@ -22,7 +22,7 @@ proptest! {
     fn records_come_back_as_they_were(records in records(), compression in any_compression()) {
         let payload = encode(&records, compression);
         let decoded: Vec<Record> =
-            decode(payload).unwrap().map(|record| record.unwrap().into()).collect();
+            decode(payload).unwrap().map(|record| to_message(record.unwrap())).collect();
         prop_assert_eq!(decoded, records);
     }
 
@@ -34,11 +34,11 @@ proptest! {
                 let view = view.unwrap();
                 let headers = view.headers().map(|header| Header {
                     name: header.name.to_owned(),
-                    value: header.value.map(<[u8]>::to_vec),
+                    value: header.value.map(Bytes::copy_from_slice),
                 });
                 Record {
-                    key: view.key.map(<[u8]>::to_vec),
-                    value: view.value.map(<[u8]>::to_vec),
+                    key: view.key.map(Bytes::copy_from_slice),
+                    value: view.value.map(Bytes::copy_from_slice),
                     headers: headers.collect(),
                     timestamp_ms: view.timestamp_ms,
                     offset_gap: view.offset_gap,
@@ -57,7 +57,7 @@ proptest! {
         prop_assert_eq!(summary.record_count as usize, records.len());
         let times: Option<Vec<i64>> = records.iter().map(|record| record.timestamp_ms).collect();
         prop_assert_eq!(summary.max_timestamp_ms, times.and_then(|times| times.into_iter().max()));
-        let size = RecordBatch::of(records).encoded_len();
+        let size = batch_of(records).encoded_len();
         prop_assert_eq!(summary.uncompressed_len as usize, size);
     }
 
@@ -65,7 +65,7 @@ proptest! {
     fn pieces_of_a_split_batch_make_a_batch(records in records()) {
         let payload = encode(&records, Compression::None);
         let pieces: Vec<_> = split(&payload).map(|piece| piece.unwrap()).collect();
-        let keys: Vec<_> = pieces.iter().map(|piece| piece.key.map(<[u8]>::to_vec)).collect();
+        let keys: Vec<_> = pieces.iter().map(|piece| piece.key.map(Bytes::copy_from_slice)).collect();
         prop_assert_eq!(keys, records.iter().map(|record| record.key.clone()).collect::<Vec<_>>());
         let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.iter().copied()).collect();
         prop_assert_eq!(whole, payload);
@@ -78,7 +78,7 @@ fn gap_that_compaction_left_is_read() {
         offset_gap: 70_000,
         ..Record::default()
     };
-    let payload = Bytes::from(RecordBatch::of(vec![record]).encode_to_vec());
+    let payload = Bytes::from(batch_of(vec![record]).encode_to_vec());
     assert_eq!(
         decode(payload).unwrap().next().unwrap().unwrap().offset_gap,
         70_000
@@ -88,7 +88,7 @@ fn gap_that_compaction_left_is_read() {
 #[test]
 fn fields_of_a_later_version_are_skipped() {
     let mut record = Record {
-        key: Some(b"k".to_vec()),
+        key: Some(Bytes::from_static(b"k")),
         ..Record::default()
     }
     .encode_to_vec();

@@ -10,73 +10,34 @@ use statecast_proto::batch::{
     check,
 };
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Header {
-    #[prost(string, tag = "1")]
-    pub(crate) name: String,
-    #[prost(bytes = "vec", optional, tag = "2")]
-    pub(crate) value: Option<Vec<u8>>,
-}
+pub(crate) use statecast_proto::v1::{Header, Record, RecordBatch};
 
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct Record {
-    #[prost(bytes = "vec", optional, tag = "1")]
-    pub(crate) key: Option<Vec<u8>>,
-    #[prost(bytes = "vec", optional, tag = "2")]
-    pub(crate) value: Option<Vec<u8>>,
-    #[prost(message, repeated, tag = "3")]
-    pub(crate) headers: Vec<Header>,
-    #[prost(int64, optional, tag = "4")]
-    pub(crate) timestamp_ms: Option<i64>,
-    #[prost(uint32, tag = "5")]
-    pub(crate) offset_gap: u32,
-}
-
-#[derive(Clone, PartialEq, prost::Message)]
-pub(crate) struct RecordBatch {
-    #[prost(message, repeated, tag = "1")]
-    pub(crate) records: Vec<Record>,
-    #[prost(int32, tag = "2")]
-    pub(crate) compression: i32,
-    #[prost(uint32, tag = "3")]
-    pub(crate) uncompressed_size: u32,
-    #[prost(uint32, tag = "4")]
-    pub(crate) record_count: u32,
-    #[prost(bytes = "vec", tag = "5")]
-    pub(crate) compressed: Vec<u8>,
-}
-
-impl RecordBatch {
-    pub(crate) fn of(records: Vec<Record>) -> RecordBatch {
-        RecordBatch {
-            records,
-            ..RecordBatch::default()
-        }
+pub(crate) fn batch_of(records: Vec<Record>) -> RecordBatch {
+    RecordBatch {
+        records,
+        ..RecordBatch::default()
     }
 }
 
-impl Record {
-    pub(crate) fn of_value(value: Vec<u8>) -> Record {
-        Record {
-            value: Some(value),
-            ..Record::default()
-        }
+pub(crate) fn record_of_value(value: Vec<u8>) -> Record {
+    Record {
+        value: Some(value.into()),
+        ..Record::default()
     }
 }
 
-impl From<batch::Record> for Record {
-    fn from(record: batch::Record) -> Record {
-        let header = |header: batch::Header| Header {
-            name: header.name,
-            value: header.value.map(|value| value.to_vec()),
-        };
-        Record {
-            key: record.key.map(|key| key.to_vec()),
-            value: record.value.map(|value| value.to_vec()),
-            headers: record.headers.into_iter().map(header).collect(),
-            timestamp_ms: record.timestamp_ms,
-            offset_gap: record.offset_gap,
-        }
+/// What the codec decoded, as the message that it was.
+pub(crate) fn to_message(record: batch::Record) -> Record {
+    let header = |header: batch::Header| Header {
+        name: header.name,
+        value: header.value,
+    };
+    Record {
+        key: record.key,
+        value: record.value,
+        headers: record.headers.into_iter().map(header).collect(),
+        timestamp_ms: record.timestamp_ms,
+        offset_gap: record.offset_gap,
     }
 }
 
@@ -113,16 +74,17 @@ pub(crate) fn check_default(payload: &[u8]) -> Result<BatchSummary, BatchError> 
 }
 
 fn header() -> impl Strategy<Value = Header> {
-    let value = option::of(vec(any::<u8>(), 0..40));
+    let value = option::of(vec(any::<u8>(), 0..40).prop_map(Bytes::from));
     ("[a-zé]{1,20}", value).prop_map(|(name, value)| Header { name, value })
 }
 
 /// Some that compress well, and some that don't.
-fn bytes() -> impl Strategy<Value = Option<Vec<u8>>> {
-    option::of(prop_oneof![
+fn bytes() -> impl Strategy<Value = Option<Bytes>> {
+    let bytes = prop_oneof![
         vec(any::<u8>(), 0..300),
         (any::<u8>(), 0..300_usize).prop_map(|(byte, len)| vec![byte; len]),
-    ])
+    ];
+    option::of(bytes.prop_map(Bytes::from))
 }
 
 fn record() -> impl Strategy<Value = Record> {

@@ -86,6 +86,11 @@ impl TestBroker {
         AdminClient::new(self.channel.clone())
     }
 
+    /// Where gRPC is served.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where HTTP is served.
     pub fn http(&self) -> SocketAddr {
         self.http

@@ -1,0 +1,126 @@
+//! `docs/protocol.md` agrees with the code. Its table of reasons is compared
+//! next to that of the code, in the protocol crate.
+
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+use statecast_broker::limits;
+use statecast_proto::batch::BatchLimits;
+
+const PYTHON_FILES: [&str; 2] = ["client.py", "batches.py"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn page() -> String {
+    std::fs::read_to_string(root().join("docs/protocol.md")).unwrap()
+}
+
+#[test]
+fn python_on_the_page_is_that_of_the_files() {
+    let page = page();
+    for file in PYTHON_FILES {
+        let source =
+            std::fs::read_to_string(root().join("docs/examples/python").join(file)).unwrap();
+        assert!(
+            page.contains(&format!("```python\n{source}```\n")),
+            "{file}"
+        );
+    }
+}
+
+/// `8388608` as `8 MiB`.
+fn bytes(count: usize) -> String {
+    match count {
+        count if count.is_multiple_of(1 << 20) => format!("{} MiB", count >> 20),
+        count => format!("{} KiB", count >> 10),
+    }
+}
+
+/// `65536` as `65,536`.
+fn number(count: usize) -> String {
+    match count {
+        0..1000 => count.to_string(),
+        _ => format!("{},{:03}", number(count / 1000), count % 1000),
+    }
+}
+
+fn range<T: Copy + TryInto<usize>>(range: &RangeInclusive<T>, show: fn(usize) -> String) -> String {
+    let show = |bound: T| show(bound.try_into().ok().expect("limits are small"));
+    format!("{} to {}", show(*range.start()), show(*range.end()))
+}
+
+#[test]
+fn limits_on_the_page_are_those_of_the_code() {
+    let batch = BatchLimits::DEFAULT;
+    let count = |count: u32| number(count as usize);
+    let default = |default: u32| bytes(default as usize);
+    let expected = [
+        ("name of a topic", range(&limits::TOPIC_NAME_BYTES, number)),
+        (
+            "partitions of a topic",
+            range(&limits::PARTITIONS_PER_TOPIC, number),
+        ),
+        ("partitions of all topics", count(limits::PARTITIONS)),
+        ("records of a batch", count(batch.max_records)),
+        (
+            "a batch",
+            format!(
+                "`max_batch_bytes` of its topic: {}, by default {}",
+                range(&limits::MAX_BATCH_BYTES, bytes),
+                default(limits::DEFAULT_MAX_BATCH_BYTES)
+            ),
+        ),
+        (
+            "the records of a batch, uncompressed",
+            bytes(batch.max_uncompressed),
+        ),
+        ("a record, encoded", bytes(batch.max_record)),
+        ("a key", bytes(batch.max_key)),
+        ("headers of a record", count(batch.max_headers)),
+        (
+            "name of a header",
+            format!("1 to {} bytes of UTF-8", batch.max_header_name),
+        ),
+        (
+            "batches of a request of `ProduceStream`",
+            range(&limits::BATCHES_PER_REQUEST, number),
+        ),
+        (
+            "all batches of such a request",
+            bytes(limits::REQUEST_BYTES),
+        ),
+        (
+            "`max_bytes` of `Fetch`",
+            format!(
+                "{}, by default {}",
+                range(&limits::FETCH_BYTES, bytes),
+                default(limits::DEFAULT_FETCH_BYTES)
+            ),
+        ),
+        (
+            "partitions that a `Fetch` or `ListOffsets` names",
+            number(limits::PARTITIONS_PER_FETCH),
+        ),
+        (
+            "`page_size` of `ListTopics`",
+            range(&limits::PAGE_SIZE, number),
+        ),
+    ];
+    let page = page();
+    for (what, bound) in expected {
+        let row = format!("| {what} | {bound}");
+        assert!(page.contains(&row), "a row begins with: {row}");
+    }
+    let in_flight = format!(
+        "With {} requests or {} on their way",
+        number(limits::REQUESTS_IN_FLIGHT),
+        bytes(limits::BYTES_IN_FLIGHT)
+    );
+    assert!(page.contains(&in_flight), "{in_flight}");
+    let message = format!("A gRPC message over {}", bytes(limits::MESSAGE_BYTES));
+    assert!(page.contains(&message), "{message}");
+    let heartbeat = format!("said for {} seconds", limits::HEARTBEAT.as_secs());
+    assert!(page.contains(&heartbeat), "{heartbeat}");
+}

@@ -1,0 +1,114 @@
+//! The Python client of `docs/protocol.md`, run with code generated as the page
+//! says.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+
+use statecast_proto::batch::{BatchBuilder, Compression, RecordRef};
+use statecast_proto::v1;
+use tempfile::TempDir;
+
+use crate::support::TestBroker;
+
+/// Python, if it can import these modules; else says that the test is skipped.
+fn python_with(modules: &str, packages: &str) -> Option<&'static str> {
+    let import = format!("import {modules}");
+    let imported = Command::new("python3").args(["-c", &import]).output();
+    if imported.is_ok_and(|output| output.status.success()) {
+        return Some("python3");
+    }
+    // Past the capture of the test's output: who runs the tests should see it.
+    let skipped = format!("skipped: python3 with {packages} is not installed\n");
+    std::io::stderr().write_all(skipped.as_bytes()).unwrap();
+    None
+}
+
+/// Runs a command and returns what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Generates the code for Python.
+fn generate(python: &str) -> TempDir {
+    let generated = tempfile::tempdir().unwrap();
+    let out = generated.path().display();
+    let protos = root().join("proto/proto");
+    let files = ["record", "log", "admin"];
+    run(Command::new(python)
+        .args(["-m", "grpc_tools.protoc", "-I"])
+        .arg(&protos)
+        .arg(format!("--python_out={out}"))
+        .arg(format!("--grpc_python_out={out}"))
+        .args(files.map(|file| protos.join(format!("statecast/v1/{file}.proto")))));
+    generated
+}
+
+/// Runs the client for a topic of a broker; returns what it printed.
+async fn run_client(python: &'static str, broker: SocketAddr, topic: &'static str) -> String {
+    let client = move || {
+        let generated = generate(python);
+        run(Command::new(python)
+            .arg(root().join("docs/examples/python/client.py"))
+            .args([&broker.to_string(), topic])
+            .env("PYTHONPATH", generated.path())
+            // Nothing is left next to the sources.
+            .env("PYTHONDONTWRITEBYTECODE", "1"))
+    };
+    tokio::task::spawn_blocking(client).await.unwrap()
+}
+
+#[tokio::test]
+async fn client_prints_what_the_page_shows() {
+    let Some(python) = python_with("grpc, grpc_tools", "grpcio") else {
+        return;
+    };
+    let broker = TestBroker::start().await;
+    let printed = run_client(python, broker.address(), "lamps").await;
+    let page = std::fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    assert!(
+        page.contains(&format!("```\n{printed}```\n")),
+        "the page should show:\n{printed}"
+    );
+}
+
+#[tokio::test]
+async fn client_reads_what_others_compressed() {
+    let modules = "grpc, grpc_tools, lz4.block, zstandard";
+    let Some(python) = python_with(modules, "grpcio, lz4 and zstandard") else {
+        return;
+    };
+    let broker = TestBroker::start().await;
+    for (topic, compression) in [("lz4", Compression::Lz4), ("zstd", Compression::Zstd)] {
+        broker.create_topic(topic, 1).await;
+        let mut builder = BatchBuilder::new(compression);
+        for _ in 0..100 {
+            builder.push(&RecordRef::new(b"key", b"value")).unwrap();
+        }
+        let uncompressed_len = builder.encoded_len();
+        let batch = builder.finish().payload;
+        assert!(batch.len() < uncompressed_len, "it is compressed");
+        let request = v1::ProduceRequest {
+            topic: topic.to_owned(),
+            partition: Some(0),
+            batch,
+            checksum: None,
+        };
+        broker.log().produce(request).await.unwrap();
+
+        let printed = run_client(python, broker.address(), topic).await;
+        let mut fetched = printed.lines().filter(|line| line.starts_with("fetched"));
+        for offset in 0..100 {
+            let expected = format!("fetched 0 {offset} b'key' b'value'");
+            assert_eq!(fetched.next(), Some(&expected[..]));
+        }
+    }
+}
