@@ -11,6 +11,7 @@ mod main_job;
 mod produce;
 mod protocol_page;
 mod python;
+mod serve;
 mod support;
 mod tidy;
 mod topics;
