@@ -17,6 +17,10 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// so that retention reaches what it holds.
 const SWEEPS_PER_FILE: u32 = 20;
 
+/// How much the background gives way to those who wait for an answer: a nice
+/// value. Bursts go to the journal first; it holds a gigabyte.
+const NICENESS: i32 = 10;
+
 /// What the background threads share with the hands.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
@@ -79,9 +83,17 @@ impl Upkeep {
     }
 }
 
+/// Makes this thread give way to others.
+fn give_way() {
+    let thread = rustix::thread::gettid();
+    // Where it is not allowed, things just take turns.
+    let _ = rustix::process::setpriority_process(Some(thread), NICENESS);
+}
+
 impl Shared {
     /// Archives closed journal files and looks after retention.
     pub(super) fn run_archiver(&self) {
+        give_way();
         let mut seen = 0;
         let mut next_sweep = crate::clock::instant() + SWEEP_EVERY;
         let mut file_age = FileAge::default();
@@ -146,6 +158,7 @@ impl Shared {
 
     /// Keeps spare journal files ready.
     pub(super) fn run_preparer(&self) {
+        give_way();
         let mut seen = 0;
         loop {
             let time = match self.storage.prepare_spare() {
