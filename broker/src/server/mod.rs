@@ -165,3 +165,6 @@ fn serve_grpc(
         Ok(())
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+//! What clients are told when the disk fails.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message;
+use statecast_proto::v1;
+use statecast_proto::v1::admin_client::AdminClient;
+use statecast_proto::v1::log_client::LogClient;
+use tokio::net::TcpListener;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_types::StatusExt;
+
+use super::{Listeners, ServerOptions, serve};
+use crate::broker::{Broker, BrokerOptions};
+use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::{JournalOptions, JournalSize, StorageOptions};
+
+const MIB: u64 = 1 << 20;
+
+/// A broker over a disk that can fail, with a topic `t`.
+struct Fixture {
+    disk: SimDir,
+    channel: Channel,
+    _index: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn start() -> Fixture {
+        let disk = SimDir::new();
+        let index = tempfile::tempdir().unwrap();
+        let size = JournalSize {
+            file_bytes: 1 << 20,
+            max_files: 5,
+            spares: 2,
+        };
+        let journal = JournalOptions {
+            size,
+            max_frames_per_file: 10_000,
+            tail_bytes: 64 << 10,
+        };
+        let storage = StorageOptions {
+            journal,
+            open_segments: 8,
+        };
+        let options = BrokerOptions {
+            storage,
+            ..BrokerOptions::new(index.path().into())
+        };
+        let broker = Broker::open(Arc::new(disk.clone()), options).await.unwrap();
+        let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = grpc.local_addr().unwrap();
+        let listeners = Listeners { grpc, http: None };
+        tokio::spawn(serve(
+            broker,
+            listeners,
+            ServerOptions::default(),
+            std::future::pending(),
+        ));
+        let endpoint = Endpoint::try_from(format!("http://{address}")).unwrap();
+        let fixture = Fixture {
+            disk,
+            channel: endpoint.connect().await.unwrap(),
+            _index: index,
+        };
+        fixture.create("t").await.unwrap();
+        fixture
+    }
+
+    async fn create(&self, name: &str) -> Result<(), Status> {
+        let name = name.to_owned();
+        let request = v1::CreateTopicRequest {
+            name,
+            ..v1::CreateTopicRequest::default()
+        };
+        AdminClient::new(self.channel.clone())
+            .create_topic(request)
+            .await
+            .map(|_| ())
+    }
+
+    async fn produce(&self, bytes: usize) -> Result<u64, Status> {
+        let value = Some(Bytes::from(vec![7; bytes]));
+        let records = vec![v1::Record {
+            value,
+            ..v1::Record::default()
+        }];
+        let batch = v1::RecordBatch {
+            records,
+            ..v1::RecordBatch::default()
+        };
+        let request = v1::ProduceRequest {
+            topic: "t".to_owned(),
+            partition: Some(0),
+            batch: batch.encode_to_vec().into(),
+            checksum: None,
+        };
+        let produced = LogClient::new(self.channel.clone())
+            .produce(request)
+            .await?;
+        Ok(produced.into_inner().positions[0].offset)
+    }
+
+    /// Number of batches from the first to the last.
+    async fn count(&self) -> u64 {
+        let request = v1::FetchRequest {
+            topic: "t".to_owned(),
+            until_end: true,
+            ..v1::FetchRequest::default()
+        };
+        let fetched = LogClient::new(self.channel.clone())
+            .fetch(request)
+            .await
+            .unwrap();
+        let mut fetched = fetched.into_inner();
+        let mut count = 0;
+        while let Some(response) = fetched.message().await.unwrap() {
+            if let Some(v1::fetch_response::Event::Batches(read)) = response.event {
+                count += read.batches.len() as u64;
+            }
+        }
+        count
+    }
+
+    async fn health(&self) -> ServingStatus {
+        let mut health = HealthClient::new(self.channel.clone());
+        health
+            .check(HealthCheckRequest::default())
+            .await
+            .unwrap()
+            .into_inner()
+            .status()
+    }
+}
+
+fn reason(status: &Status) -> String {
+    status
+        .get_error_details()
+        .error_info()
+        .expect("every refusal has one")
+        .reason
+        .clone()
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_records_until_there_is_space_again() {
+    let fixture = Fixture::start().await;
+    fixture.disk.set_capacity(Some(4 * MIB));
+    let mut taken = 0;
+    let status = loop {
+        match fixture.produce(100 << 10).await {
+            Ok(_) => taken += 1,
+            Err(status) => break status,
+        }
+        assert!(taken < 100, "it never gets full");
+    };
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&status), "DISK_FULL");
+    assert!(status.get_error_details().retry_info().is_some());
+    assert_eq!(
+        fixture.count().await,
+        taken,
+        "nothing lost, and reads go on"
+    );
+    assert_eq!(fixture.health().await, ServingStatus::Serving);
+    fixture.disk.set_capacity(None);
+    assert_eq!(fixture.produce(100 << 10).await.unwrap(), taken);
+}
+
+#[tokio::test]
+async fn a_failed_flush_is_never_acknowledged_and_leaves_reads() {
+    for fault in [Fault::FlushError, Fault::WriteError] {
+        let fixture = Fixture::start().await;
+        for offset in 0..3 {
+            assert_eq!(fixture.produce(10).await.unwrap(), offset);
+        }
+        fixture.disk.fail_after(0, fault);
+        let status = loop {
+            // The fault may hit a file that is being prepared first.
+            if let Err(status) = fixture.produce(10).await {
+                break status;
+            }
+            fixture.disk.fail_after(0, fault);
+        };
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(reason(&status), "LOG_READ_ONLY");
+        assert_eq!(fixture.health().await, ServingStatus::NotServing);
+        let status = fixture.create("u").await.unwrap_err();
+        assert_eq!(reason(&status), "LOG_READ_ONLY");
+        assert!(fixture.count().await >= 3, "what was acknowledged is read");
+    }
+}
