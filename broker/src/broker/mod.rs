@@ -168,3 +168,6 @@ impl Broker {
 
 /// How many changes of topics may wait for the keeper.
 const KEEPER_MAILBOX: usize = limits::ADMIN_CALLS_IN_FLIGHT;
+
+#[cfg(test)]
+mod tests;
