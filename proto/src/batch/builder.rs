@@ -48,7 +48,8 @@ impl BatchBuilder {
         let size = self.records.len() + len_field_len(len);
         self.admit(record, len, size)?;
         if self.is_empty() {
-            self.records.reserve(size.max(self.expected_len));
+            self.records
+                .reserve(size.max(self.expected_len) + Prefix::MAX_LEN);
         }
         put_record(&mut self.records, record, len);
         self.record_count += 1;

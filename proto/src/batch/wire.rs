@@ -45,12 +45,16 @@ pub(super) const fn len_field_len(len: usize) -> usize {
 pub(super) struct Prefix {
     /// The bytes, the first in the lowest bits.
     bytes: u128,
-    /// How many they are, at most 16: a tag and length of a record (5), and of
-    /// a header (5) and its name (3), or the tag and value of a time (11).
+    /// How many they are.
     len: usize,
 }
 
 impl Prefix {
+    /// Most bytes that it holds: tag and length of a record (5), and of a header
+    /// (5) and its name (3), or tag and value of a time (11). A buffer needs room
+    /// for so many, whatever is written.
+    pub(super) const MAX_LEN: usize = size_of::<u128>();
+
     /// Adds the tag and length of a field.
     #[inline]
     pub(super) fn len_field(&mut self, tag: u32, len: usize) {
@@ -75,7 +79,7 @@ impl Prefix {
 
     #[inline]
     fn push(&mut self, byte: u64) {
-        debug_assert!(self.len < size_of::<u128>(), "the prefix is full");
+        debug_assert!(self.len < Prefix::MAX_LEN, "the prefix is full");
         self.bytes |= u128::from(byte) << (8 * self.len);
         self.len += 1;
     }

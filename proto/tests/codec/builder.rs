@@ -43,13 +43,18 @@ fn records_of_a_batch_are_bounded_in_all() {
 #[test]
 fn buffer_is_used_again_once_the_batch_is_dropped() {
     let mut builder = BatchBuilder::new(Compression::None);
-    let value = [1; 1000];
-    builder.push(&RecordRef::of_value(&value)).unwrap();
-    let first = builder.finish().payload;
-    let address = first.as_ptr();
-    drop(first);
-    builder.push(&RecordRef::of_value(&value)).unwrap();
-    assert_eq!(builder.finish().payload.as_ptr(), address);
+    let mut address_of_next = || {
+        for _ in 0..100 {
+            builder.push(&RecordRef::of_value(&[1; 1000])).unwrap();
+        }
+        builder.finish().payload.as_ptr()
+    };
+    // The first one grows, and tells how large the others will get.
+    address_of_next();
+    let second = address_of_next();
+    for _ in 0..10 {
+        assert_eq!(address_of_next(), second);
+    }
 }
 
 #[test]
