@@ -6,6 +6,7 @@
 mod bad_batches;
 mod fetch;
 mod health;
+mod inspect;
 mod library;
 mod main_job;
 mod produce;

@@ -9,6 +9,7 @@ mod escapes;
 mod failure;
 mod format;
 mod health;
+mod inspect;
 mod lines;
 mod produce;
 mod serve;
@@ -47,6 +48,7 @@ enum Verb {
     Produce(produce::Produce),
     Consume(consume::Consume),
     Bench(bench::Bench),
+    Inspect(inspect::Inspect),
     Health(health::Health),
     Completions(shell::Completions),
     Man(shell::Man),
@@ -61,6 +63,7 @@ impl Verb {
             Verb::Produce(verb) => verb.run(common),
             Verb::Consume(verb) => verb.run(common),
             Verb::Bench(verb) => verb.run(common),
+            Verb::Inspect(verb) => verb.run(common),
             Verb::Health(verb) => verb.run(common),
             Verb::Completions(verb) => verb.run(),
             Verb::Man(verb) => verb.run(),

@@ -14,7 +14,8 @@ use super::lsn::Generation;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
 
-const FILE: &str = "checkpoint";
+/// Name of the file.
+pub(super) const FILE: &str = "checkpoint";
 const NEW_FILE: &str = "checkpoint.new";
 
 /// "SCP" and the format version, 1.

@@ -6,10 +6,12 @@
 //! durable once [`File::sync_data`] returned, a name once [`Dir::sync_dir`] of
 //! its parent did.
 
+mod examined;
 mod real;
 #[cfg(test)]
 pub(crate) mod sim;
 
+pub use examined::ExaminedDir;
 pub use real::{RealDir, TakeError};
 
 use std::fmt;

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use super::dir::Dir;
 
-const FILE: &str = "FORMAT";
+/// Name of the file.
+pub(super) const FILE: &str = "FORMAT";
 const NEW_FILE: &str = "FORMAT.new";
 
 /// The format version that this code writes and reads.
@@ -49,24 +50,28 @@ impl Identity {
         journal_file_bytes: u32,
         seed: u128,
     ) -> Result<Identity, IdentityError> {
-        match dir.open(Path::new(FILE)) {
-            Ok(file) => {
-                let mut bytes = [0; 1024];
-                let len = file.read_at(&mut bytes, 0)?;
-                let text =
-                    std::str::from_utf8(&bytes[..len]).map_err(|_| IdentityError::Unreadable)?;
-                Identity::parse(text)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let identity = Identity {
-                    cluster_id: format!("{seed:032x}"),
-                    journal_file_bytes,
-                };
-                identity.store(dir)?;
-                Ok(identity)
-            }
-            Err(error) => Err(error.into()),
+        if let Some(identity) = Identity::load(dir)? {
+            return Ok(identity);
         }
+        let identity = Identity {
+            cluster_id: format!("{seed:032x}"),
+            journal_file_bytes,
+        };
+        identity.store(dir)?;
+        Ok(identity)
+    }
+
+    /// Reads the identity; `None` when the directory has none.
+    pub fn load(dir: &dyn Dir) -> Result<Option<Identity>, IdentityError> {
+        let file = match dir.open(Path::new(FILE)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let mut bytes = [0; 1024];
+        let len = file.read_at(&mut bytes, 0)?;
+        let text = std::str::from_utf8(&bytes[..len]).map_err(|_| IdentityError::Unreadable)?;
+        Identity::parse(text).map(Some)
     }
 
     fn store(&self, dir: &dyn Dir) -> io::Result<()> {

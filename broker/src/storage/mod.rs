@@ -12,6 +12,7 @@ pub mod dir;
 mod archiver;
 mod checkpoint;
 mod identity;
+mod inspect;
 mod journal;
 mod log;
 mod lsn;
@@ -32,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use archiver::ArchiveError;
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
+pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
     AppendFailure, Claim, JournalAppend, JournalFailed, JournalOptions, JournalSize, Prepared,
     Written,

@@ -92,7 +92,8 @@ impl Storage {
     }
 }
 
-fn log_of(entry: &CheckpointEntry) -> PartitionLog {
+/// The log that a checkpoint speaks of.
+pub(super) fn log_of(entry: &CheckpointEntry) -> PartitionLog {
     PartitionLog::recovered(
         entry.partition,
         entry.log_start,
@@ -103,7 +104,7 @@ fn log_of(entry: &CheckpointEntry) -> PartitionLog {
 
 /// What a checkpoint would say of the segments on disk: for when there is none.
 /// Reads every segment that is not sealed.
-fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEntry>> {
+pub(super) fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEntry>> {
     let mut entries = Vec::new();
     for name in dir.list(Path::new(PARTITIONS_DIR))? {
         let Ok(id) = name.parse().map(PartitionId) else {

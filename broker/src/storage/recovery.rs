@@ -169,7 +169,7 @@ pub(super) fn replay(
 }
 
 /// Up to where the newest file proves that everything is durable.
-fn durable(last: &ChainFile, frames: &[Scanned]) -> Lsn {
+pub(super) fn durable(last: &ChainFile, frames: &[Scanned]) -> Lsn {
     let proofs = frames.iter().filter_map(|found| match found {
         Scanned::Frame(frame) => Some(frame.flushed),
         Scanned::Gap { .. } => None,

@@ -10,7 +10,8 @@ use rustix::fs::FlockOperation;
 
 use super::{Dir, File};
 
-const LOCK_FILE: &str = "LOCK";
+/// Held locked by the process that uses the directory; holds its process id.
+pub(super) const LOCK_FILE: &str = "LOCK";
 
 /// A directory on disk, locked against other processes while this lives.
 #[derive(Debug)]
@@ -104,6 +105,24 @@ fn create_with_parents(path: &Path) -> io::Result<()> {
     StdFile::open(parent.unwrap_or(Path::new(".")))?.sync_all()
 }
 
+/// The names in a directory, sorted; none when there is no such directory.
+pub(super) fn names_in(path: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        // We make no names that are not UTF-8; others' are not our business.
+        if let Ok(name) = entry?.file_name().into_string() {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
 impl Dir for RealDir {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = OpenOptions::new()
@@ -145,20 +164,7 @@ impl Dir for RealDir {
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let entries = match fs::read_dir(self.at(path)) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(error),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            // We make no names that are not UTF-8; others' are not our business.
-            if let Ok(name) = entry?.file_name().into_string() {
-                names.push(name);
-            }
-        }
-        names.sort_unstable();
-        Ok(names)
+        names_in(&self.at(path))
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
@@ -177,7 +183,7 @@ impl Dir for RealDir {
 
 /// An open file on disk.
 #[derive(Debug)]
-struct RealFile(StdFile);
+pub(super) struct RealFile(pub(super) StdFile);
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {

@@ -24,8 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
 pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
-#[cfg(test)]
-pub use header::FileHeader;
+pub use header::{FILE_HEADER_LEN, FileHeader};
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
 pub use window::{WINDOW, Window};

@@ -88,6 +88,17 @@ pub struct ChainFile {
     pub end: Option<Lsn>,
 }
 
+impl ChainFile {
+    /// A file of which nothing else is known.
+    pub fn alone(file: Arc<dyn File>, header: FileHeader) -> ChainFile {
+        ChainFile {
+            file: Arc::new(JournalFile::examined(file)),
+            header,
+            end: None,
+        }
+    }
+}
+
 /// The files that make up the log from the checkpoint on, and the others.
 #[derive(Debug, Default)]
 pub struct Chain {

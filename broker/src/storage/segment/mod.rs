@@ -18,8 +18,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use cache::SegmentCache;
+pub use format::{SEGMENT_HEADER_LEN, SegmentHeader};
+pub use index::Index;
 pub use reader::{SegmentEnd, SegmentRead};
-pub use scan::recover_state;
+pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
 pub use state::SegmentState;
 pub use writer::SegmentWriter;
 
@@ -32,12 +34,23 @@ pub fn partition_dir(id: PartitionId) -> PathBuf {
     Path::new(PARTITIONS_DIR).join(id.to_string())
 }
 
-fn log_path(id: PartitionId, base_offset: Offset) -> PathBuf {
+/// The file of a segment.
+pub fn log_path(id: PartitionId, base_offset: Offset) -> PathBuf {
     partition_dir(id).join(format!("{:020}.log", base_offset.0))
 }
 
-fn index_path(id: PartitionId, base_offset: Offset) -> PathBuf {
+/// The index of a segment.
+pub fn index_path(id: PartitionId, base_offset: Offset) -> PathBuf {
     partition_dir(id).join(format!("{:020}.index", base_offset.0))
+}
+
+/// Whose segment or index a path names; `None` when it names neither.
+pub fn parse_path(path: &Path) -> Option<(PartitionId, Offset)> {
+    let base_offset = path.file_stem()?.to_str()?.parse().ok()?;
+    let partition = path.parent()?.file_name()?.to_str()?.parse().ok()?;
+    let (id, base_offset) = (PartitionId(partition), Offset(base_offset));
+    let is_ours = path == log_path(id, base_offset) || path == index_path(id, base_offset);
+    is_ours.then_some((id, base_offset))
 }
 
 /// Base offsets of the segments on disk, ascending; none when there is no such

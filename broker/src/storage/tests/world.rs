@@ -12,8 +12,8 @@ use crate::model::{CheckedBatch, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
-    AppendFailure, Claim, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn, Storage,
-    StorageOptions,
+    AppendFailure, Claim, Damage, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn,
+    Storage, StorageOptions, inspect_dir,
 };
 
 const FILE_BYTES: u32 = 16 << 10;
@@ -309,6 +309,7 @@ impl World {
             let seed = self.random.next();
             self.storage = None;
             self.dir = self.dir.crash(seed);
+            assert_eq!(self.inspect(), [], "a crash damages nothing");
             // Recovery may be interrupted, too, and so may the next one.
             if self.random.one_in(4) {
                 let after = self.random.between(0, 30);
@@ -380,6 +381,7 @@ impl World {
         self.storage = None;
         self.dir = self.dir.crash(seed);
         self.damage_somewhere();
+        let looks_sound = self.inspect().is_empty();
         let salt = u128::from(self.random.next()) << 64;
         let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
             .expect("damage does not keep it shut");
@@ -390,12 +392,28 @@ impl World {
         let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
         for id in ids {
             self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
-            self.check_damaged(id);
+            self.check_damaged(id, looks_sound);
         }
     }
 
+    /// What an inspection calls damage. What a deleted partition lacks is none.
+    fn inspect(&self) -> Vec<Damage> {
+        let dir: Arc<dyn Dir> = Arc::new(self.dir.clone());
+        let found = inspect_dir(&dir).expect("no fault is set");
+        let of_deleted = |partition: PartitionId| self.deleted.contains(&partition);
+        let files = found.files.into_iter();
+        let files = files.filter(|file| !file.partition.is_some_and(of_deleted));
+        let damage = files.flat_map(|file| file.damage);
+        let counts = |damage: &Damage| match damage {
+            Damage::Offsets { partition, .. } => !of_deleted(*partition),
+            _ => true,
+        };
+        damage.filter(counts).collect()
+    }
+
     /// Every acknowledged batch is there, or lies within what is reported.
-    fn check_damaged(&mut self, id: PartitionId) {
+    /// An inspection that found nothing wrong must be right.
+    fn check_damaged(&mut self, id: PartitionId, looked_sound: bool) {
         let found = read_whole(self.storage(), id, 900);
         let model = self
             .model
@@ -416,6 +434,11 @@ impl World {
                 .quarantined
                 .iter()
                 .any(|&(from, to)| from <= batch.base && end <= to);
+            assert!(
+                is_there || !looked_sound,
+                "{id}: an inspection missed that {} is lost",
+                batch.base
+            );
             assert!(
                 is_there || is_reported,
                 "{id}: the batch at {} vanished: {found:?}",
