@@ -10,6 +10,11 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+
 use crate::support::TestBroker;
 
 fn of(service: &str) -> HealthCheckRequest {
@@ -109,16 +114,9 @@ async fn the_broker_tells_about_itself() {
 
 #[tokio::test]
 async fn reflection_knows_records_by_their_fields() {
-    let descriptor = statecast_proto::DESCRIPTOR_SET;
-    assert!(!descriptor.is_empty());
     let broker = TestBroker::start().await;
-    let mut client =
-        tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient::new(
-            broker.connect().await,
-        );
-    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
-    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    let ask = |request| tonic_reflection::pb::v1::ServerReflectionRequest {
+    let mut client = ServerReflectionClient::new(broker.connect().await);
+    let ask = |request| ServerReflectionRequest {
         host: String::new(),
         message_request: Some(request),
     };

@@ -252,7 +252,7 @@ fn functions(text: &str) -> Vec<(&str, usize)> {
             continue;
         }
         let ends = |line: &&str| indent(line) == indent(lines[start]) && line.trim() == "}";
-        if let Some(length) = lines[start..].iter().position(|line| ends(line)) {
+        if let Some(length) = lines[start..].iter().position(ends) {
             found.push((signature, length + 1));
         }
     }

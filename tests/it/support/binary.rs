@@ -19,11 +19,11 @@ fn built() -> &'static Path {
         assert!(build.status.success(), "the binary builds");
         // Cargo tells where it put it, wherever target directories may lie.
         let messages = String::from_utf8(build.stdout).unwrap();
-        let executable = messages.lines().filter_map(|line| {
+        let mut executables = messages.lines().filter_map(|line| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             message["executable"].as_str().map(PathBuf::from)
         });
-        executable.last().expect("cargo names the executable")
+        executables.next_back().expect("cargo names the executable")
     })
 }
 

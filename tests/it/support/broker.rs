@@ -38,10 +38,10 @@ impl TestBroker {
         TestBroker::start_in(tempfile::tempdir().unwrap(), options).await
     }
 
-    async fn start_in(dir: TempDir, server: ServerOptions) -> TestBroker {
+    async fn start_in(dir: TempDir, options: ServerOptions) -> TestBroker {
         let root = RealDir::take(dir.path()).unwrap();
-        let options = BrokerOptions::new(dir.path().join("index"));
-        let broker = Broker::open(Arc::new(root), options).await.unwrap();
+        let broker_options = BrokerOptions::new(dir.path().join("index"));
+        let broker = Broker::open(Arc::new(root), broker_options).await.unwrap();
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let http = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, http_address) = (grpc.local_addr().unwrap(), http.local_addr().unwrap());
@@ -50,7 +50,7 @@ impl TestBroker {
             grpc,
             http: Some(http),
         };
-        let served = tokio::spawn(server::serve(broker.clone(), listeners, server, async {
+        let served = tokio::spawn(server::serve(broker.clone(), listeners, options, async {
             // Also when the test drops the broker without stopping it.
             let _ = stop.await;
         }));
@@ -94,11 +94,6 @@ impl TestBroker {
     /// Where HTTP is served.
     pub fn http(&self) -> SocketAddr {
         self.http
-    }
-
-    /// Where its data lies.
-    pub fn data_dir(&self) -> &Path {
-        self.dir.path()
     }
 
     /// Creates a topic with the default configuration.
