@@ -47,7 +47,7 @@ impl ProducerBuilder {
     }
 
     /// How long a record may wait for others to share its batch. Without it,
-    /// batches still grow under load: records gather while two requests are on
+    /// batches still grow under load: records gather while four requests are on
     /// their way. It pays when fewer, larger batches matter more than latency,
     /// as with compression. Default: 0.
     pub fn linger(mut self, linger: Duration) -> Self {

@@ -21,8 +21,9 @@ use super::batch::{Request, WaitingBatch};
 use super::completion::Completion;
 
 /// Requests that may be on their way before small ones are held back: one that
-/// the broker is making durable, and the next behind it.
-const EAGER: usize = 2;
+/// the broker is making durable, the next group behind it, and one each on the
+/// way there and back. Fewer cost latency when the disk is slow; more cost CPU.
+const EAGER: usize = 4;
 /// The broker takes no more in one request.
 const MAX_BATCHES: usize = 4_096;
 /// Builders kept for reuse; their buffers have the size of a batch.

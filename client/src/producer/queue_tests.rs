@@ -10,7 +10,7 @@ use super::*;
 
 const NO_LINGER: Pace = Pace {
     batch_bytes: 100,
-    max_in_flight: 4,
+    max_in_flight: 6,
     linger: Duration::ZERO,
 };
 
@@ -60,26 +60,26 @@ fn send(queue: &mut Queue, session: u64) -> Option<Vec<u32>> {
 fn small_batches_go_at_once_while_few_requests_are_on_their_way() {
     let mut queue = Queue::new(NO_LINGER);
     let session = queue.begin_session();
-    for partition in 0..4 {
+    for partition in 0..6 {
         queue.add(batch(partition, 10));
         let sent = send(&mut queue, session);
-        assert_eq!(sent.is_some(), partition < 2, "partition {partition}");
+        assert_eq!(sent.is_some(), partition < 4, "partition {partition}");
     }
     queue.answered().unwrap();
-    assert_eq!(send(&mut queue, session), Some(vec![2, 3]));
+    assert_eq!(send(&mut queue, session), Some(vec![4, 5]));
 }
 
 #[test]
 fn full_requests_go_until_too_many_are_on_their_way() {
     let mut queue = Queue::new(NO_LINGER);
     let session = queue.begin_session();
-    for partition in 0..6 {
+    for partition in 0..8 {
         queue.add(batch(partition, 100));
     }
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut queue, session)).collect();
-    assert_eq!(sent, [[0], [1], [2], [3]]);
+    assert_eq!(sent, [[0], [1], [2], [3], [4], [5]]);
     queue.answered().unwrap();
-    assert_eq!(send(&mut queue, session), Some(vec![4]));
+    assert_eq!(send(&mut queue, session), Some(vec![6]));
     assert_eq!(send(&mut queue, session), None);
 }
 
