@@ -1,9 +1,10 @@
 //! The sparse index of a segment: now and then, where a batch begins. One file
 //! serves both searches, by offset and by time, as both rise together.
 //!
-//! The index is a hint and nothing more: a place that it names is checked
-//! before it is used, and an index that is missing or wrong is made again from
-//! the segment. So it is never waited for and needs no checksum.
+//! An index that is missing or wrong is made again from the segment, so it is
+//! never waited for: a crash may leave any part of it. That is why each entry
+//! has a checksum of its own. A wrong place would be noticed by who reads there,
+//! but a wrong time would silently hide the batches before it.
 
 use crate::model::{BatchHeader, Offset};
 
@@ -12,8 +13,14 @@ use super::format::SEGMENT_HEADER_LEN;
 /// At most one entry for so many bytes of batches.
 pub const INDEX_INTERVAL: u64 = 16 << 10;
 
+// Offsets of the fields within an entry; numbers are little-endian.
+const BASE_OFFSET_AT: usize = 0;
+const POSITION_AT: usize = BASE_OFFSET_AT + 8;
+const MAX_TIMESTAMP_BEFORE_AT: usize = POSITION_AT + 8;
+const CRC_AT: usize = MAX_TIMESTAMP_BEFORE_AT + 8;
+
 /// Size of an entry: bytes.
-pub const ENTRY_LEN: usize = 24;
+pub const ENTRY_LEN: usize = CRC_AT + 4;
 
 /// Where a batch begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,26 +35,27 @@ pub struct IndexEntry {
 }
 
 impl IndexEntry {
-    /// Three fields of 8 bytes, little-endian.
+    /// The bytes of the entry, with their checksum.
     pub fn encode(&self) -> [u8; ENTRY_LEN] {
         let mut out = [0; ENTRY_LEN];
-        out[..8].copy_from_slice(&self.base_offset.0.to_le_bytes());
-        out[8..16].copy_from_slice(&self.position.to_le_bytes());
-        out[16..].copy_from_slice(&self.max_timestamp_before_ms.to_le_bytes());
+        out[BASE_OFFSET_AT..][..8].copy_from_slice(&self.base_offset.0.to_le_bytes());
+        out[POSITION_AT..][..8].copy_from_slice(&self.position.to_le_bytes());
+        out[MAX_TIMESTAMP_BEFORE_AT..][..8]
+            .copy_from_slice(&self.max_timestamp_before_ms.to_le_bytes());
+        let crc = crc32fast::hash(&out[..CRC_AT]);
+        out[CRC_AT..].copy_from_slice(&crc.to_le_bytes());
         out
     }
 
-    fn decode(bytes: &[u8]) -> IndexEntry {
-        let field = |at: usize| {
-            *bytes[at..]
-                .first_chunk()
-                .expect("an entry has three fields")
-        };
-        IndexEntry {
-            base_offset: Offset(u64::from_le_bytes(field(0))),
-            position: u64::from_le_bytes(field(8)),
-            max_timestamp_before_ms: i64::from_le_bytes(field(16)),
-        }
+    /// Reads an entry; `None` when it isn't what was written.
+    fn decode(bytes: &[u8]) -> Option<IndexEntry> {
+        let field = |at: usize| bytes.get(at..)?.first_chunk().copied();
+        let crc = u32::from_le_bytes(*bytes.get(CRC_AT..)?.first_chunk()?);
+        (crc == crc32fast::hash(&bytes[..CRC_AT])).then_some(IndexEntry {
+            base_offset: Offset(u64::from_le_bytes(field(BASE_OFFSET_AT)?)),
+            position: u64::from_le_bytes(field(POSITION_AT)?),
+            max_timestamp_before_ms: i64::from_le_bytes(field(MAX_TIMESTAMP_BEFORE_AT)?),
+        })
     }
 }
 
@@ -65,25 +73,27 @@ pub struct Index {
 
 impl Index {
     /// Reads the entries that lie within the first `len` bytes of the segment;
-    /// `None` when they are not in order, or fewer than there should be.
+    /// `None` when one of them is damaged, or they are not in order. The last
+    /// ones may be missing.
     pub fn decode(bytes: &[u8], len: u64) -> Option<Index> {
-        let all = bytes.chunks_exact(ENTRY_LEN).map(IndexEntry::decode);
-        let entries: Vec<IndexEntry> = all.take_while(|entry| entry.position < len).collect();
+        let mut entries: Vec<IndexEntry> = Vec::new();
+        let mut is_cut = false;
+        for entry in bytes.chunks_exact(ENTRY_LEN).map(IndexEntry::decode) {
+            match entry.filter(|entry| entry.position < len) {
+                // What lies behind the last entry that counts may be anything:
+                // it is being written, or was when a crash came.
+                None => is_cut = true,
+                Some(_) if is_cut => return None,
+                Some(entry) => entries.push(entry),
+            }
+        }
         let rises = |pair: &[IndexEntry]| {
             pair[0].position < pair[1].position
                 && pair[0].base_offset < pair[1].base_offset
                 && pair[0].max_timestamp_before_ms <= pair[1].max_timestamp_before_ms
         };
         let index = Index { entries };
-        let is_whole = index.entries.windows(2).all(rises) && !index.lacks_entries(len);
-        is_whole.then_some(index)
-    }
-
-    /// Whether so many bytes lie behind the last entry that some must be missing.
-    pub fn lacks_entries(&self, len: u64) -> bool {
-        // A batch of the largest size may hold no place for an entry.
-        let reach = INDEX_INTERVAL + (16 << 20);
-        len > self.last_position().unwrap_or(SEGMENT_HEADER_LEN as u64) + reach
+        index.entries.windows(2).all(rises).then_some(index)
     }
 
     /// Takes the next batch of the segment into account.
@@ -120,7 +130,12 @@ impl Index {
 
     /// The place that the last entry names.
     pub fn last_position(&self) -> Option<u64> {
-        self.entries.last().map(|entry| entry.position)
+        self.last().map(|entry| entry.position)
+    }
+
+    /// The last entry.
+    pub fn last(&self) -> Option<&IndexEntry> {
+        self.entries.last()
     }
 
     /// Number of entries.

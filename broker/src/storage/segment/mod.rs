@@ -12,6 +12,8 @@ mod index;
 mod reader;
 mod scan;
 mod state;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::io;

@@ -210,10 +210,7 @@ impl SegmentReader {
             }
             None => None,
         };
-        let index = match from_file {
-            Some(index) => index,
-            None => SegmentScan::new(self.file.clone(), len).index()?,
-        };
+        let index = SegmentScan::complete_index(&self.file, from_file.unwrap_or_default(), len)?;
         *loaded = Loaded {
             index: Arc::new(index),
             covers: len,

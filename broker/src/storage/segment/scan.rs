@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::format::{FOOTER_LEN, Footer, SEGMENT_HEADER_LEN, SegmentHeader};
-use super::index::Index;
+use super::index::{Index, is_due};
 use super::log_path;
 use super::state::SegmentState;
 use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
@@ -87,11 +87,17 @@ impl SegmentScan {
         }))
     }
 
-    /// The index that belongs to this segment.
-    pub fn index(mut self) -> io::Result<Index> {
-        let mut index = Index::default();
-        let mut max_timestamp_ms = i64::MIN;
-        while let Some(found) = self.next_batch()? {
+    /// Completes an index of the first `end` bytes of the file: adds the
+    /// entries that are missing behind its last one.
+    pub fn complete_index(file: &Arc<dyn File>, mut index: Index, end: u64) -> io::Result<Index> {
+        let last = index.last();
+        let position = last.map_or(SEGMENT_HEADER_LEN as u64, |entry| entry.position);
+        let mut max_timestamp_ms = last.map_or(i64::MIN, |entry| entry.max_timestamp_before_ms);
+        if !is_due(end, Some(position)) {
+            return Ok(index);
+        }
+        let mut scan = SegmentScan::from(file.clone(), position, end);
+        while let Some(found) = scan.next_batch()? {
             if let ScannedBatch::Valid { position, header } = found {
                 index.add(&header, position, max_timestamp_ms);
                 max_timestamp_ms = max_timestamp_ms.max(header.max_timestamp_ms);

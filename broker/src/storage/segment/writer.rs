@@ -88,14 +88,13 @@ impl SegmentWriter {
         self.is_new |= is_new;
         let mut bytes = vec![0; usize::try_from(file.len()?).expect("an index is small")];
         let read = file.read_at(&mut bytes, 0)?;
-        let index = match Index::decode(&bytes[..read], self.state.len) {
-            Some(index) => index,
-            None => {
-                let index = SegmentScan::new(self.file.clone(), self.state.len).index()?;
-                file.write_all_at(&index.encode(), 0)?;
-                index
-            }
-        };
+        let found = Index::decode(&bytes[..read], self.state.len);
+        let count = found.as_ref().map(Index::len);
+        let found = found.unwrap_or_default();
+        let index = SegmentScan::complete_index(&self.file, found, self.state.len)?;
+        if count != Some(index.len()) {
+            file.write_all_at(&index.encode(), 0)?;
+        }
         self.index_len = (index.len() * ENTRY_LEN) as u64;
         if file.len()? != self.index_len {
             file.set_len(self.index_len)?;
