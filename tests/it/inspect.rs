@@ -16,7 +16,9 @@ fn inspect(path: &Path, more: &[&str]) -> Verb {
 fn data_dir() -> tempfile::TempDir {
     let data = tempfile::tempdir().unwrap();
     let broker = Binary::serve(data.path());
-    let lines: String = (0..100).map(|number| format!("{number}\n")).collect();
+    let lines = (0..100)
+        .map(|number| number.to_string() + "\n")
+        .collect::<String>();
     let endpoint = broker.endpoint();
     Verb::new(&endpoint, &["topic", "create", "t"]).succeeds();
     // One after the other: each batch proves that those before it were durable.
