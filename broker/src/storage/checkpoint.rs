@@ -20,8 +20,6 @@ const NEW_FILE: &str = "checkpoint.new";
 
 /// "SCP" and the format version, 1.
 const MAGIC: u32 = u32::from_le_bytes(*b"SCP\x01");
-const HEADER_LEN: usize = 20;
-const ENTRY_LEN: usize = 4 + 8 + 8 + 1 + SegmentState::ENCODED_LEN;
 
 /// What is in segments.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,6 +56,12 @@ pub enum Loaded {
 }
 
 impl Checkpoint {
+    /// Size of what comes before the entries: bytes.
+    pub(super) const HEADER_LEN: usize = 20;
+
+    /// Size of an entry: bytes.
+    pub(super) const ENTRY_LEN: usize = 4 + 8 + 8 + 1 + SegmentState::ENCODED_LEN;
+
     /// Reads the checkpoint of a data directory.
     pub fn load(dir: &dyn Dir) -> io::Result<Loaded> {
         let file = match dir.open(Path::new(FILE)) {
@@ -85,8 +89,9 @@ impl Checkpoint {
         dir.sync_dir(Path::new(""))
     }
 
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(HEADER_LEN + self.partitions.len() * ENTRY_LEN);
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out =
+            Vec::with_capacity(Self::HEADER_LEN + self.partitions.len() * Self::ENTRY_LEN);
         let count = u64::try_from(self.partitions.len()).expect("ids are 32 bits");
         out.extend(MAGIC.to_le_bytes());
         out.extend([0; 4]);
@@ -107,7 +112,7 @@ impl Checkpoint {
         out
     }
 
-    fn decode(bytes: &[u8]) -> Option<Checkpoint> {
+    pub(super) fn decode(bytes: &[u8]) -> Option<Checkpoint> {
         let u32_at = |at: usize| {
             bytes
                 .get(at..)?
@@ -127,12 +132,12 @@ impl Checkpoint {
         }
         let archived = Generation(u32_at(8)?);
         let count = usize::try_from(u64_at(12)?).ok()?;
-        let entries = bytes.get(HEADER_LEN..)?;
-        if entries.len() != count.checked_mul(ENTRY_LEN)? {
+        let entries = bytes.get(Self::HEADER_LEN..)?;
+        if entries.len() != count.checked_mul(Self::ENTRY_LEN)? {
             return None;
         }
         let partitions = entries
-            .chunks_exact(ENTRY_LEN)
+            .chunks_exact(Self::ENTRY_LEN)
             .map(decode_entry)
             .collect::<Option<_>>()?;
         Some(Checkpoint {

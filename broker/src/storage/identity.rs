@@ -86,14 +86,14 @@ impl Identity {
         dir.sync_dir(Path::new(""))
     }
 
-    fn render(&self) -> String {
+    pub(super) fn render(&self) -> String {
         format!(
             "statecast data directory\nformat {FORMAT_VERSION}\ncluster_id {}\njournal_file_bytes {}\n",
             self.cluster_id, self.journal_file_bytes
         )
     }
 
-    fn parse(text: &str) -> Result<Identity, IdentityError> {
+    pub(super) fn parse(text: &str) -> Result<Identity, IdentityError> {
         let mut lines = text.lines();
         if lines.next() != Some("statecast data directory") {
             return Err(IdentityError::Unreadable);

@@ -48,7 +48,7 @@ impl IndexEntry {
     }
 
     /// Reads an entry; `None` when it isn't what was written.
-    fn decode(bytes: &[u8]) -> Option<IndexEntry> {
+    pub fn decode(bytes: &[u8]) -> Option<IndexEntry> {
         let field = |at: usize| bytes.get(at..)?.first_chunk().copied();
         let crc = u32::from_le_bytes(*bytes.get(CRC_AT..)?.first_chunk()?);
         (crc == crc32fast::hash(&bytes[..CRC_AT])).then_some(IndexEntry {

@@ -26,6 +26,11 @@ pub use reader::{SegmentEnd, SegmentRead};
 pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
 pub use state::SegmentState;
 pub use writer::SegmentWriter;
+#[cfg(test)]
+pub use {
+    format::{FOOTER_LEN, Footer},
+    index::{ENTRY_LEN, IndexEntry},
+};
 
 use super::PARTITIONS_DIR;
 use super::dir::Dir;
