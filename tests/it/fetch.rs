@@ -147,7 +147,13 @@ async fn records_arrive_as_they_are_produced() {
             (fetched[0].partition, fetched[0].base_offset),
             (n % 3, offset)
         );
-        assert!(matches!(event(&mut stream).await, Event::CaughtUp(_)));
+        let Event::CaughtUp(caught_up) = event(&mut stream).await else {
+            panic!("then it is caught up");
+        };
+        let [only] = caught_up.positions[..] else {
+            panic!("only the partition that moved is named");
+        };
+        assert_eq!((only.partition, only.offset), (n % 3, offset + 1));
     }
 }
 

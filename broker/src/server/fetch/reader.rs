@@ -23,6 +23,8 @@ pub(in crate::server) struct Reader {
     /// Slots to be read, in their turn.
     busy: VecDeque<usize>,
     bell: Arc<Doorbell>,
+    /// Slots that were read since the last time that everything was.
+    read: Vec<usize>,
     max_bytes: usize,
     until_end: bool,
     phase: Phase,
@@ -52,6 +54,8 @@ struct Slot {
     position: Offset,
     /// Where it ends, if it does.
     until: Offset,
+    /// It is among [`Reader::read`].
+    was_read: bool,
 }
 
 /// Stands for "no end".
@@ -80,6 +84,7 @@ impl Reader {
                 partition,
                 position,
                 until,
+                was_read: false,
             }
         };
         let slots: Vec<Slot> = opened.into_iter().map(slot).collect();
@@ -88,6 +93,7 @@ impl Reader {
             busy: (0..slots.len()).collect(),
             slots,
             bell: Arc::default(),
+            read: Vec::new(),
             max_bytes: max_bytes as usize,
             until_end,
             phase: Phase::Opening,
@@ -100,12 +106,12 @@ impl Reader {
     async fn next_event(&mut self) -> Result<Option<Event>, Refusal> {
         if self.phase == Phase::Opening {
             self.phase = Phase::Behind;
-            return Ok(Some(Event::Opened(v1::FetchOpened {
-                positions: self.positions(),
-            })));
+            let positions = self.slots.iter().map(Slot::describe).collect();
+            return Ok(Some(Event::Opened(v1::FetchOpened { positions })));
         }
         loop {
             if let Some(event) = self.events.pop_front() {
+                self.phase = Phase::Behind;
                 return Ok(Some(event));
             }
             if self.draining.is_cancelled() {
@@ -126,7 +132,7 @@ impl Reader {
                     } else {
                         Phase::CaughtUp
                     };
-                    let positions = self.positions();
+                    let positions = self.take_read();
                     return Ok(Some(Event::CaughtUp(v1::CaughtUp { positions })));
                 }
                 Phase::Ended => return Ok(None),
@@ -186,6 +192,9 @@ impl Reader {
         max_bytes: usize,
     ) -> Result<Vec<v1::FetchedBatch>, ReadError> {
         let slot = &mut self.slots[index];
+        if !std::mem::replace(&mut slot.was_read, true) {
+            self.read.push(index);
+        }
         if slot.position >= slot.until {
             return Ok(Vec::new());
         }
@@ -231,17 +240,15 @@ impl Reader {
         Ok(batches)
     }
 
-    fn positions(&self) -> Vec<v1::PartitionPosition> {
-        let position = |slot: &Slot| {
-            let range = slot.partition.range();
-            v1::PartitionPosition {
-                partition: slot.number,
-                offset: slot.position.0,
-                log_start_offset: range.log_start_offset.0,
-                high_watermark: range.high_watermark.0,
-            }
+    /// The positions of what was read since the last call: a reader of thousands
+    /// of partitions should not hear of all of them each time that one moves.
+    fn take_read(&mut self) -> Vec<v1::PartitionPosition> {
+        let take = |index| {
+            let slot: &mut Slot = &mut self.slots[index];
+            slot.was_read = false;
+            slot.describe()
         };
-        self.slots.iter().map(position).collect()
+        self.read.drain(..).map(take).collect()
     }
 }
 
@@ -250,6 +257,16 @@ fn size_of(batches: &[v1::FetchedBatch]) -> usize {
 }
 
 impl Slot {
+    fn describe(&self) -> v1::PartitionPosition {
+        let range = self.partition.range();
+        v1::PartitionPosition {
+            partition: self.number,
+            offset: self.position.0,
+            log_start_offset: range.log_start_offset.0,
+            high_watermark: range.high_watermark.0,
+        }
+    }
+
     /// Moves behind a batch, and makes it what the reader gets.
     fn take(&mut self, batch: StoredBatch, high_watermark: Offset) -> v1::FetchedBatch {
         let StoredBatch { header, payload } = batch;

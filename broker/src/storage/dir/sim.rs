@@ -180,6 +180,25 @@ impl SimDir {
         self.damage(path, at..at + 1, |byte| *byte ^= 1 << (bit % 8));
     }
 
+    /// Flips a bit of `text` in every file below `parent` that holds it, now and
+    /// for good. Says whether there was one.
+    pub(crate) fn flip_bit_of(&self, parent: &Path, text: &[u8]) -> bool {
+        let mut found = false;
+        for name in self.list(parent).expect("listing doesn't fail") {
+            let path = parent.join(name);
+            let file = self.open(&path).expect("it is there");
+            let len = file.len().expect("it has a length");
+            let mut bytes = vec![0; usize::try_from(len).expect("files are small")];
+            file.read_at(&mut bytes, 0).expect("reading doesn't fail");
+            let at = bytes.windows(text.len()).position(|window| window == text);
+            if let Some(at) = at {
+                self.flip_bit(&path, at as u64 * 8);
+                found = true;
+            }
+        }
+        found
+    }
+
     /// Fills a sector of a file with nonsense, now and for good.
     pub(crate) fn corrupt_sector(&self, path: &Path, sector: u64) {
         let at = usize::try_from(sector).expect("files are small") * SECTOR;
