@@ -23,7 +23,7 @@ pub(super) async fn consume(
     let mut consumers = JoinSet::new();
     for _ in 0..workload.consumers {
         for topic in topics.names() {
-            let reader = client.reader(topic).until_end();
+            let reader = workload.reader(&client, topic).until_end();
             let (_, no_target) = watch::channel(u64::MAX);
             consumers.spawn(async move { read(reader.open().await?, no_target).await });
         }
@@ -47,7 +47,7 @@ pub(super) async fn produce_and_consume(
         let (target, known) = watch::channel(u64::MAX);
         targets.push(target);
         for _ in 0..workload.consumers {
-            let reader = client.reader(topic).open().await?;
+            let reader = workload.reader(&client, topic).open().await?;
             consumers.spawn(read(reader, known.clone()));
         }
     }

@@ -63,7 +63,7 @@ pub(super) async fn end_to_end(
     let mut consumers = Vec::new();
     for topic in topics.names() {
         for _ in 0..workload.consumers {
-            let reader = client.reader(topic).open().await?;
+            let reader = workload.reader(&client, topic).open().await?;
             let share = records / topics.names().len() as u64;
             consumers.push(tokio::spawn(receive(reader, share, started)));
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
-use statecast_client::{Client, Error, FlushLevel, TopicConfig};
+use statecast_client::{Client, Error, FlushLevel, ReaderBuilder, TopicConfig};
 
 use crate::cli::produce::Codec;
 use crate::cli::units;
@@ -53,6 +53,9 @@ pub(super) struct Workload {
     /// Produce for so long.
     #[arg(long, value_name = "TIME", value_parser = units::duration, group = "amount")]
     pub(super) duration: Option<Duration>,
+    /// The most bytes in one response to a consumer [default: the broker's]
+    #[arg(long, value_name = "SIZE", value_parser = units::batch_size)]
+    pub(super) fetch_bytes: Option<u32>,
     /// Set by benches with a fixed rate.
     #[arg(skip)]
     pub(super) rate: Option<u32>,
@@ -99,6 +102,15 @@ impl Workload {
         }
     }
 
+    /// A consumer of a topic, from its beginning.
+    pub(super) fn reader(&self, client: &Client, topic: &str) -> ReaderBuilder {
+        let reader = client.reader(topic);
+        match self.fetch_bytes {
+            Some(bytes) => reader.max_bytes(bytes),
+            None => reader,
+        }
+    }
+
     /// Every parameter, for the report.
     pub(super) fn json(&self) -> Value {
         json!({
@@ -112,6 +124,7 @@ impl Workload {
             "flush": units::show_flush(self.flush),
             "compression": format!("{:?}", self.compression).to_lowercase(),
             "connections": self.connections,
+            "fetch_bytes": self.fetch_bytes,
             "rate": self.rate,
             "bytes": self.bytes,
             "records": self.records,
