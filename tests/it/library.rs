@@ -163,6 +163,25 @@ async fn orderly_restart_of_the_broker_loses_and_repeats_nothing() {
 }
 
 #[tokio::test]
+async fn hung_broker_is_waited_for_no_longer_than_asked() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 1).await;
+    let timeout = Duration::from_millis(100);
+    let producer = client.producer_builder().delivery_timeout(timeout).build();
+    send(&producer, "t", "before").await.await.unwrap();
+    phoenix.broker.pause();
+    let error = send(&producer, "t", "into the void")
+        .await
+        .await
+        .unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    phoenix.broker.resume();
+    let patient = client.producer();
+    send(&patient, "t", "after").await.await.unwrap();
+}
+
+#[tokio::test]
 async fn every_part_of_a_record_comes_back_with_each_compression() {
     let phoenix = Phoenix::start();
     let client = phoenix.client().await;

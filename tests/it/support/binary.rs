@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::OnceLock;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 /// Builds the binary once; returns where it lies.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
@@ -114,9 +116,23 @@ impl Binary {
 
     /// Sends it SIGTERM.
     pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Makes it hang: its connections stay, but nothing is answered.
+    pub fn pause(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.child.id()).expect("process ids are small");
-        let pid = rustix::process::Pid::from_raw(pid).expect("it runs");
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it can be asked");
+        let pid = Pid::from_raw(pid).expect("it runs");
+        kill_process(pid, signal).expect("it is ours");
     }
 
     /// Kills it as a crash does.
