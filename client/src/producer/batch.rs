@@ -57,7 +57,9 @@ impl WaitingBatch {
     }
 }
 
-/// A batch whose bytes are final; a retry sends the same ones.
+/// A batch whose bytes are final; a retry sends the same ones. This is where an
+/// idempotent producer will number its batches: once, however often they are
+/// sent.
 #[derive(Debug)]
 pub(super) struct CutBatch {
     pub(super) topic: Arc<str>,
