@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_batches;
+mod containers;
 mod fetch;
 mod health;
 mod inspect;

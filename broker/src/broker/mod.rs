@@ -1,7 +1,7 @@
 //! The broker without its network: topics by name over the engine's partitions.
 //!
 //! Lookups read a registry in memory and take no longer than a hash; what
-//! changes topics goes through one task, the [`keeper`], which alone owns the
+//! changes topics goes through one task, the `keeper`, which alone owns the
 //! metadata and outlives the calls that asked for the change.
 
 mod error;
