@@ -98,10 +98,11 @@ where
             .connections(workload.connections)
             .connect_lazy()?;
         let topics = Arc::new(Topics::create(&client, workload).await?);
-        let figures = run(client, Arc::clone(&topics)).await;
-        if let Some(topics) = Arc::into_inner(topics) {
-            topics.delete().await?;
-        }
+        let figures = tokio::select! {
+            figures = run(client, Arc::clone(&topics)) => figures.map_err(Failure::from),
+            _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
+        };
+        topics.delete().await?;
         runs.push(figures?);
         progress.inc(1);
     }

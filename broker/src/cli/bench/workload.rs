@@ -178,7 +178,8 @@ impl Topics {
         (name, u32::try_from(partition).unwrap_or_default())
     }
 
-    pub(super) async fn delete(self) -> Result<(), Error> {
+    /// Deletes them, also while something still uses them.
+    pub(super) async fn delete(&self) -> Result<(), Error> {
         for name in &self.names {
             self.client.admin().delete_topic(name).await?;
         }
