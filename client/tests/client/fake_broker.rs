@@ -3,10 +3,11 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use statecast_client::{Client, Reason};
+use statecast_client::{Backoff, Client, Reason};
 use statecast_proto::reason::ERROR_DOMAIN;
 use statecast_proto::v1::admin_server::{Admin, AdminServer};
 use statecast_proto::v1::batch_result::Outcome;
@@ -51,7 +52,7 @@ pub(crate) enum Play {
 
 #[derive(Debug, Clone)]
 pub(crate) struct FakeBroker {
-    pub(crate) url: String,
+    url: String,
     shared: Arc<Shared>,
 }
 
@@ -95,8 +96,14 @@ impl FakeBroker {
         broker
     }
 
+    /// A client that doesn't make tests wait for its retries.
     pub(crate) async fn client(&self) -> Client {
-        Client::connect(&self.url).await.unwrap()
+        let backoff = Backoff {
+            first: Duration::from_millis(1),
+            max: Duration::from_millis(2),
+        };
+        let client = Client::builder(&self.url).backoff(backoff);
+        client.connect().await.unwrap()
     }
 
     /// What becomes of the next requests; those after them are appended.

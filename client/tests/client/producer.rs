@@ -5,22 +5,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use statecast_client::{Backoff, Client, Delivery, Error, Producer, Reason, RecordRef};
+use statecast_client::{Delivery, Error, Producer, Reason, RecordRef};
 
 use super::fake_broker::{Answer, FakeBroker};
-
-/// A client that doesn't make tests wait for its retries.
-async fn eager(broker: &FakeBroker) -> Client {
-    let backoff = Backoff {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(2),
-    };
-    Client::builder(&broker.url)
-        .backoff(backoff)
-        .connect()
-        .await
-        .unwrap()
-}
 
 async fn send(producer: &Producer, partition: u32, value: &str) -> Delivery {
     let record = RecordRef::of_value(value.as_bytes());
@@ -93,7 +80,7 @@ async fn order_survives_lost_connections() {
         Answer::Vanish,
         Answer::AppendAndVanish,
     ]);
-    let client = eager(&broker).await;
+    let client = broker.client().await;
     let producer = client.producer_builder().batch_bytes(1024).build();
     let mut deliveries = Vec::new();
     for number in 0..500 {
@@ -115,7 +102,7 @@ async fn batch_refused_for_now_is_sent_again() {
         retry_after_ms: Some(1),
     };
     broker.script([refuse.clone(), refuse]);
-    let producer = eager(&broker).await.producer();
+    let producer = broker.client().await.producer();
     let first = send(&producer, 0, "a").await;
     first.await.unwrap();
     assert_eq!(broker.appended(), [(0, "a".to_owned())]);
@@ -130,7 +117,8 @@ async fn batch_that_was_overtaken_fails_rather_than_change_the_order() {
         reason: Reason::DiskFull,
         retry_after_ms: Some(1),
     }]);
-    let producer = eager(&broker)
+    let producer = broker
+        .client()
         .await
         .producer_builder()
         .batch_bytes(1024)
@@ -249,7 +237,7 @@ async fn dropped_producer_delivers_what_was_sent() {
 #[tokio::test]
 async fn delivery_fails_when_the_broker_stays_away() {
     let broker = FakeBroker::start(1).await;
-    let client = eager(&broker).await;
+    let client = broker.client().await;
     let timeout = Duration::from_millis(1);
     let producer = client.producer_builder().delivery_timeout(timeout).build();
     broker.script(std::iter::repeat_n(Answer::Vanish, 1000));

@@ -2,24 +2,12 @@
 
 use std::time::Duration;
 
-use statecast_client::{Backoff, Client, Error, Reader, Reason, Record, Start};
+use statecast_client::{Error, Reader, Reason, Record, Start};
 use statecast_proto::v1;
 use statecast_proto::v1::fetch_response::Event;
 use tokio_stream::StreamExt;
 
 use super::fake_broker::{FakeBroker, Play, fetched};
-
-async fn client(broker: &FakeBroker) -> Client {
-    let backoff = Backoff {
-        first: Duration::from_millis(1),
-        max: Duration::from_millis(2),
-    };
-    Client::builder(&broker.url)
-        .backoff(backoff)
-        .connect()
-        .await
-        .unwrap()
-}
 
 fn opened(positions: &[(u32, u64, u64)]) -> Play {
     let position = |&(partition, offset, high_watermark)| v1::PartitionPosition {
@@ -66,7 +54,7 @@ async fn records_come_with_their_place_and_time() {
         opened(&[(0, 7, 9)]),
         batches(vec![fetched(0, 7, &["a", "b"])]),
     ]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     let record = reader.next().await.unwrap().unwrap();
     assert_eq!(
         (&*record.topic, record.partition, record.offset),
@@ -83,7 +71,7 @@ async fn records_before_the_start_are_skipped() {
     let mut batch = fetched(0, 5, &["5", "6", "7"]);
     batch.skip_records = 2;
     broker.play([opened(&[(0, 7, 8)]), batches(vec![batch])]);
-    let reader = client(&broker).await.reader("t").start(Start::Offset(7));
+    let reader = broker.client().await.reader("t").start(Start::Offset(7));
     let mut reader = reader.open().await.unwrap();
     assert_eq!(next(&mut reader).await.unwrap(), (7, "7".to_owned()));
 }
@@ -102,7 +90,7 @@ async fn lost_connection_leaves_no_gap_and_repeats_nothing() {
         // The broker may serve whole batches, also what was read before.
         batches(vec![fetched(1, 0, &["b0", "b1"]), fetched(0, 2, &["a2"])]),
     ]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     let mut values = Vec::new();
     for _ in 0..5 {
         values.push(next(&mut reader).await.unwrap().1);
@@ -134,7 +122,8 @@ async fn until_end_ends_where_the_end_was_at_first() {
         opened(&[(0, 2, 5)]),
         batches(vec![fetched(0, 2, &["c", "d", "e"])]),
     ]);
-    let reader = client(&broker)
+    let reader = broker
+        .client()
         .await
         .reader("t")
         .until_end()
@@ -148,7 +137,8 @@ async fn until_end_ends_where_the_end_was_at_first() {
 async fn until_end_of_an_empty_topic_ends_at_once() {
     let broker = FakeBroker::start(1).await;
     broker.play([opened(&[(0, 4, 4)]), caught_up()]);
-    let reader = client(&broker)
+    let reader = broker
+        .client()
         .await
         .reader("t")
         .until_end()
@@ -167,7 +157,7 @@ async fn catching_up_can_be_observed() {
         caught_up(),
         batches(vec![fetched(0, 1, &["b"])]),
     ]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     let mut events = Vec::new();
     for _ in 0..3 {
         let event = reader.next_event().await.unwrap().unwrap();
@@ -200,7 +190,7 @@ async fn missing_records_are_told_once_and_reading_goes_on() {
         Play::Send(Event::Truncated(truncated)),
         batches(vec![fetched(0, 8, &["8"])]),
     ]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     assert_eq!(next(&mut reader).await.unwrap().0, 0);
     let error = next(&mut reader).await.unwrap_err();
     assert!(
@@ -232,7 +222,7 @@ async fn retention_that_overtakes_a_lost_connection_is_told() {
     let range = range.map(|(key, value)| (key, value.to_owned())).to_vec();
     broker.play([Play::Refuse(Reason::OffsetOutOfRange, range)]);
     broker.play([opened(&[(0, 4, 9)]), batches(vec![fetched(0, 4, &["4"])])]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     assert_eq!(next(&mut reader).await.unwrap().0, 0);
     let error = next(&mut reader).await.unwrap_err();
     assert!(
@@ -251,7 +241,7 @@ async fn batch_with_a_wrong_checksum_is_told_and_left_out() {
         opened(&[(0, 0, 9)]),
         batches(vec![damaged, fetched(0, 1, &["whole"])]),
     ]);
-    let mut reader = client(&broker).await.reader("t").open().await.unwrap();
+    let mut reader = broker.client().await.reader("t").open().await.unwrap();
     let error = next(&mut reader).await.unwrap_err();
     assert!(
         matches!(error, Error::DamagedBatch { offset: 0, .. }),
@@ -265,7 +255,7 @@ async fn open_fails_with_what_the_broker_says() {
     let broker = FakeBroker::start(1).await;
     let range = vec![("high_watermark", "9".to_owned())];
     broker.play([Play::Refuse(Reason::OffsetOutOfRange, range)]);
-    let reader = client(&broker).await.reader("t").start(Start::Offset(10));
+    let reader = broker.client().await.reader("t").start(Start::Offset(10));
     let error = reader.open().await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::OffsetOutOfRange));
     assert_eq!(error.refusal().unwrap().metadata["high_watermark"], "9");
@@ -275,7 +265,8 @@ async fn open_fails_with_what_the_broker_says() {
 async fn reader_gives_up_when_told_to() {
     let broker = FakeBroker::start(1).await;
     broker.play([opened(&[(0, 0, 9)]), Play::Vanish]);
-    let reader = client(&broker)
+    let reader = broker
+        .client()
         .await
         .reader("t")
         .reconnect_for(Duration::ZERO);
