@@ -10,6 +10,8 @@ mod examined;
 mod real;
 #[cfg(test)]
 pub(crate) mod sim;
+#[cfg(test)]
+mod tests;
 
 pub use examined::ExaminedDir;
 pub use real::{RealDir, TakeError};

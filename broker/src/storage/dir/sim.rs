@@ -96,7 +96,7 @@ impl NameChange {
             }
             NameChange::RemoveDir(path) => {
                 names.files.retain(|file, _| !file.starts_with(path));
-                names.dirs.remove(path);
+                names.dirs.retain(|dir| !dir.starts_with(path));
             }
         }
     }
@@ -384,6 +384,10 @@ impl Dir for SimDir {
         if disk.names.dirs.contains(path) {
             return Ok(());
         }
+        let parent = path.parent().unwrap_or(Path::new(""));
+        if !parent.as_os_str().is_empty() && !disk.names.dirs.contains(parent) {
+            return Err(not_found());
+        }
         disk.change_name(NameChange::CreateDir(path.to_owned()))
     }
 
@@ -427,6 +431,9 @@ impl Dir for SimDir {
         {
             disk.operations_left = None;
             return Err(io::Error::other("simulated flush error"));
+        }
+        if !path.as_os_str().is_empty() && !disk.names.dirs.contains(path) {
+            return Err(not_found());
         }
         let (flushed, pending) = std::mem::take(&mut disk.pending)
             .into_iter()
@@ -540,6 +547,11 @@ impl File for SimFile {
         let mut disk = self.lock();
         disk.operate()?;
         let len = usize::try_from(len).expect("files are small");
+        let grows = len.saturating_sub(disk.files[&self.id].now.len()) as u64;
+        let used = disk.used();
+        if grows > 0 && disk.capacity.is_some_and(|bytes| used + grows > bytes) {
+            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        }
         let content = disk
             .files
             .get_mut(&self.id)

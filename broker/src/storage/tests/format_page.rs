@@ -46,9 +46,9 @@ fn rendered(bytes: &[u8]) -> String {
     let mut text = String::new();
     for (nth, line) in bytes.chunks(16).enumerate() {
         let _ = write!(text, "\n{:04x} ", nth * 16);
-        line.iter().for_each(|byte| {
+        for byte in line {
             let _ = write!(text, " {byte:02x}");
-        });
+        }
     }
     text
 }
