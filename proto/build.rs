@@ -31,6 +31,7 @@ fn main() {
     keep_batches_as_bytes(&mut descriptors);
     tonic_prost_build::configure()
         .bytes(".")
+        .codec_path("crate::codec::BoundedCodec")
         .compile_fds(descriptors)
         .expect("code is generated");
 }

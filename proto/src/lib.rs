@@ -2,6 +2,7 @@
 //! share to speak it.
 
 pub mod batch;
+pub mod codec;
 pub mod reason;
 
 mod partitioner;

@@ -205,6 +205,23 @@ async fn a_message_that_is_too_large_ends_its_stream_only() {
 }
 
 #[tokio::test]
+async fn a_message_that_unfolds_to_much_more_ends_its_stream_only() {
+    let broker = TestBroker::start().await;
+    let batches = vec![v1::PartitionBatch::default(); 1_000_000];
+    let requests = tokio_stream::iter([v1::ProduceStreamRequest { batches }]);
+    let mut responses = broker
+        .log()
+        .produce_stream(requests)
+        .await
+        .unwrap()
+        .into_inner();
+    let status = responses.message().await.unwrap_err();
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(status.message().contains("fields"), "{status:?}");
+    broker.assert_serves().await;
+}
+
+#[tokio::test]
 async fn a_client_that_vanishes_leaves_nothing_behind() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1).await;
