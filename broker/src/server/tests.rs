@@ -1,12 +1,13 @@
 //! What clients are told when the disk fails.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use statecast_proto::v1;
 use statecast_proto::v1::admin_client::AdminClient;
 use statecast_proto::v1::log_client::LogClient;
+use statecast_proto::v1::{self, fetch_response::Event};
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -84,7 +85,11 @@ impl Fixture {
     }
 
     async fn produce(&self, bytes: usize) -> Result<u64, Status> {
-        let value = Some(Bytes::from(vec![7; bytes]));
+        self.produce_filled(bytes, 7).await
+    }
+
+    async fn produce_filled(&self, bytes: usize, fill: u8) -> Result<u64, Status> {
+        let value = Some(Bytes::from(vec![fill; bytes]));
         let records = vec![v1::Record {
             value,
             ..v1::Record::default()
@@ -107,23 +112,36 @@ impl Fixture {
 
     /// Number of batches from the first to the last.
     async fn count(&self) -> u64 {
+        let batches = |event: &Event| match event {
+            Event::Batches(read) => read.batches.len() as u64,
+            _ => 0,
+        };
+        self.fetch_to_end().await.iter().map(batches).sum()
+    }
+
+    /// What a reader is told from the first record to the last.
+    async fn fetch_to_end(&self) -> Vec<Event> {
         let request = v1::FetchRequest {
             topic: "t".to_owned(),
             until_end: true,
             ..v1::FetchRequest::default()
         };
-        let fetched = LogClient::new(self.channel.clone())
-            .fetch(request)
-            .await
-            .unwrap();
-        let mut fetched = fetched.into_inner();
-        let mut count = 0;
+        let mut log = LogClient::new(self.channel.clone());
+        let mut fetched = log.fetch(request).await.unwrap().into_inner();
+        let mut events = Vec::new();
         while let Some(response) = fetched.message().await.unwrap() {
-            if let Some(v1::fetch_response::Event::Batches(read)) = response.event {
-                count += read.batches.len() as u64;
-            }
+            events.push(response.event.unwrap());
         }
-        count
+        events
+    }
+
+    async fn describe(&self) -> v1::DescribeTopicResponse {
+        let name = "t".to_owned();
+        let mut admin = AdminClient::new(self.channel.clone());
+        let described = admin
+            .describe_topic(v1::DescribeTopicRequest { name })
+            .await;
+        described.unwrap().into_inner()
     }
 
     async fn health(&self) -> ServingStatus {
@@ -193,4 +211,62 @@ async fn a_failed_flush_is_never_acknowledged_and_leaves_reads() {
         assert_eq!(reason(&status), "LOG_READ_ONLY");
         assert!(fixture.count().await >= 3, "what was acknowledged is read");
     }
+}
+
+#[tokio::test]
+async fn damaged_offsets_are_named_and_reading_goes_on_behind_them() {
+    let fixture = Fixture::start().await;
+    for fill in [b'a', b'b', b'c'] {
+        fixture.produce_filled(100 << 10, fill).await.unwrap();
+    }
+    // The tail cache is smaller than a record, so this is read from disk.
+    let damaged = ["journal", "partitions/16"]
+        .map(|dir| fixture.disk.flip_bit_of(Path::new(dir), &[b'b'; 1000]));
+    assert!(damaged.contains(&true));
+    let events = fixture.fetch_to_end().await;
+    let said: Vec<String> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Batches(read) => {
+                let bases = read.batches.iter().map(|batch| batch.base_offset);
+                Some(format!("{:?}", bases.collect::<Vec<_>>()))
+            }
+            Event::Quarantined(lost) => {
+                Some(format!("lost {} to {}", lost.from_offset, lost.to_offset))
+            }
+            _ => None,
+        })
+        .collect();
+    assert_eq!(said, ["[0]", "lost 1 to 2", "[2]"]);
+    let described = fixture.describe().await;
+    let range = v1::DamagedRange {
+        from_offset: 1,
+        to_offset: 2,
+    };
+    assert_eq!(described.partitions[0].quarantined, [range]);
+    assert_eq!(fixture.produce(10).await.unwrap(), 3, "appends go on");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_reader_hears_that_the_stream_is_alive() {
+    let fixture = Fixture::start().await;
+    let request = v1::FetchRequest {
+        topic: "t".to_owned(),
+        ..v1::FetchRequest::default()
+    };
+    let mut log = LogClient::new(fixture.channel.clone());
+    let mut fetched = log.fetch(request).await.unwrap().into_inner();
+    let mut events = Vec::new();
+    for _ in 0..4 {
+        events.push(fetched.message().await.unwrap().unwrap().event.unwrap());
+    }
+    assert!(matches!(
+        events[..],
+        [
+            Event::Opened(_),
+            Event::CaughtUp(_),
+            Event::Heartbeat(_),
+            Event::Heartbeat(_)
+        ]
+    ));
 }
