@@ -38,7 +38,7 @@ impl Default for EngineOptions {
 /// The running log: every partition's appends go through it. Cheap to clone.
 #[derive(Clone)]
 pub struct Engine {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 /// What the threads, the handles and the clones of the engine share.

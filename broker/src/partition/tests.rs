@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::model::{CheckedBatch, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
-use crate::storage::{JournalOptions, JournalSize, Read, Storage, StorageOptions};
+use crate::storage::{JournalOptions, JournalSize, Prepared, Read, Storage, StorageOptions};
 
 const MIB: u64 = 1 << 20;
 
@@ -189,6 +189,8 @@ async fn full_disk_refuses_users_lets_internal_appends_in_and_heals() {
         ..config(FlushLevel::Always)
     };
     let internal = engine.create_partition(PartitionId(0), internal);
+    // The reserve is a spare file; the background may not have made one yet.
+    while engine.shared.storage.prepare_spare().unwrap() != Prepared::Enough {}
     let value = vec![7; 100_000];
     let mut acknowledged = 0;
     let refused = loop {

@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::BufMut;
+use bytes::{BufMut, Bytes};
 
 use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFiles};
 use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
@@ -130,64 +130,64 @@ impl Writer {
             fit = self.fitting(group);
             assert!(fit.appends > 0, "a unit fits into an empty file");
         }
-        let group = &group[..fit.appends];
+        let taken = &group[..fit.appends];
+        let encoded = self.place(taken, fit.bytes, now_ms, flushed);
         let active = self.active.as_mut().expect("a file is active after a roll");
-        let buffer = self.buffers.with_room(fit.bytes);
+        let written = match encoded.bytes.is_empty() {
+            true => Ok(()),
+            false => active
+                .file
+                .file()
+                .write_all_at(&encoded.bytes, u64::from(active.position)),
+        };
+        if let Err(error) = written {
+            take_back(taken, &encoded.placed);
+            let failure = active.after_failed_write(error);
+            if matches!(failure, AppendFailure::NoSpace(_)) && active.leave_for_reserve(claim) {
+                return self.append(group, now_ms, flushed, tail);
+            }
+            return Err(failure);
+        }
         let start = Lsn::new(active.generation, active.position);
-        let mut end = start;
+        active.position = encoded.end.position();
+        active.frames += encoded.placed.len();
+        if !encoded.bytes.is_empty() {
+            tail.push(start, encoded.bytes);
+        }
+        Ok(Written {
+            placed: encoded.placed,
+            end: encoded.end,
+        })
+    }
+
+    /// Gives the appends their offsets and encodes their frames, `len` bytes at
+    /// most.
+    fn place(&mut self, group: &[JournalAppend], len: usize, now_ms: i64, flushed: Lsn) -> Encoded {
+        let active = self.active.as_mut().expect("a file is active");
+        let buffer = self.buffers.with_room(len);
+        let mut end = Lsn::new(active.generation, active.position);
         let mut placed = Vec::with_capacity(group.len());
         for unit in units(group) {
             if !place_unit(unit, &mut placed) {
                 continue;
             }
+            // One may be deleted between the look at the unit and now: its frame
+            // is still written, for the unit's sake; nobody will read it.
             for append in unit {
-                let mut state = append.log.lock();
-                // Deleted between the look at the unit and now: the frame is
-                // still written, for the unit's sake; nobody will read it.
-                let header = append.batch.header(state.next_offset, now_ms);
-                let newly_touched = state.last_generation != active.generation;
-                state.push_run(Run {
-                    base_offset: header.base_offset,
-                    lsn: end,
-                    payload_len: header.payload_len,
-                    span: header.offset_span,
-                    max_timestamp_ms: header.max_timestamp_ms,
-                });
-                drop(state);
-                if newly_touched {
-                    active.touched.push(append.log.id());
-                }
-                let frame = Frame {
-                    lsn: end,
-                    flushed,
-                    partition: append.log.id(),
-                    unit_remaining: append.unit_remaining,
-                    batch: header,
-                };
+                let frame = active.place(append, end, now_ms, flushed);
                 let padding = frame.len() - FRAME_PREFIX_LEN - append.batch.payload.len();
                 buffer.put_slice(&frame.encode(active.seed));
                 buffer.put_slice(&append.batch.payload);
                 buffer.put_bytes(0, padding);
                 end = Lsn(end.0 + frame.len() as u64);
-                placed.push(Some(header.base_offset));
+                placed.push(Some(frame.batch.base_offset));
             }
         }
-        let bytes = buffer.split().freeze();
-        if bytes.is_empty() {
-            return Ok(Written { placed, end });
+        Encoded {
+            bytes: buffer.split().freeze(),
+            placed,
+            end,
         }
-        if let Err(error) = active
-            .file
-            .file()
-            .write_all_at(&bytes, u64::from(active.position))
-        {
-            take_back(group, &placed);
-            return Err(active.after_failed_write(error));
-        }
-        active.position = end.position();
-        active.frames += placed.len();
-        tail.push(start, bytes);
-        Ok(Written { placed, end })
     }
 
     /// One past the last frame.
@@ -240,7 +240,9 @@ impl Writer {
             let bytes: usize = unit.iter().map(|a| frame_len(a.batch.payload.len())).sum();
             let full = active.frames + fit.appends >= max_frames;
             let reserved = active.is_reserve && unit[0].claim == Claim::User;
-            if fit.bytes + bytes > room || full || reserved {
+            // What one may not do, the other may: they are written apart.
+            let other = unit[0].claim != group[0].claim;
+            if fit.bytes + bytes > room || full || reserved || other {
                 break;
             }
             fit.appends += unit.len();
@@ -295,6 +297,39 @@ impl Writer {
 }
 
 impl Active {
+    /// Gives an append its offset; it is to be written at `lsn`.
+    fn place(&mut self, append: &JournalAppend, lsn: Lsn, now_ms: i64, flushed: Lsn) -> Frame {
+        let mut state = append.log.lock();
+        let header = append.batch.header(state.next_offset, now_ms);
+        let newly_touched = state.last_generation != self.generation;
+        state.push_run(Run {
+            base_offset: header.base_offset,
+            lsn,
+            payload_len: header.payload_len,
+            span: header.offset_span,
+            max_timestamp_ms: header.max_timestamp_ms,
+        });
+        drop(state);
+        if newly_touched {
+            self.touched.push(append.log.id());
+        }
+        Frame {
+            lsn,
+            flushed,
+            partition: append.log.id(),
+            unit_remaining: append.unit_remaining,
+            batch: header,
+        }
+    }
+
+    /// There was no space for an append: internal ones go to the reserve, which
+    /// needs none. Says whether that is to be tried.
+    fn leave_for_reserve(&mut self, claim: Claim) -> bool {
+        let leave = claim == Claim::Internal && !self.is_reserve;
+        self.spoilt |= leave;
+        leave
+    }
+
     /// Makes sure that nothing of a write that failed is ever read as frames.
     fn after_failed_write(&mut self, error: io::Error) -> AppendFailure {
         if error.kind() != io::ErrorKind::StorageFull {
@@ -309,6 +344,13 @@ impl Active {
 struct Fit {
     appends: usize,
     bytes: usize,
+}
+
+/// Frames on their way to the file.
+struct Encoded {
+    bytes: Bytes,
+    placed: Vec<Option<Offset>>,
+    end: Lsn,
 }
 
 /// The atomic units of a group.
