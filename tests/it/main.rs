@@ -10,6 +10,7 @@ mod health;
 mod inspect;
 mod library;
 mod main_job;
+mod power_cut;
 mod produce;
 mod protocol_page;
 mod python;

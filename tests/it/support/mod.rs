@@ -2,10 +2,12 @@
 
 mod binary;
 mod broker;
+mod power;
 mod verb;
 mod wire;
 
 pub use binary::{Binary, statecast};
 pub use broker::TestBroker;
+pub use power::PowerDisk;
 pub use verb::{Done, Verb};
 pub use wire::{batch, encode, error_info, record};
