@@ -1,183 +1,150 @@
-//! A disk in memory that crashes, tears and fails as disks do.
+//! The directory tree in memory that fails as disks do, the same way for the
+//! same seed. For tests.
 //!
-//! Every file has two contents: what a reader sees now, and what is durable. A
-//! crash keeps the durable one, and of what was written since an arbitrary
-//! subset of 512-byte sectors. Names are treated alike: creations, renames and
-//! removals that were not flushed may or may not have happened, each on its own.
+//! - Nothing is durable before its flush. [`SimDir::crash`] makes the tree that
+//!   a power cut leaves: what was flushed, and an arbitrary part of what was
+//!   not, torn at sectors of 512 bytes; lengths and names likewise, though each
+//!   rename is whole.
+//! - [`SimDir::fail_after`] makes a later operation fail; [`Fault`] says how.
+//! - [`SimDir::set_capacity`] fills the disk.
+//! - [`SimDir::flip_bit`] and [`SimDir::corrupt_sector`] damage what is at rest.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod content;
+mod names;
+mod rng;
+
+use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Dir, File};
+use content::Content;
+use names::Names;
 
-const SECTOR: usize = 512;
+pub(crate) use content::SECTOR;
+use rng::SimRng;
 
-/// What goes wrong.
+/// How an operation fails. Each strikes once, but for the crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The power goes: every later operation fails.
+    /// The power goes: this operation may have happened or not; all later
+    /// ones, reads too, fail until [`SimDir::crash`].
     Crash,
-    /// One write fails; any part of it was done.
+    /// The next write fails, done in part.
     WriteError,
-    /// One flush fails, and what was to be flushed is forgotten, as on ext4:
-    /// the next flush says that all is well.
+    /// The next flush fails. What it should have flushed is marked clean: a
+    /// second flush returns `Ok` and has written nothing, as on ext4.
     FlushError,
+    /// The next write finds the disk full, done in part.
+    DiskFull,
+    /// The next write ends early.
+    ShortWrite,
+    /// The next read fails.
+    ReadError,
 }
 
-/// The disk. Clones share it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct SimDir {
-    disk: Arc<Mutex<Disk>>,
-}
+/// A simulated directory tree. Clones are the same tree.
+#[derive(Debug, Clone)]
+pub(crate) struct SimDir(Arc<Mutex<World>>);
 
-#[derive(Debug, Default)]
-struct Disk {
+#[derive(Debug)]
+struct World {
+    names: Names,
     files: BTreeMap<u64, Content>,
     next_file: u64,
-    names: Names,
-    durable_names: Names,
-    /// Changes to names that were not flushed, in order.
-    pending: Vec<NameChange>,
-    operations_left: Option<(u64, Fault)>,
-    crashed: bool,
+    rng: SimRng,
     capacity: Option<u64>,
+    /// Operations so far; reads don't count.
+    operations: u64,
+    /// A fault, and the count of operations from which on it strikes.
+    fault: Option<(u64, Fault)>,
+    crashed: bool,
 }
 
-#[derive(Debug, Default, Clone)]
-struct Names {
-    files: BTreeMap<PathBuf, u64>,
-    dirs: BTreeSet<PathBuf>,
-}
-
-#[derive(Debug, Default, Clone)]
-struct Content {
-    now: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors that differ from the durable ones, as far as known.
-    dirty: BTreeSet<usize>,
-}
-
-#[derive(Debug, Clone)]
-enum NameChange {
-    Create(PathBuf, u64),
-    Rename(PathBuf, PathBuf),
-    Remove(PathBuf),
-    CreateDir(PathBuf),
-    RemoveDir(PathBuf),
-}
-
-impl NameChange {
-    fn parent(&self) -> &Path {
-        let (NameChange::Create(path, _)
-        | NameChange::Rename(path, _)
-        | NameChange::Remove(path)
-        | NameChange::CreateDir(path)
-        | NameChange::RemoveDir(path)) = self;
-        path.parent().unwrap_or(Path::new(""))
-    }
-
-    fn apply(&self, names: &mut Names) {
-        match self {
-            NameChange::Create(path, file) => {
-                names.files.insert(path.clone(), *file);
-            }
-            NameChange::Rename(from, to) => {
-                if let Some(file) = names.files.remove(from) {
-                    names.files.insert(to.clone(), file);
-                }
-            }
-            NameChange::Remove(path) => {
-                names.files.remove(path);
-            }
-            NameChange::CreateDir(path) => {
-                names.dirs.insert(path.clone());
-            }
-            NameChange::RemoveDir(path) => {
-                names.files.retain(|file, _| !file.starts_with(path));
-                names.dirs.retain(|dir| !dir.starts_with(path));
-            }
-        }
-    }
-}
-
-/// splitmix64, for the choices of a crash.
-fn random(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let mut z = *state;
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+/// What an operation does, as far as faults care.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Operation {
+    Write,
+    Sync,
+    Name,
 }
 
 impl SimDir {
+    /// An empty tree.
     pub(crate) fn new() -> SimDir {
-        SimDir::default()
+        SimDir::from_parts(Names::new(), BTreeMap::new(), 0, SimRng::new(0))
     }
 
-    /// The operation after the next `operations` ones meets `fault`. Only those
-    /// that change something count.
+    fn from_parts(
+        names: Names,
+        files: BTreeMap<u64, Content>,
+        next_file: u64,
+        rng: SimRng,
+    ) -> SimDir {
+        SimDir(Arc::new(Mutex::new(World {
+            names,
+            files,
+            next_file,
+            rng,
+            capacity: None,
+            operations: 0,
+            fault: None,
+            crashed: false,
+        })))
+    }
+
+    /// Cuts the power: returns the tree as it comes up again. This one, and
+    /// every handle of it, fails from now on. Other seeds give other outcomes
+    /// of the same cut. A fault that is still to strike is not inherited.
+    #[must_use]
+    pub(crate) fn crash(&self, seed: u64) -> SimDir {
+        let mut world = self.world();
+        world.crashed = true;
+        let mut rng = SimRng::new(seed);
+        let names = world.names.crashed(&mut rng);
+        let kept = names.linked();
+        let files = world.files.iter().filter(|(id, _)| kept.contains(id));
+        let files = files.map(|(id, file)| (*id, file.crashed(&mut rng)));
+        let after = SimDir::from_parts(names, files.collect(), world.next_file, rng);
+        after.world().capacity = world.capacity;
+        after
+    }
+
+    /// Lets `operations` more operations (reads don't count) succeed, then
+    /// makes the first one fail that the fault applies to. Replaces an earlier
+    /// fault that has not struck yet.
     pub(crate) fn fail_after(&self, operations: u64, fault: Fault) {
-        self.lock().operations_left = Some((operations, fault));
+        let mut world = self.world();
+        world.fault = Some((world.operations + operations, fault));
+    }
+
+    /// Whether a fault is still to strike.
+    pub(crate) fn fault_pending(&self) -> bool {
+        self.world().fault.is_some()
     }
 
     /// Nothing goes wrong any more, unless it has already.
     pub(crate) fn clear_fault(&self) {
-        self.lock().operations_left = None;
+        self.world().fault = None;
     }
 
+    /// Whether the power is gone.
     pub(crate) fn has_crashed(&self) -> bool {
-        self.lock().crashed
+        self.world().crashed
     }
 
-    /// The disk has room for so many bytes in all files; `None` for no bound.
+    /// Bytes that fit; `None`, the default, for no bound. Growing it, or
+    /// removing files, heals a full disk.
     pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
-        self.lock().capacity = bytes;
+        self.world().capacity = bytes;
     }
 
-    /// What is on the disk after the power went. This one is of no more use.
-    pub(crate) fn crash(&self, seed: u64) -> SimDir {
-        let mut disk = self.lock();
-        disk.crashed = true;
-        let mut state = seed;
-        let mut names = disk.durable_names.clone();
-        // In one crash of two, everything up to some moment was written.
-        let all_until = match random(&mut state) % 2 {
-            0 => 0,
-            _ => usize::try_from(random(&mut state)).unwrap_or(0) % (disk.pending.len() + 1),
-        };
-        for (nth, change) in disk.pending.iter().enumerate() {
-            let happened = nth < all_until || random(&mut state).is_multiple_of(2);
-            let has_parent =
-                change.parent().as_os_str().is_empty() || names.dirs.contains(change.parent());
-            if happened && has_parent {
-                change.apply(&mut names);
-            }
-        }
-        let files = disk
-            .files
-            .iter()
-            .filter(|(id, _)| names.files.values().any(|named| named == *id))
-            .map(|(&id, content)| (id, content.after_crash(&mut state)))
-            .collect();
-        let after = Disk {
-            files,
-            next_file: disk.next_file,
-            durable_names: names.clone(),
-            names,
-            capacity: disk.capacity,
-            ..Disk::default()
-        };
-        SimDir {
-            disk: Arc::new(Mutex::new(after)),
-        }
-    }
-
-    /// Flips a bit of a file, now and for good.
+    /// Flips one bit of a file, on the disk and in the cache.
     pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
-        let at = usize::try_from(bit / 8).expect("files are small");
-        self.damage(path, at..at + 1, |byte| *byte ^= 1 << (bit % 8));
+        self.damage(path, |content, _| {
+            content.damage(to_usize(bit / 8), |byte| *byte ^= 1 << (bit % 8));
+        });
     }
 
     /// Flips a bit of `text` in every file below `parent` that holds it, now and
@@ -199,373 +166,299 @@ impl SimDir {
         found
     }
 
-    /// Fills a sector of a file with nonsense, now and for good.
+    /// Fills one 512-byte sector of a file with arbitrary bytes.
     pub(crate) fn corrupt_sector(&self, path: &Path, sector: u64) {
-        let at = usize::try_from(sector).expect("files are small") * SECTOR;
-        self.damage(path, at..at + SECTOR, |byte| {
-            *byte = byte.wrapping_mul(17) ^ 0xa5;
+        self.damage(path, |content, rng| {
+            let mut garbage = [0; SECTOR];
+            rng.fill(&mut garbage);
+            for (at, new) in garbage.into_iter().enumerate() {
+                content.damage(to_usize(sector) * SECTOR + at, |byte| *byte = new);
+            }
         });
     }
 
-    fn damage(&self, path: &Path, range: std::ops::Range<usize>, change: impl Fn(&mut u8)) {
-        let mut disk = self.lock();
-        let id = disk.names.files[path];
-        let content = disk.files.get_mut(&id).expect("a named file has a content");
-        for bytes in [&mut content.now, &mut content.durable] {
-            let end = range.end.min(bytes.len());
-            for byte in bytes.get_mut(range.start..end).into_iter().flatten() {
-                change(byte);
-            }
-        }
+    fn damage(&self, path: &Path, change: impl FnOnce(&mut Content, &mut SimRng)) {
+        let mut world = self.world();
+        let world = &mut *world;
+        let id = world.names.file(path).expect("a file to damage");
+        let content = world.files.get_mut(&id).expect("a linked file");
+        change(content, &mut world.rng);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Content {
-    /// The sectors that were flushed, and some of the others.
-    fn after_crash(&self, state: &mut u64) -> Content {
-        let mut bytes = self.durable.clone();
-        let (short, long) = match self.now.len() < self.durable.len() {
-            true => (self.now.len(), self.durable.len()),
-            false => (self.durable.len(), self.now.len()),
-        };
-        let len = match random(state) % 3 {
-            0 => self.durable.len(),
-            1 => self.now.len(),
-            _ => short + usize::try_from(random(state)).unwrap_or(0) % (long - short + 1),
-        };
-        bytes.resize(len, 0);
-        let all = random(state).is_multiple_of(4);
-        for &sector in &self.dirty {
-            let start = sector * SECTOR;
-            let end = (start + SECTOR).min(len).min(self.now.len());
-            if start < end && (all || random(state).is_multiple_of(2)) {
-                bytes[start..end].copy_from_slice(&self.now[start..end]);
-            }
-        }
-        Content {
-            now: bytes.clone(),
-            durable: bytes,
-            dirty: BTreeSet::new(),
-        }
+    fn world(&self) -> MutexGuard<'_, World> {
+        self.0.lock().expect("no panic while the world is held")
     }
 
-    fn write(&mut self, buf: &[u8], position: usize) {
-        let end = position + buf.len();
-        if self.now.len() < end {
-            self.now.resize(end, 0);
-        }
-        self.now[position..end].copy_from_slice(buf);
-        if !buf.is_empty() {
-            self.dirty.extend(position / SECTOR..=(end - 1) / SECTOR);
-        }
+    fn handle(&self, world: &World, id: u64) -> Arc<dyn File> {
+        Arc::new(SimFile {
+            dir: self.clone(),
+            id,
+            _open: Arc::clone(&world.files[&id].handles),
+        })
     }
 
-    fn flush(&mut self) {
-        self.durable.resize(self.now.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            let start = sector * SECTOR;
-            let end = (start + SECTOR).min(self.now.len());
-            if start < end {
-                self.durable[start..end].copy_from_slice(&self.now[start..end]);
-            }
-        }
-    }
-}
-
-fn power_is_off() -> io::Error {
-    io::Error::other("simulated power cut")
-}
-
-impl Disk {
-    /// Counts an operation that changes something; says which fault it meets.
-    fn operate(&mut self) -> io::Result<Option<Fault>> {
-        if self.crashed {
-            return Err(power_is_off());
-        }
-        match &mut self.operations_left {
-            Some((0, fault)) => {
-                let fault = *fault;
-                if fault == Fault::Crash {
-                    self.crashed = true;
-                    return Err(power_is_off());
+    /// Runs an operation on names. A power cut may strike before or after it.
+    fn on_names<T>(&self, run: impl FnOnce(&mut World) -> io::Result<T>) -> io::Result<T> {
+        let mut world = self.world();
+        match world.begin(Operation::Name)? {
+            None => run(&mut world),
+            Some(_) => {
+                if world.rng.one_in(2) {
+                    let _lost_with_the_power = run(&mut world);
                 }
-                Ok(Some(fault))
+                Err(power_cut())
             }
-            Some((left, _)) => {
-                *left -= 1;
-                Ok(None)
+        }
+    }
+}
+
+impl World {
+    /// Counts an operation and says which fault strikes it.
+    fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
+        self.check_power()?;
+        self.operations += 1;
+        let Some((from, fault)) = self.fault else {
+            return Ok(None);
+        };
+        let applies = match fault {
+            Fault::Crash => true,
+            Fault::WriteError | Fault::DiskFull | Fault::ShortWrite => {
+                operation == Operation::Write
             }
-            None => Ok(None),
+            Fault::FlushError => operation == Operation::Sync,
+            Fault::ReadError => false,
+        };
+        if self.operations <= from || !applies {
+            return Ok(None);
+        }
+        self.fault = None;
+        self.crashed = fault == Fault::Crash;
+        Ok(Some(fault))
+    }
+
+    fn begin_read(&mut self) -> io::Result<()> {
+        self.check_power()?;
+        match self.fault {
+            Some((from, Fault::ReadError)) if self.operations >= from => {
+                self.fault = None;
+                Err(input_output_error())
+            }
+            _ => Ok(()),
         }
     }
 
     fn check_power(&self) -> io::Result<()> {
         if self.crashed {
-            Err(power_is_off())
+            Err(power_cut())
         } else {
             Ok(())
         }
     }
 
-    fn change_name(&mut self, change: NameChange) -> io::Result<()> {
-        self.operate()?;
-        change.apply(&mut self.names);
-        self.pending.push(change);
-        Ok(())
+    fn used_bytes(&self) -> u64 {
+        let linked = self.names.linked();
+        let files = self.files.iter().filter(|(id, _)| linked.contains(id));
+        files.map(|(_, file)| file.len() as u64).sum()
     }
 
-    fn used(&self) -> u64 {
-        self.names
-            .files
-            .values()
-            .map(|id| self.files[id].now.len() as u64)
-            .sum()
+    fn available_bytes(&self) -> u64 {
+        match self.capacity {
+            Some(capacity) => capacity.saturating_sub(self.used_bytes()),
+            None => u64::MAX,
+        }
     }
-}
 
-fn not_found() -> io::Error {
-    io::Error::from(io::ErrorKind::NotFound)
+    fn file(&mut self, id: u64) -> &mut Content {
+        self.files.get_mut(&id).expect("a handle keeps its file")
+    }
+
+    /// Writes as much of `buf` as fits on the disk; returns how much that is.
+    fn write(&mut self, id: u64, buf: &[u8], position: usize) -> usize {
+        let len = self.file(id).len();
+        let room = usize::try_from(self.available_bytes()).unwrap_or(usize::MAX);
+        let room = len.saturating_add(room).saturating_sub(position);
+        let fits = buf.len().min(room);
+        let file = self.files.get_mut(&id).expect("a handle keeps its file");
+        file.write(&buf[..fits], position, &mut self.rng);
+        fits
+    }
+
+    /// Frees files that nothing can reach any more.
+    fn free(&mut self) {
+        if self.files.len() > 16 {
+            let remembered = self.names.remembered();
+            self.files
+                .retain(|id, file| remembered.contains(id) || Arc::strong_count(&file.handles) > 1);
+        }
+    }
 }
 
 impl Dir for SimDir {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let mut disk = self.lock();
-        if disk.names.files.contains_key(path) {
-            return Err(io::Error::from(io::ErrorKind::AlreadyExists));
-        }
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if !parent.as_os_str().is_empty() && !disk.names.dirs.contains(parent) {
-            return Err(not_found());
-        }
-        let id = disk.next_file;
-        disk.change_name(NameChange::Create(path.to_owned(), id))?;
-        disk.next_file += 1;
-        disk.files.insert(id, Content::default());
-        Ok(Arc::new(SimFile {
-            disk: self.disk.clone(),
-            id,
-        }))
+        self.on_names(|world| {
+            let id = world.next_file;
+            world.names.create(path, id)?;
+            world.next_file += 1;
+            world.files.insert(id, Content::default());
+            Ok(self.handle(world, id))
+        })
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let disk = self.lock();
-        disk.check_power()?;
-        let id = *disk.names.files.get(path).ok_or_else(not_found)?;
-        Ok(Arc::new(SimFile {
-            disk: self.disk.clone(),
-            id,
-        }))
+        let world = self.world();
+        world.check_power()?;
+        let id = world.names.file(path)?;
+        Ok(self.handle(&world, id))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut disk = self.lock();
-        if !disk.names.files.contains_key(from) {
-            return Err(not_found());
-        }
-        disk.change_name(NameChange::Rename(from.to_owned(), to.to_owned()))
+        self.on_names(|world| world.names.rename(from, to))
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.lock();
-        disk.check_power()?;
-        if !disk.names.files.contains_key(path) {
-            return Err(not_found());
-        }
-        disk.change_name(NameChange::Remove(path.to_owned()))
+        self.on_names(|world| world.names.remove(path))
     }
 
     fn create_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.lock();
-        disk.check_power()?;
-        if disk.names.dirs.contains(path) {
-            return Ok(());
-        }
-        let parent = path.parent().unwrap_or(Path::new(""));
-        if !parent.as_os_str().is_empty() && !disk.names.dirs.contains(parent) {
-            return Err(not_found());
-        }
-        disk.change_name(NameChange::CreateDir(path.to_owned()))
+        self.on_names(|world| world.names.create_dir(path))
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.lock();
-        disk.check_power()?;
-        // Not atomic: a crash may leave some of the files.
-        let files: Vec<PathBuf> = disk
-            .names
-            .files
-            .keys()
-            .filter(|file| file.starts_with(path))
-            .cloned()
-            .collect();
-        for file in files {
-            disk.change_name(NameChange::Remove(file))?;
-        }
-        if disk.names.dirs.contains(path) {
-            disk.change_name(NameChange::RemoveDir(path.to_owned()))?;
-        }
-        Ok(())
+        self.on_names(|world| world.names.remove_dir_all(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let disk = self.lock();
-        disk.check_power()?;
-        let all = disk.names.files.keys().chain(&disk.names.dirs);
-        let mut names: Vec<String> = all
-            .filter(|name| name.parent() == Some(path))
-            .filter_map(|name| name.file_name()?.to_str().map(str::to_owned))
-            .collect();
-        names.sort_unstable();
-        Ok(names)
+        let world = self.world();
+        world.check_power()?;
+        world.names.list(path)
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        let mut disk = self.lock();
-        if disk
-            .operate()?
-            .is_some_and(|fault| fault == Fault::FlushError)
-        {
-            disk.operations_left = None;
-            return Err(io::Error::other("simulated flush error"));
+        let mut world = self.world();
+        match world.begin(Operation::Sync)? {
+            None => {}
+            Some(Fault::Crash) => return Err(power_cut()),
+            Some(_) => return Err(input_output_error()),
         }
-        if !path.as_os_str().is_empty() && !disk.names.dirs.contains(path) {
-            return Err(not_found());
-        }
-        let (flushed, pending) = std::mem::take(&mut disk.pending)
-            .into_iter()
-            .partition(|change| change.parent() == path);
-        let flushed: Vec<NameChange> = flushed;
-        for change in flushed {
-            change.apply(&mut disk.durable_names);
-        }
-        disk.pending = pending;
+        world.names.sync(path)?;
+        world.free();
         Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        let mut disk = self.lock();
-        disk.operate()?;
-        disk.pending.clear();
-        disk.durable_names = disk.names.clone();
-        disk.files.values_mut().for_each(Content::flush);
+        let mut world = self.world();
+        let world = &mut *world;
+        match world.begin(Operation::Sync)? {
+            None => {}
+            Some(Fault::Crash) => return Err(power_cut()),
+            Some(_) => {
+                for file in world.files.values_mut() {
+                    file.fail_sync(&mut world.rng);
+                }
+                return Err(input_output_error());
+            }
+        }
+        world.names.sync_all();
+        world.free();
+        for file in world.files.values_mut() {
+            file.sync();
+        }
         Ok(())
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
-        let disk = self.lock();
-        disk.check_power()?;
-        Ok(disk
-            .capacity
-            .map_or(u64::MAX, |capacity| capacity.saturating_sub(disk.used())))
+        let world = self.world();
+        world.check_power()?;
+        Ok(world.available_bytes())
     }
 }
 
 #[derive(Debug)]
 struct SimFile {
-    disk: Arc<Mutex<Disk>>,
+    dir: SimDir,
     id: u64,
-}
-
-impl SimFile {
-    fn lock(&self) -> MutexGuard<'_, Disk> {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    _open: Arc<()>,
 }
 
 impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
-        let disk = self.lock();
-        disk.check_power()?;
-        let bytes = &disk.files[&self.id].now;
-        let start = usize::try_from(position)
-            .expect("files are small")
-            .min(bytes.len());
-        let len = buf.len().min(bytes.len() - start);
-        buf[..len].copy_from_slice(&bytes[start..start + len]);
-        Ok(len)
+        let mut world = self.dir.world();
+        world.begin_read()?;
+        Ok(world.file(self.id).read(buf, to_usize(position)))
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        let mut disk = self.lock();
-        let position = usize::try_from(position).expect("files are small");
-        let met = disk.operate();
-        let used = disk.used();
-        let room = disk
-            .capacity
-            .map_or(u64::MAX, |capacity| capacity.saturating_sub(used));
-        let content = disk
-            .files
-            .get_mut(&self.id)
-            .expect("an open file has a content");
-        match met {
-            // The power went in the middle.
-            Err(error) => {
-                content.write(&buf[..buf.len() / 2], position);
-                return Err(error);
-            }
-            Ok(Some(Fault::WriteError)) => {
-                content.write(&buf[..buf.len() / 2], position);
-                disk.operations_left = None;
-                return Err(io::Error::other("simulated write error"));
-            }
-            Ok(_) => {}
+        let mut world = self.dir.world();
+        let fault = world.begin(Operation::Write)?;
+        let wanted = match fault {
+            // All of it: what of it reaches the disk, the crash decides.
+            None | Some(Fault::Crash) => buf.len(),
+            Some(_) => world.rng.index(buf.len()),
+        };
+        let written = world.write(self.id, &buf[..wanted], to_usize(position));
+        match fault {
+            None if written == buf.len() => Ok(()),
+            None | Some(Fault::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::Crash) => Err(power_cut()),
+            Some(Fault::ShortWrite) => Err(io::ErrorKind::WriteZero.into()),
+            Some(_) => Err(input_output_error()),
         }
-        let grows = (position + buf.len()).saturating_sub(content.now.len()) as u64;
-        if grows > room {
-            let short = usize::try_from(grows - room).expect("files are small");
-            content.write(&buf[..buf.len().saturating_sub(short)], position);
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        content.write(buf, position);
-        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut disk = self.lock();
-        if disk.operate()? == Some(Fault::FlushError) {
-            disk.operations_left = None;
-            // The pages are clean now, though they never reached the disk.
-            let content = disk
-                .files
-                .get_mut(&self.id)
-                .expect("an open file has a content");
-            content.dirty.clear();
-            return Err(io::Error::other("simulated flush error"));
+        let mut world = self.dir.world();
+        let world = &mut *world;
+        match world.begin(Operation::Sync)? {
+            None => {
+                world.file(self.id).sync();
+                Ok(())
+            }
+            Some(Fault::Crash) => Err(power_cut()),
+            Some(_) => {
+                let file = world.files.get_mut(&self.id);
+                file.expect("a handle keeps its file")
+                    .fail_sync(&mut world.rng);
+                Err(input_output_error())
+            }
         }
-        disk.files
-            .get_mut(&self.id)
-            .expect("an open file has a content")
-            .flush();
-        Ok(())
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        let mut disk = self.lock();
-        disk.operate()?;
-        let len = usize::try_from(len).expect("files are small");
-        let grows = len.saturating_sub(disk.files[&self.id].now.len()) as u64;
-        let used = disk.used();
-        if grows > 0 && disk.capacity.is_some_and(|bytes| used + grows > bytes) {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
+        let mut world = self.dir.world();
+        let fault = world.begin(Operation::Write)?;
+        let len = to_usize(len);
+        let growth = len.saturating_sub(world.file(self.id).len());
+        match fault {
+            None if growth as u64 > world.available_bytes() => {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            None | Some(Fault::Crash) => world.file(self.id).set_len(len),
+            Some(_) => {}
         }
-        let content = disk
-            .files
-            .get_mut(&self.id)
-            .expect("an open file has a content");
-        let from = len.min(content.now.len());
-        let to = len.max(content.now.len()).max(content.durable.len());
-        content.dirty.extend(from / SECTOR..to.div_ceil(SECTOR));
-        content.now.resize(len, 0);
-        Ok(())
+        match fault {
+            None => Ok(()),
+            Some(Fault::Crash) => Err(power_cut()),
+            Some(Fault::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
+            Some(_) => Err(input_output_error()),
+        }
     }
 
     fn len(&self) -> io::Result<u64> {
-        let disk = self.lock();
-        disk.check_power()?;
-        Ok(disk.files[&self.id].now.len() as u64)
+        let mut world = self.dir.world();
+        world.check_power()?;
+        Ok(world.file(self.id).len() as u64)
     }
+}
+
+fn to_usize(position: u64) -> usize {
+    usize::try_from(position).expect("simulated files fit in memory")
+}
+
+fn power_cut() -> io::Error {
+    io::Error::other("the simulated power is off")
+}
+
+fn input_output_error() -> io::Error {
+    // EIO; std has no kind for it.
+    io::Error::from_raw_os_error(5)
 }

@@ -5,11 +5,8 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::dir::sim::{Fault, SECTOR, SimDir};
 use crate::storage::dir::{Dir, File};
-
-/// What a disk writes as one.
-const SECTOR: usize = 512;
 
 fn path(path: &str) -> &Path {
     Path::new(path)
@@ -63,6 +60,46 @@ fn crash_tears_unflushed_overwrites_at_sectors() {
 }
 
 #[test]
+fn crash_leaves_any_length_since_the_flush_and_zeros_or_garbage_in_it() {
+    let (dir, file) = with_durable_file(SECTOR, 1);
+    file.write_all_at(&[2; SECTOR], SECTOR as u64).unwrap();
+    file.write_all_at(&[3; SECTOR], 2 * SECTOR as u64).unwrap();
+    let mut lengths = BTreeSet::new();
+    let (mut zeros, mut garbage) = (0, 0);
+    for seed in 0..500 {
+        let left = contents(&dir.crash(seed), "a");
+        assert_eq!(left[..SECTOR], [1; SECTOR]);
+        if left.len() == 3 * SECTOR {
+            let last = &left[2 * SECTOR..];
+            zeros += u32::from(last == [0; SECTOR]);
+            garbage += u32::from(last != [0; SECTOR] && last != [3; SECTOR]);
+        }
+        lengths.insert(left.len());
+    }
+    assert!(lengths.contains(&SECTOR));
+    assert!(lengths.contains(&(2 * SECTOR)));
+    assert!(lengths.contains(&(3 * SECTOR)));
+    assert!(zeros > 0 && garbage > 0);
+}
+
+#[test]
+fn earlier_version_of_a_sector_may_survive_the_later_one() {
+    let dir = SimDir::new();
+    let names: Vec<String> = (0..100).map(|nth| nth.to_string()).collect();
+    for name in &names {
+        let file = dir.create(path(name)).unwrap();
+        file.set_len(SECTOR as u64).unwrap();
+        file.sync_data().unwrap();
+        dir.sync_dir(path("")).unwrap();
+        file.write_all_at(&[1; SECTOR], 0).unwrap();
+        file.write_all_at(&[2; SECTOR], 0).unwrap();
+    }
+    let left = dir.crash(1);
+    let found: BTreeSet<u8> = names.iter().map(|name| contents(&left, name)[0]).collect();
+    assert_eq!(found, BTreeSet::from([0, 1, 2]));
+}
+
+#[test]
 fn crash_loses_any_names_that_were_not_flushed() {
     let dir = SimDir::new();
     dir.create(path("a")).unwrap();
@@ -107,15 +144,84 @@ fn rename_survives_whole_or_not_at_all() {
 }
 
 #[test]
+fn file_in_a_directory_whose_name_was_not_flushed_may_be_lost() {
+    let dir = SimDir::new();
+    dir.create_dir(path("p")).unwrap();
+    dir.create(path("p/a")).unwrap();
+    dir.sync_dir(path("p")).unwrap();
+    let outcomes: BTreeSet<_> = (0..50)
+        .map(|seed| dir.crash(seed).list(path("p")).unwrap())
+        .collect();
+    assert_eq!(outcomes.len(), 2);
+    dir.sync_dir(path("")).unwrap_err(); // crashed
+}
+
+#[test]
+fn recreated_directory_is_not_emptied_by_the_flush_of_its_name() {
+    let dir = SimDir::new();
+    dir.create_dir(path("p")).unwrap();
+    dir.create(path("p/old")).unwrap();
+    dir.sync_all().unwrap();
+    dir.remove_dir_all(path("p")).unwrap();
+    dir.create_dir(path("p")).unwrap();
+    dir.create(path("p/new")).unwrap();
+    dir.sync_dir(path("p")).unwrap();
+    dir.sync_dir(path("")).unwrap();
+    assert_eq!(dir.crash(1).list(path("p")).unwrap(), ["new"]);
+}
+
+#[test]
+fn power_cut_in_the_middle_fails_everything_after_it() {
+    let (dir, file) = with_durable_file(1, 1);
+    dir.fail_after(1, Fault::Crash);
+    file.write_all_at(&[2], 0).unwrap();
+    file.sync_data().unwrap_err();
+    assert!(dir.has_crashed());
+    file.read_at(&mut [0], 0).unwrap_err();
+    dir.create(path("b")).unwrap_err();
+    let survived: BTreeSet<_> = (0..50)
+        .map(|seed| contents(&dir.crash(seed), "a"))
+        .collect();
+    assert_eq!(survived, BTreeSet::from([vec![1], vec![2]]));
+}
+
+#[test]
 fn failed_flush_lies_the_second_time() {
     let (dir, file) = with_durable_file(8 * SECTOR, 1);
     file.write_all_at(&[2; 8 * SECTOR], 0).unwrap();
     dir.fail_after(0, Fault::FlushError);
-    file.sync_data().unwrap_err();
+    assert_eq!(file.sync_data().unwrap_err().raw_os_error(), Some(5));
     file.sync_data().unwrap();
     assert_eq!(contents(&dir, "a"), vec![2; 8 * SECTOR], "the cache");
     let left = contents(&dir.crash(1), "a");
     assert!(left.contains(&1), "the disk has old sectors");
+}
+
+#[test]
+fn failed_and_short_writes_are_done_in_part_and_strike_once() {
+    for (fault, kind) in [
+        (Fault::ShortWrite, ErrorKind::WriteZero),
+        (Fault::DiskFull, ErrorKind::StorageFull),
+    ] {
+        let (dir, file) = with_durable_file(1, 1);
+        dir.fail_after(0, fault);
+        dir.create(path("b")).unwrap();
+        assert!(dir.fault_pending());
+        let error = file.write_all_at(&[2; 100], 1).unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(file.len().unwrap() < 101);
+        file.write_all_at(&[2; 100], 1).unwrap();
+        assert_eq!(file.len().unwrap(), 101);
+    }
+    let (dir, file) = with_durable_file(1, 1);
+    dir.fail_after(0, Fault::WriteError);
+    assert_eq!(
+        file.write_all_at(&[2], 0).unwrap_err().raw_os_error(),
+        Some(5)
+    );
+    dir.fail_after(0, Fault::ReadError);
+    file.read_at(&mut [0], 0).unwrap_err();
+    file.read_at(&mut [0], 0).unwrap();
 }
 
 #[test]
@@ -160,45 +266,4 @@ fn same_seed_gives_the_same_crash() {
         (names, all)
     };
     assert_eq!(run(), run());
-}
-
-#[test]
-fn crash_leaves_any_length_since_the_flush() {
-    let (dir, file) = with_durable_file(SECTOR, 1);
-    file.write_all_at(&[2; 2 * SECTOR], SECTOR as u64).unwrap();
-    let mut lengths = BTreeSet::new();
-    for seed in 0..500 {
-        let left = contents(&dir.crash(seed), "a");
-        assert_eq!(left[..SECTOR], [1; SECTOR]);
-        assert!(left[SECTOR..].iter().all(|byte| [0, 2].contains(byte)));
-        lengths.insert(left.len());
-    }
-    assert!(lengths.contains(&SECTOR) && lengths.contains(&(3 * SECTOR)));
-    assert!(lengths.len() > 50, "and those between");
-}
-
-#[test]
-fn power_cut_in_the_middle_fails_everything_after_it() {
-    let (dir, file) = with_durable_file(1, 1);
-    dir.fail_after(1, Fault::Crash);
-    file.write_all_at(&[2], 0).unwrap();
-    file.sync_data().unwrap_err();
-    assert!(dir.has_crashed());
-    file.read_at(&mut [0], 0).unwrap_err();
-    dir.create(path("b")).unwrap_err();
-    let outcomes = (0..50).map(|seed| contents(&dir.crash(seed), "a"));
-    assert_eq!(
-        outcomes.collect::<BTreeSet<_>>(),
-        BTreeSet::from([vec![1], vec![2]])
-    );
-}
-
-#[test]
-fn failed_write_is_done_in_part_and_strikes_once() {
-    let (dir, file) = with_durable_file(1, 1);
-    dir.fail_after(0, Fault::WriteError);
-    file.write_all_at(&[2; 100], 1).unwrap_err();
-    assert!(file.len().unwrap() < 101);
-    file.write_all_at(&[2; 100], 1).unwrap();
-    assert_eq!(file.len().unwrap(), 101);
 }
