@@ -122,6 +122,23 @@ impl Binary {
     /// Makes it hang: its connections stay, but nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
+        // The signal is delivered to each thread when it is next scheduled: until
+        // all have stopped, one of them may still answer.
+        while !self.has_stopped() {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether each of its threads is stopped.
+    fn has_stopped(&self) -> bool {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        tasks.flatten().all(|task| {
+            // "pid (name) state …"; the name may have spaces.
+            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')')
+                .next()
+                .is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
     }
 
     /// Lets it go on.
