@@ -6,7 +6,8 @@
 //! ```
 //!
 //! It needs root, loop devices, and the tools of ext4 and XFS. The broker goes
-//! on from where each cut left the disk, so that recovery is cut as well.
+//! on from where each cut left the disk. Cuts come after it is ready; those
+//! during recovery are left to the simulated disk.
 
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
