@@ -56,3 +56,8 @@ pub use topic::{
     Cleanup, FlushLevel, PartitionDescription, PartitionOffsets, Retention, Topic, TopicConfig,
     TopicDescription,
 };
+
+/// The README's snippet, so that it compiles as it stands there.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
