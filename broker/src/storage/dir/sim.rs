@@ -147,19 +147,17 @@ impl SimDir {
         });
     }
 
-    /// Flips a bit of `text` in every file below `parent` that holds it, now and
-    /// for good. Says whether there was one.
-    pub(crate) fn flip_bit_of(&self, parent: &Path, text: &[u8]) -> bool {
+    /// Flips a bit of `text` in every file that holds it, now and for good. Says
+    /// whether there was one. Other threads see all of it or nothing.
+    pub(crate) fn flip_bit_of(&self, text: &[u8]) -> bool {
+        let mut world = self.world();
         let mut found = false;
-        for name in self.list(parent).expect("listing doesn't fail") {
-            let path = parent.join(name);
-            let file = self.open(&path).expect("it is there");
-            let len = file.len().expect("it has a length");
-            let mut bytes = vec![0; usize::try_from(len).expect("files are small")];
-            file.read_at(&mut bytes, 0).expect("reading doesn't fail");
-            let at = bytes.windows(text.len()).position(|window| window == text);
-            if let Some(at) = at {
-                self.flip_bit(&path, at as u64 * 8);
+        for id in world.names.linked() {
+            let content = world.file(id);
+            let mut bytes = vec![0; content.len()];
+            content.read(&mut bytes, 0);
+            if let Some(at) = bytes.windows(text.len()).position(|held| held == text) {
+                content.damage(at, |byte| *byte ^= 1);
                 found = true;
             }
         }
