@@ -126,8 +126,8 @@ impl Shared {
         loop {
             let gently = self.storage.archiver_lag() <= 1;
             match self.storage.archive_oldest(self.clock.now_ms(), gently) {
-                Ok(true) => self.upkeep.report(false),
-                Ok(false) => return true,
+                Ok(0) => return true,
+                Ok(_) => self.upkeep.report(false),
                 Err(ArchiveError::Journal(_)) => {
                     self.upkeep.report(true);
                     return true;

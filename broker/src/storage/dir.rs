@@ -54,6 +54,10 @@ pub trait Dir: Send + Sync + fmt::Debug {
     /// Makes everything in the tree durable, contents and names (`syncfs`).
     fn sync_all(&self) -> io::Result<()>;
 
+    /// Lets the page cache forget a range of a file that is durable. A hint:
+    /// what the file holds doesn't change.
+    fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()>;
+
     /// Bytes that can still be written before the disk is full.
     fn available_bytes(&self) -> io::Result<u64>;
 }

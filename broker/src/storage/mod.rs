@@ -96,6 +96,8 @@ pub struct Storage {
     lost_offsets: Option<u64>,
     /// Whoever holds it is the only one to change files of segments.
     archiver: Mutex<Archiver>,
+    /// Deleted partitions whose files are still to be removed. Held for moments.
+    doomed: Mutex<Vec<PartitionId>>,
 }
 
 impl Storage {

@@ -87,6 +87,7 @@ impl Storage {
             journal,
             logs: RwLock::new(logs),
             archiver: Mutex::new(Archiver::new(archived)),
+            doomed: Mutex::default(),
         };
         Ok((storage, report))
     }

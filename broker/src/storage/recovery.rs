@@ -210,7 +210,6 @@ impl<'a> Replay<'a> {
     /// Replays one file; says where it ends.
     fn file(&mut self, file: &ChainFile, found: Vec<Scanned>) -> ClosedFile {
         let mut end = Lsn::new(file.header.generation, 0);
-        let before = self.report.replayed;
         if self.report.cut.is_none() {
             for found in found {
                 match self.found(found) {
@@ -235,7 +234,6 @@ impl<'a> Replay<'a> {
             seed: file.header.seed(),
             file: file.file.clone(),
             end,
-            frames: usize::try_from(self.report.replayed - before).unwrap_or(usize::MAX),
             touched: std::mem::take(&mut self.touched),
         }
     }

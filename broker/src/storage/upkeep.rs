@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError, TryLockError};
 
 use super::log::PartitionLog;
 use super::retention::{Expired, Limits, SealedSegment, expired};
@@ -25,24 +25,52 @@ pub struct PartitionRetention {
 impl Storage {
     /// Removes partitions with all their records. What lies in the journal is
     /// dropped when its file is archived. Their ids must not be used again.
+    ///
+    /// Their files go at once or, while the archiver is at work, when it has
+    /// done: it may be writing them.
     pub fn delete_partitions(&self, ids: &[PartitionId]) -> io::Result<()> {
-        // No archiver pass may run: it would write what is removed here.
-        let mut archiver = self.archiver();
-        for &id in ids {
+        for id in ids {
             let log = {
                 let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
-                logs.remove(&id)
+                logs.remove(id)
             };
             if let Some(log) = log {
                 let mut state = log.lock();
                 state.deleted = true;
                 state.runs = VecDeque::new();
             }
-            self.segments.forget_partition(id);
-            archiver.forget(id);
-            self.dir.remove_dir_all(&segment::partition_dir(id))?;
         }
-        self.dir.sync_dir(Path::new(PARTITIONS_DIR))
+        self.doomed().extend(ids);
+        self.remove_doomed()
+    }
+
+    /// Removes the files of deleted partitions. Whoever was the archiver calls
+    /// this afterwards: a deletion that found it at work left them to it.
+    pub(super) fn remove_doomed(&self) -> io::Result<()> {
+        // Looks again after each round: one that came too late for it, and found
+        // the archiver still taken, has left its files.
+        while !self.doomed().is_empty() {
+            let mut archiver = match self.archiver.try_lock() {
+                Ok(archiver) => archiver,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            };
+            let doomed = std::mem::take(&mut *self.doomed());
+            for (index, &id) in doomed.iter().enumerate() {
+                self.segments.forget_partition(id);
+                archiver.forget(id);
+                if let Err(error) = self.dir.remove_dir_all(&segment::partition_dir(id)) {
+                    self.doomed().extend(&doomed[index..]);
+                    return Err(error);
+                }
+            }
+            self.dir.sync_dir(Path::new(PARTITIONS_DIR))?;
+        }
+        Ok(())
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, Vec<PartitionId>> {
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The base offsets of the partition's sealed segments, ascending. Lists
@@ -94,15 +122,16 @@ impl Storage {
             let removed = self.expire(&partition, now_ms, &mut changed)?;
             doomed.extend(removed.into_iter().map(|base| (partition.log.id(), base)));
         }
-        if !changed {
-            return Ok(0);
-        }
-        self.store_checkpoint(&mut archiver)?;
         let count = doomed.len();
+        if changed {
+            self.store_checkpoint(&mut archiver)?;
+        }
         for (id, base) in doomed {
             self.segments.forget(id, base);
             segment::remove(self.dir.as_ref(), id, base)?;
         }
+        drop(archiver);
+        self.remove_doomed()?;
         Ok(count)
     }
 

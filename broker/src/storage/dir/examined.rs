@@ -90,6 +90,10 @@ impl Dir for ExaminedDir {
         refused()
     }
 
+    fn forget_pages(&self, _: &Path, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn available_bytes(&self) -> io::Result<u64> {
         Ok(0)
     }

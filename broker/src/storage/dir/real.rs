@@ -2,11 +2,12 @@
 
 use std::fs::{self, File as StdFile, OpenOptions};
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{Advice, FlockOperation};
 
 use super::{Dir, File};
 
@@ -173,6 +174,12 @@ impl Dir for RealDir {
 
     fn sync_all(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(StdFile::open(&self.root)?)?)
+    }
+
+    fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {
+        let file = StdFile::open(self.at(path))?;
+        let len = NonZeroU64::new(to.saturating_sub(from));
+        Ok(rustix::fs::fadvise(file, from, len, Advice::DontNeed)?)
     }
 
     fn available_bytes(&self) -> io::Result<u64> {

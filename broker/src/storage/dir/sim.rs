@@ -364,6 +364,10 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn forget_pages(&self, _: &Path, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn available_bytes(&self) -> io::Result<u64> {
         let world = self.world();
         world.check_power()?;

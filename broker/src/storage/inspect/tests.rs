@@ -39,7 +39,7 @@ fn directory() -> SimDir {
         storage.flush(storage.written()).unwrap();
         if round < 3 {
             assert!(storage.close_journal_file());
-            assert!(storage.archive_oldest(6, false).unwrap());
+            assert_eq!(storage.archive_oldest(6, false).unwrap(), 1);
         }
     }
     drop(storage);

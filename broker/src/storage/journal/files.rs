@@ -96,8 +96,6 @@ pub struct ClosedFile {
     pub file: Arc<JournalFile>,
     /// One past its last frame.
     pub end: Lsn,
-    /// Number of its frames.
-    pub frames: usize,
     /// The partitions that have frames in it.
     pub touched: Vec<PartitionId>,
 }
@@ -255,9 +253,9 @@ impl JournalFiles {
         self.lock().active = Some(file);
     }
 
-    /// The oldest file that waits to be archived.
-    pub fn oldest_closed(&self) -> Option<ClosedFile> {
-        self.lock().closed.front().cloned()
+    /// The oldest files that wait to be archived, at most `count`.
+    pub fn oldest_closed(&self, count: usize) -> Vec<ClosedFile> {
+        self.lock().closed.iter().take(count).cloned().collect()
     }
 
     /// How many files wait to be archived.

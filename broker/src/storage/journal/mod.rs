@@ -27,7 +27,7 @@ pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 pub use header::{FILE_HEADER_LEN, FileHeader};
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
-pub use window::{WINDOW, Window};
+pub use window::Window;
 pub use writer::{AppendFailure, JournalAppend, Written};
 
 use super::lsn::{Generation, Lsn};

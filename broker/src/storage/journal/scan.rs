@@ -186,7 +186,7 @@ pub fn scan_file(chained: &ChainFile) -> io::Result<Vec<Scanned>> {
     };
     let len = usize::try_from(len).expect("a journal file fits in memory");
     let mut scan = FileScan {
-        window: Window::new(file, len, WINDOW, Vec::new()),
+        window: Window::new(file, len),
         generation: chained.header.generation,
         seed: chained.header.seed(),
         len,

@@ -220,7 +220,6 @@ impl Writer {
             seed: active.seed,
             file: active.file,
             end: self.previous_end,
-            frames: active.frames,
             touched: active.touched,
         });
     }

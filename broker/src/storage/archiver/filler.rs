@@ -1,0 +1,147 @@
+//! Appends to the segments of one partition, one after the other.
+
+use std::io;
+
+use super::cooling::Written;
+use crate::model::{BatchHeader, Offset, PartitionId};
+use crate::storage::dir::Dir;
+use crate::storage::log::PartitionLog;
+use crate::storage::segment::{self, SegmentState, SegmentWriter};
+
+/// A gentle pass flushes so often: bytes.
+const GENTLE_FLUSH: u64 = 1 << 20;
+
+/// The segments of one partition while a pass fills them.
+pub(super) struct Filler<'a> {
+    dir: &'a dyn Dir,
+    id: PartitionId,
+    now_ms: i64,
+    segment_bytes: u64,
+    gently: bool,
+    writer: SegmentWriter,
+    sealed: Vec<Offset>,
+    written: Vec<Written>,
+    /// Where this pass began to write the segment.
+    begun_at: u64,
+    flushed: u64,
+}
+
+/// How a pass fills segments.
+#[derive(Clone, Copy)]
+pub(super) struct Manner {
+    /// Milliseconds since the Unix epoch.
+    pub(super) now_ms: i64,
+    /// Leave the disk to others between pieces.
+    pub(super) gently: bool,
+}
+
+/// What a pass wrote for one partition.
+pub(super) struct Filled {
+    pub(super) writer: SegmentWriter,
+    /// Base offsets of the segments that were sealed on the way.
+    pub(super) sealed: Vec<Offset>,
+    pub(super) written: Vec<Written>,
+}
+
+impl<'a> Filler<'a> {
+    /// Goes on with the active segment, or begins the first one at `from`.
+    pub(super) fn open(
+        dir: &'a dyn Dir,
+        log: &PartitionLog,
+        manner: Manner,
+        from: Offset,
+    ) -> io::Result<Filler<'a>> {
+        let (active, segment_bytes) = {
+            let state = log.lock();
+            (state.active, state.segment_bytes)
+        };
+        let writer = match active {
+            Some(state) => SegmentWriter::open(dir, log.id(), state)?,
+            None => SegmentWriter::create(dir, log.id(), from, manner.now_ms)?,
+        };
+        let begun_at = writer.state().len;
+        Ok(Filler {
+            dir,
+            id: log.id(),
+            now_ms: manner.now_ms,
+            gently: manner.gently,
+            segment_bytes,
+            writer,
+            sealed: Vec::new(),
+            written: Vec::new(),
+            begun_at,
+            flushed: begun_at,
+        })
+    }
+
+    /// Appends batches: their bytes back to back, and the headers in them.
+    /// Seals the segment where the next batch would make it too large.
+    pub(super) fn append(&mut self, bytes: &[u8], batches: &[BatchHeader]) -> io::Result<()> {
+        let mut bytes = bytes;
+        let mut batches = batches;
+        while let Some(first) = batches.first() {
+            let (count, len) = self.fitting(batches);
+            if count == 0 {
+                self.roll(first.base_offset)?;
+                continue;
+            }
+            self.writer
+                .append(self.dir, &bytes[..len], &batches[..count])?;
+            bytes = &bytes[len..];
+            batches = &batches[count..];
+        }
+        if self.gently && self.writer.state().len - self.flushed >= GENTLE_FLUSH {
+            self.writer.flush()?;
+            self.flushed = self.writer.state().len;
+        }
+        Ok(())
+    }
+
+    /// How many of the batches fit into the segment, and their size in bytes.
+    /// An empty segment takes at least one.
+    fn fitting(&self, batches: &[BatchHeader]) -> (usize, usize) {
+        let SegmentState {
+            len, batch_count, ..
+        } = self.writer.state();
+        let room = self.segment_bytes.saturating_sub(len);
+        let mut taken = 0;
+        for (count, batch) in batches.iter().enumerate() {
+            let is_first = count == 0 && batch_count == 0;
+            if !is_first && (taken + batch.batch_len()) as u64 > room {
+                return (count, taken);
+            }
+            taken += batch.batch_len();
+        }
+        (batches.len(), taken)
+    }
+
+    /// Seals the segment and begins the next at `base`.
+    fn roll(&mut self, base: Offset) -> io::Result<()> {
+        let next = SegmentWriter::create(self.dir, self.id, base, self.now_ms)?;
+        let full = std::mem::replace(&mut self.writer, next);
+        self.note_written(&full.state());
+        self.sealed.push(full.state().base_offset);
+        full.seal()?;
+        self.begun_at = 0;
+        self.flushed = 0;
+        Ok(())
+    }
+
+    fn note_written(&mut self, state: &SegmentState) {
+        self.written.push(Written {
+            path: segment::log_path(self.id, state.base_offset),
+            from: self.begun_at,
+            to: state.len,
+        });
+    }
+
+    /// What was written; not flushed yet.
+    pub(super) fn finish(mut self) -> Filled {
+        self.note_written(&self.writer.state());
+        Filled {
+            writer: self.writer,
+            sealed: self.sealed,
+            written: self.written,
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! Moves batches from journal files to the segments of their partitions.
+//!
+//! One pass takes the oldest closed files: one, or more as long as each holds
+//! little of every partition. The order of its steps is what makes a crash at
+//! any moment harmless:
+//!
+//! 1. append each partition's batches to its active segment (and seal it and
+//!    begin the next when it is full). Nobody reads them there yet; a pass that
+//!    ends here is repeated, and begins by cutting the segments back;
+//! 2. flush the segments;
+//! 3. write the checkpoint: from now on recovery finds them in the segments;
+//! 4. let readers find them there;
+//! 5. recycle the journal files. A reader that looked one up just before sees
+//!    by its checksum that the file went to other use, and looks again.
+
+mod cooling;
+mod filler;
+mod gather;
+mod pass;
+mod source;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+use cooling::Cooling;
+use filler::Manner;
+use pass::{Done, Pass};
+
+use super::Storage;
+use super::checkpoint::{Checkpoint, CheckpointEntry};
+use super::journal::{ClosedFile, JournalFailed};
+use super::log::PartitionLog;
+use super::lsn::Generation;
+use super::segment::SegmentState;
+use crate::model::{Offset, PartitionId};
+
+/// A pass takes one more file while a partition gets less than this: bytes, on
+/// average. What a partition costs doesn't depend on how much is written to it.
+const ENOUGH_PER_PARTITION: usize = if cfg!(test) { 4 << 10 } else { 64 << 10 };
+
+/// The most files of one pass.
+const MAX_FILES: usize = 8;
+
+/// Why a pass did not finish. Nothing is lost: it is repeated.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// The disk is full.
+    #[error("no space for segments: {0}")]
+    NoSpace(io::Error),
+    /// Reading the journal or writing segments failed.
+    #[error("archiving failed: {0}")]
+    Io(io::Error),
+    /// The journal failed: what it holds is left to recovery.
+    #[error(transparent)]
+    Journal(#[from] JournalFailed),
+}
+
+impl From<io::Error> for ArchiveError {
+    fn from(error: io::Error) -> ArchiveError {
+        match error.kind() {
+            io::ErrorKind::StorageFull => ArchiveError::NoSpace(error),
+            _ => ArchiveError::Io(error),
+        }
+    }
+}
+
+/// What the archiver keeps between passes. Whoever holds it is the only one
+/// that changes files of segments.
+#[derive(Debug, Default)]
+pub(super) struct Archiver {
+    /// The newest journal file that is in segments.
+    pub(super) archived: Generation,
+    /// Partitions whose directory is known to hold nothing that an unfinished
+    /// pass left behind.
+    tidy: HashSet<PartitionId>,
+    cooling: Cooling,
+    /// Where batches are gathered; kept, as new memory is slow.
+    arena: Vec<u8>,
+}
+
+impl Archiver {
+    /// An archiver that goes on behind `archived`.
+    pub(super) fn new(archived: Generation) -> Archiver {
+        Archiver {
+            archived,
+            ..Archiver::default()
+        }
+    }
+
+    /// The partition was deleted.
+    pub(super) fn forget(&mut self, id: PartitionId) {
+        self.tidy.remove(&id);
+    }
+}
+
+/// What a pass did for one partition.
+struct Moved {
+    log: Arc<PartitionLog>,
+    sealed: Vec<Offset>,
+    active: SegmentState,
+}
+
+impl Storage {
+    /// Archives the oldest closed journal files; says how many there were.
+    /// `gently` leaves the disk to others between pieces.
+    pub fn archive_oldest(&self, now_ms: i64, gently: bool) -> Result<usize, ArchiveError> {
+        let archived = self.run_pass(Manner { now_ms, gently });
+        // Above all when there was no space: this gives some back.
+        self.remove_doomed()?;
+        archived
+    }
+
+    fn run_pass(&self, manner: Manner) -> Result<usize, ArchiveError> {
+        let files = self.files_of_a_pass();
+        let Some(newest) = files.last() else {
+            return Ok(0);
+        };
+        // Frames of topics with a lower flush level may not be durable yet.
+        self.journal.flush(newest.end)?;
+        let mut archiver = self.archiver();
+        let pass = Pass {
+            storage: self,
+            files: &files,
+            manner,
+        };
+        let Done { moved, written } = match pass.fill_segments(&mut archiver) {
+            Ok(done) => done,
+            Err(error) => {
+                for id in files.iter().flat_map(|file| &file.touched) {
+                    archiver.tidy.remove(id);
+                }
+                return Err(error.into());
+            }
+        };
+        self.checkpoint(newest.covers, &moved)
+            .store(self.dir.as_ref())?;
+        archiver.archived = newest.covers;
+        for moved in moved {
+            moved.publish(newest.generation);
+        }
+        for written in written {
+            archiver.cooling.push(self.dir.as_ref(), written);
+        }
+        if self.journal.files().closed_count() <= files.len() {
+            // Nothing more to do for now: give the memory back.
+            archiver.arena = Vec::new();
+        }
+        drop(archiver);
+        for _ in &files {
+            self.journal.files().recycle_oldest()?;
+        }
+        Ok(files.len())
+    }
+
+    /// The oldest closed files: so many that a partition gets enough of them.
+    fn files_of_a_pass(&self) -> Vec<ClosedFile> {
+        let files = self.journal.files();
+        // Half of them stay for the writer.
+        let most = MAX_FILES.min(files.size().max_files / 2).max(1);
+        let mut bytes = 0;
+        let mut partitions = 1;
+        let mut chosen = files.oldest_closed(most);
+        let enough = chosen.iter().position(|file| {
+            bytes += file.end.position() as usize;
+            partitions = partitions.max(file.touched.len());
+            bytes / partitions >= ENOUGH_PER_PARTITION
+        });
+        chosen.truncate(enough.map_or(chosen.len(), |index| index + 1));
+        chosen
+    }
+
+    /// What the checkpoint says once the files up to `archived` are in segments
+    /// and `moved` is what that changed.
+    fn checkpoint(&self, archived: Generation, moved: &[Moved]) -> Checkpoint {
+        let moved_states: std::collections::HashMap<PartitionId, SegmentState> = moved
+            .iter()
+            .map(|moved| (moved.log.id(), moved.active))
+            .collect();
+        let entry = |log: &Arc<PartitionLog>| {
+            let state = log.lock();
+            let active = moved_states.get(&log.id()).copied().or(state.active);
+            let remaining = state
+                .runs
+                .iter()
+                .find(|run| run.lsn.generation() > archived);
+            CheckpointEntry {
+                partition: log.id(),
+                log_start: state.log_start,
+                archived_end: remaining.map_or(state.next_offset, |run| run.base_offset),
+                active,
+            }
+        };
+        let mut partitions: Vec<CheckpointEntry> = self
+            .logs()
+            .values()
+            .map(entry)
+            .filter(|entry| entry.archived_end > Offset::ZERO)
+            .collect();
+        partitions.sort_unstable_by_key(|entry| entry.partition);
+        Checkpoint {
+            archived,
+            partitions,
+        }
+    }
+
+    /// Writes the checkpoint as things stand: `archiver` keeps them so.
+    pub(super) fn store_checkpoint(&self, archiver: &mut Archiver) -> io::Result<()> {
+        self.checkpoint(archiver.archived, &[])
+            .store(self.dir.as_ref())
+    }
+}
+
+impl Moved {
+    /// Lets readers find the batches in the segments.
+    fn publish(self, archived: Generation) {
+        let mut state = self.log.lock();
+        while state
+            .runs
+            .front()
+            .is_some_and(|run| run.lsn.generation() <= archived)
+        {
+            state.runs.pop_front();
+        }
+        state.active = Some(self.active);
+        if let Some(sealed) = &mut state.sealed {
+            sealed.extend(self.sealed);
+        }
+    }
+}
