@@ -142,6 +142,9 @@ impl Shared {
     }
 
     fn sweep(&self) {
+        if let Err(error) = self.storage.trim_spare() {
+            tracing::warn!("removing a spare journal file failed: {error}");
+        }
         let retention = self.partitions().into_iter().map(|partition| {
             let config = partition.config();
             PartitionRetention {

@@ -183,6 +183,12 @@ impl Storage {
         self.journal.files().prepare_spare()
     }
 
+    /// Removes one spare journal file if there are more than are wanted; says
+    /// whether it did.
+    pub fn trim_spare(&self) -> io::Result<bool> {
+        self.journal.files().trim_spare()
+    }
+
     /// Closes the active journal file if it has frames, so that the archiver
     /// can take it. Says whether it did.
     pub fn close_journal_file(&self) -> bool {

@@ -16,6 +16,9 @@ use crate::storage::dir::Dir;
 /// What stays of what was archived: bytes.
 const WARM_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 256 << 20 };
 
+/// Of the page cache: bytes. A larger one costs nothing but a little effect.
+const PAGE: u64 = 4096;
+
 /// A part of a segment that the archiver has written.
 #[derive(Debug)]
 pub(super) struct Written {
@@ -42,8 +45,10 @@ impl Cooling {
             && let Some(oldest) = self.warm.pop_front()
         {
             self.bytes -= oldest.to - oldest.from;
+            // Of a page that is only half in the range, nothing would go.
+            let from = oldest.from / PAGE * PAGE;
             // Only a hint; and retention may have removed the file.
-            let _ = dir.forget_pages(&oldest.path, oldest.from, oldest.to);
+            let _ = dir.forget_pages(&oldest.path, from, oldest.to);
         }
     }
 }

@@ -264,11 +264,11 @@ impl JournalFiles {
     }
 
     /// The oldest closed file was archived, and the checkpoint says so: it is
-    /// spare now, or removed when there are plenty.
+    /// spare now.
     pub fn recycle_oldest(&self) -> io::Result<()> {
         let mut state = self.lock();
         let closed = state.closed.pop_front().expect("a file was archived");
-        if closed.file.is_prepared() && state.spares.len() < self.size.spares * 2 {
+        if closed.file.is_prepared() {
             state.spares.push(closed.file);
             return Ok(());
         }
@@ -309,6 +309,23 @@ impl JournalFiles {
         let written = self.write_zeros(&file);
         self.adopt_spare(file);
         written.map(|()| Prepared::One)
+    }
+
+    /// Removes one spare file if there are more than are wanted: what a burst
+    /// needed is given back little by little. Says whether it did.
+    pub fn trim_spare(&self) -> io::Result<bool> {
+        let surplus = {
+            let mut state = self.lock();
+            if state.spares.len() <= self.size.spares {
+                return Ok(false);
+            }
+            state.total -= 1;
+            state.spares.pop()
+        };
+        if let Some(file) = surplus {
+            self.dir.remove(&path_of(file.slot))?;
+        }
+        Ok(true)
     }
 
     fn create_file(&self) -> io::Result<Arc<JournalFile>> {

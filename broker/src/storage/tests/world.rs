@@ -100,6 +100,9 @@ impl World {
             15 => {
                 let _ = self.storage().close_journal_file();
             }
+            16 if self.random.one_in(3) => {
+                let _ = self.storage().trim_spare();
+            }
             16 => {
                 let _ = self.storage().prepare_spare();
             }
