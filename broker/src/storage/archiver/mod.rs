@@ -37,7 +37,7 @@ use crate::model::{Offset, PartitionId};
 
 /// A pass takes one more file while a partition gets less than this: bytes, on
 /// average. What a partition costs doesn't depend on how much is written to it.
-const ENOUGH_PER_PARTITION: usize = if cfg!(test) { 4 << 10 } else { 64 << 10 };
+const ENOUGH_PER_PARTITION: usize = if cfg!(test) { 8 << 10 } else { 64 << 10 };
 
 /// The most files of one pass.
 const MAX_FILES: usize = 8;

@@ -1,5 +1,6 @@
 //! Storage as a whole, on the simulated disk, against a plain model.
 
+mod deletion;
 mod format_page;
 mod model;
 mod random;
