@@ -89,7 +89,7 @@ impl Shared {
         if durable.is_empty() {
             return;
         }
-        match self.storage.flush(group.end) {
+        match self.mailbox.during_flush(|| self.storage.flush(group.end)) {
             Ok(_) => durable.into_iter().for_each(Pending::answer),
             Err(failed) => {
                 tracing::error!("{failed}: the log is read-only until a restart");

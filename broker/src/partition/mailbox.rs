@@ -13,6 +13,11 @@ use crate::model::Offset;
 /// A group is as much as one write takes: bytes, but at least one submission.
 const GROUP_BYTES: usize = 2 << 20;
 
+/// While a flush runs, the next group is written behind it once so much waits:
+/// bytes. Less is written in no time when the flush is over, and what comes in
+/// until then goes with it.
+const WRITE_AHEAD: usize = 64 << 10;
+
 /// The results of a submission, one for each of its appends.
 pub(super) type Results = Vec<Result<Offset, AppendError>>;
 
@@ -35,6 +40,10 @@ pub(super) struct Mailbox {
 #[derive(Debug, Default)]
 struct MailboxState {
     queue: VecDeque<Submission>,
+    /// Of what is queued.
+    bytes: usize,
+    /// Hands that flush, or wait to.
+    flushing: usize,
     closed: bool,
     /// When something that was written has to be made durable at the latest.
     flush_due: Option<Instant>,
@@ -58,9 +67,13 @@ impl Mailbox {
         if state.closed {
             return Err(submission);
         }
+        state.bytes += submission.bytes;
         state.queue.push_back(submission);
+        let wanted = state.is_wanted();
         drop(state);
-        self.arrived.notify_one();
+        if wanted {
+            self.arrived.notify_one();
+        }
         Ok(())
     }
 
@@ -68,10 +81,12 @@ impl Mailbox {
     pub(super) fn wait(&self) -> Call {
         let mut state = self.lock();
         loop {
-            if !state.queue.is_empty() {
+            if state.is_wanted() {
                 return Call::Write;
             }
-            if state.closed {
+            if state.closed && state.queue.is_empty() {
+                // The other hand may wait for this one to write the last of it.
+                self.arrived.notify_all();
                 return Call::Close;
             }
             let Some(due) = state.flush_due else {
@@ -107,7 +122,19 @@ impl Mailbox {
             .count()
             .max(1);
         let count = count.min(state.queue.len());
-        state.queue.drain(..count).collect()
+        let group: Vec<Submission> = state.queue.drain(..count).collect();
+        let bytes: usize = group.iter().map(|submission| submission.bytes).sum();
+        state.bytes -= bytes;
+        group
+    }
+
+    /// Runs a flush of what this hand has written. Meanwhile the other one is
+    /// called only when there is much to write.
+    pub(super) fn during_flush<T>(&self, flush: impl FnOnce() -> T) -> T {
+        self.lock().flushing += 1;
+        let flushed = flush();
+        self.lock().flushing -= 1;
+        flushed
     }
 
     /// Something was written that has to be durable at `due`.
@@ -129,5 +156,13 @@ impl Mailbox {
 
     fn lock(&self) -> MutexGuard<'_, MailboxState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl MailboxState {
+    /// Whether a hand should write what is queued now.
+    fn is_wanted(&self) -> bool {
+        let at_once = self.flushing == 0 || self.bytes >= WRITE_AHEAD;
+        at_once && !self.queue.is_empty()
     }
 }
