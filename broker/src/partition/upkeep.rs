@@ -5,13 +5,21 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::engine::Shared;
-use crate::storage::{ArchiveError, PartitionRetention, Prepared, Storage};
+use crate::storage::{ArchiveError, Pace, PartitionRetention, Prepared, Storage};
 
 /// How often retention is looked at, and a full disk tried again.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often an append that found the journal full is tried again.
 const RETRY_FULL: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// What the archiver waits after each piece while it is gentle. It then writes
+/// about 100 MB/s.
+const PAUSE: Duration = Duration::from_millis(4);
+
+/// The archiver is gentle while fewer files than one in so many wait for it: it
+/// leaves a burst the disk, and has the rest of the files to catch up.
+const GENTLE_SHARE: usize = 4;
 
 /// Sweeps after which a journal file that is not full is archived all the same,
 /// so that retention reaches what it holds.
@@ -64,6 +72,16 @@ impl Upkeep {
         !state.stuck && !state.closed
     }
 
+    fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    /// Waits, unless the threads are to end.
+    fn pause(&self, time: Duration) {
+        let open = |state: &mut UpkeepState| !state.closed;
+        let _ = self.work.wait_timeout_while(self.lock(), time, open);
+    }
+
     fn report(&self, stuck: bool) {
         self.lock().stuck = stuck;
         self.progress.notify_all();
@@ -88,6 +106,17 @@ fn give_way() {
     let thread = rustix::thread::gettid();
     // Where it is not allowed, things just take turns.
     let _ = rustix::process::setpriority_process(Some(thread), NICENESS);
+}
+
+impl Pace for Shared {
+    fn is_gentle(&self) -> bool {
+        self.storage.archiver_lag() <= self.storage.max_journal_files() / GENTLE_SHARE
+            && !self.upkeep.is_closed()
+    }
+
+    fn pause(&self) {
+        self.upkeep.pause(PAUSE);
+    }
 }
 
 impl Shared {
@@ -124,8 +153,7 @@ impl Shared {
     /// tried again.
     fn archive_all(&self) -> bool {
         loop {
-            let gently = self.storage.archiver_lag() <= 1;
-            match self.storage.archive_oldest(self.clock.now_ms(), gently) {
+            match self.storage.archive_oldest(self.clock.now_ms(), self) {
                 Ok(0) => return true,
                 Ok(_) => self.upkeep.report(false),
                 Err(ArchiveError::Journal(_)) => {

@@ -31,7 +31,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
-pub use archiver::ArchiveError;
+pub use archiver::{ArchiveError, Pace};
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
@@ -199,6 +199,11 @@ impl Storage {
     /// was prepared, and a prepared one is ready: it is slower to flush.
     pub fn leave_unprepared_file(&self) -> bool {
         self.journal.leave_unprepared()
+    }
+
+    /// The most journal files that there can be.
+    pub fn max_journal_files(&self) -> usize {
+        self.journal.files().size().max_files
     }
 
     /// How many closed journal files wait for the archiver.

@@ -2,14 +2,15 @@
 
 use std::io;
 
+use super::Pace;
 use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::log::PartitionLog;
 use crate::storage::segment::{self, SegmentState, SegmentWriter};
 
-/// A gentle pass flushes so often: bytes.
-const GENTLE_FLUSH: u64 = 1 << 20;
+/// What is written between pauses: bytes.
+const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
 
 /// The segments of one partition while a pass fills them.
 pub(super) struct Filler<'a> {
@@ -17,7 +18,7 @@ pub(super) struct Filler<'a> {
     id: PartitionId,
     now_ms: i64,
     segment_bytes: u64,
-    gently: bool,
+    pace: &'a dyn Pace,
     writer: SegmentWriter,
     sealed: Vec<Offset>,
     written: Vec<Written>,
@@ -28,11 +29,10 @@ pub(super) struct Filler<'a> {
 
 /// How a pass fills segments.
 #[derive(Clone, Copy)]
-pub(super) struct Manner {
+pub(super) struct Manner<'a> {
     /// Milliseconds since the Unix epoch.
     pub(super) now_ms: i64,
-    /// Leave the disk to others between pieces.
-    pub(super) gently: bool,
+    pub(super) pace: &'a dyn Pace,
 }
 
 /// What a pass wrote for one partition.
@@ -48,7 +48,7 @@ impl<'a> Filler<'a> {
     pub(super) fn open(
         dir: &'a dyn Dir,
         log: &PartitionLog,
-        manner: Manner,
+        manner: Manner<'a>,
         from: Offset,
     ) -> io::Result<Filler<'a>> {
         let (active, segment_bytes) = {
@@ -64,7 +64,7 @@ impl<'a> Filler<'a> {
             dir,
             id: log.id(),
             now_ms: manner.now_ms,
-            gently: manner.gently,
+            pace: manner.pace,
             segment_bytes,
             writer,
             sealed: Vec::new(),
@@ -90,9 +90,10 @@ impl<'a> Filler<'a> {
             bytes = &bytes[len..];
             batches = &batches[count..];
         }
-        if self.gently && self.writer.state().len - self.flushed >= GENTLE_FLUSH {
+        if self.writer.state().len - self.flushed >= PIECE && self.pace.is_gentle() {
             self.writer.flush()?;
             self.flushed = self.writer.state().len;
+            self.pace.pause();
         }
         Ok(())
     }

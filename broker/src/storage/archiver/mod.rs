@@ -42,6 +42,16 @@ const ENOUGH_PER_PARTITION: usize = if cfg!(test) { 8 << 10 } else { 64 << 10 };
 /// The most files of one pass.
 const MAX_FILES: usize = 8;
 
+/// How much the archiver leaves the disk to others.
+pub trait Pace {
+    /// Whether to write in small pieces, each of them flushed at once, so that
+    /// nobody who flushes the journal waits long for the disk.
+    fn is_gentle(&self) -> bool;
+
+    /// Called after each such piece: may wait.
+    fn pause(&self);
+}
+
 /// Why a pass did not finish. Nothing is lost: it is repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
@@ -103,15 +113,14 @@ struct Moved {
 
 impl Storage {
     /// Archives the oldest closed journal files; says how many there were.
-    /// `gently` leaves the disk to others between pieces.
-    pub fn archive_oldest(&self, now_ms: i64, gently: bool) -> Result<usize, ArchiveError> {
-        let archived = self.run_pass(Manner { now_ms, gently });
+    pub fn archive_oldest(&self, now_ms: i64, pace: &dyn Pace) -> Result<usize, ArchiveError> {
+        let archived = self.run_pass(Manner { now_ms, pace });
         // Above all when there was no space: this gives some back.
         self.remove_doomed()?;
         archived
     }
 
-    fn run_pass(&self, manner: Manner) -> Result<usize, ArchiveError> {
+    fn run_pass(&self, manner: Manner<'_>) -> Result<usize, ArchiveError> {
         let files = self.files_of_a_pass();
         let Some(newest) = files.last() else {
             return Ok(0);

@@ -30,7 +30,7 @@ const MAX_SINGLE_FLUSHES: usize = 64;
 pub(super) struct Pass<'a> {
     pub(super) storage: &'a Storage,
     pub(super) files: &'a [ClosedFile],
-    pub(super) manner: Manner,
+    pub(super) manner: Manner<'a>,
 }
 
 /// What a pass did.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::model::CheckedBatch;
 use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::tests::Gentle;
 use crate::storage::{Claim, JournalAppend, JournalOptions, JournalSize, Storage, StorageOptions};
 
 /// Partition 3 with batches of 1 KiB: some in four segments of 4 KiB, the
@@ -39,7 +40,7 @@ fn directory() -> SimDir {
         storage.flush(storage.written()).unwrap();
         if round < 3 {
             assert!(storage.close_journal_file());
-            assert_eq!(storage.archive_oldest(6, false).unwrap(), 1);
+            assert_eq!(storage.archive_oldest(6, &Gentle(false)).unwrap(), 1);
         }
     }
     drop(storage);

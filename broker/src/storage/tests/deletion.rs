@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::world::options;
+use super::world::{Gentle, options};
 use crate::model::{CheckedBatch, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
@@ -20,7 +20,7 @@ fn archived() -> (SimDir, Storage) {
     let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1).unwrap();
     append(&storage, DELETED);
     append(&storage, KEPT);
-    assert_eq!(storage.archive_oldest(1, false).unwrap(), 2);
+    assert_eq!(storage.archive_oldest(1, &Gentle(false)).unwrap(), 2);
     assert_eq!(partition_dirs(&dir), ["3", "4"]);
     (dir, storage)
 }
@@ -57,7 +57,7 @@ fn files_that_the_archiver_may_be_writing_go_when_it_has_done() {
     storage.delete_partitions(&[DELETED]).unwrap();
     assert_eq!(partition_dirs(&dir), ["3", "4"], "it didn't wait");
     drop(pass);
-    assert_eq!(storage.archive_oldest(2, false).unwrap(), 0);
+    assert_eq!(storage.archive_oldest(2, &Gentle(false)).unwrap(), 0);
     assert_eq!(partition_dirs(&dir), ["4"]);
 }
 
@@ -69,9 +69,9 @@ fn on_a_full_disk_a_failing_pass_removes_what_was_deleted() {
     let pass = storage.archiver();
     storage.delete_partitions(&[DELETED]).unwrap();
     drop(pass);
-    let failed = storage.archive_oldest(2, false).unwrap_err();
+    let failed = storage.archive_oldest(2, &Gentle(false)).unwrap_err();
     assert!(matches!(failed, ArchiveError::NoSpace(_)), "{failed}");
     assert_eq!(partition_dirs(&dir), ["4"], "its space came back");
     dir.set_capacity(None);
-    assert_eq!(storage.archive_oldest(3, false).unwrap(), 1);
+    assert_eq!(storage.archive_oldest(3, &Gentle(false)).unwrap(), 1);
 }

@@ -6,6 +6,7 @@ mod model;
 mod random;
 mod world;
 
+pub(super) use world::Gentle;
 use world::World;
 
 /// Seeds that every test run tries. `STATECAST_SEEDS=from..to` tries others.

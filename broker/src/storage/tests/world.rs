@@ -13,7 +13,7 @@ use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
     AppendFailure, Claim, Damage, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn,
-    Storage, StorageOptions, inspect_dir,
+    Pace, Storage, StorageOptions, inspect_dir,
 };
 
 const FILE_BYTES: u32 = 16 << 10;
@@ -32,6 +32,17 @@ pub(super) fn options() -> StorageOptions {
         },
         open_segments: 3,
     }
+}
+
+/// A pace for a disk that is never slow.
+pub(in crate::storage) struct Gentle(pub(in crate::storage) bool);
+
+impl Pace for Gentle {
+    fn is_gentle(&self) -> bool {
+        self.0
+    }
+
+    fn pause(&self) {}
 }
 
 pub(super) struct World {
@@ -253,8 +264,8 @@ impl World {
     }
 
     fn archive(&mut self) {
-        let gently = self.random.one_in(2);
-        match self.storage().archive_oldest(self.now_ms, gently) {
+        let pace = Gentle(self.random.one_in(2));
+        match self.storage().archive_oldest(self.now_ms, &pace) {
             Ok(_) => {}
             Err(error) => assert!(self.dir.has_crashed(), "archiving failed: {error}"),
         }
