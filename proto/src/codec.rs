@@ -1,5 +1,5 @@
-//! The gRPC codec of our messages: prost's, with a bound on what a message may
-//! unfold to. Two bytes of a `repeated` message become a struct of seventy, so a
+//! The gRPC codec of our messages: prost's, with a buffer of the right size for
+//! what is sent, and a bound on what a message that is received may unfold to. Two bytes of a `repeated` message become a struct of seventy, so a
 //! bound on the size of a message alone would let 16 MiB become half a gigabyte.
 
 use std::marker::PhantomData;
@@ -7,8 +7,8 @@ use std::marker::PhantomData;
 use bytes::Buf;
 use prost::Message;
 use tonic::Status;
-use tonic::codec::{Codec, DecodeBuf, Decoder};
-use tonic_prost::{ProstDecoder, ProstEncoder};
+use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic_prost::ProstDecoder;
 
 /// The most fields of a message that is decoded, repeated ones counted each.
 /// The largest that is of use has 65,536: a position for each record of a call.
@@ -31,15 +31,36 @@ where
 {
     type Encode = T;
     type Decode = U;
-    type Encoder = ProstEncoder<T>;
+    type Encoder = ReservingEncoder<T>;
     type Decoder = BoundedDecoder<U>;
 
     fn encoder(&mut self) -> Self::Encoder {
-        ProstEncoder::default()
+        ReservingEncoder(PhantomData)
     }
 
     fn decoder(&mut self) -> Self::Decoder {
         BoundedDecoder(ProstDecoder::default())
+    }
+}
+
+/// Encodes `T` into a buffer that is made large enough first: prost alone would
+/// let it grow, and copy what is in it, several times per batch.
+#[derive(Debug)]
+pub struct ReservingEncoder<T>(PhantomData<T>);
+
+impl<T: Message> Encoder for ReservingEncoder<T> {
+    type Item = T;
+    type Error = Status;
+
+    fn encode(&mut self, item: T, buf: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        let len = item.encoded_len();
+        buf.reserve(len);
+        item.encode(buf)
+            .map_err(|error| Status::internal(error.to_string()))
+    }
+
+    fn buffer_settings(&self) -> BufferSettings {
+        BufferSettings::default()
     }
 }
 
@@ -61,7 +82,7 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
         self.0.decode(buf)
     }
 
-    fn buffer_settings(&self) -> tonic::codec::BufferSettings {
+    fn buffer_settings(&self) -> BufferSettings {
         self.0.buffer_settings()
     }
 }
