@@ -184,7 +184,7 @@ impl Placement {
 }
 
 fn check_size(topic: &Topic, bytes: usize) -> Result<(), ProduceError> {
-    let limit = topic.meta().config.max_batch_bytes;
+    let limit = topic.max_batch_bytes();
     if bytes > limit as usize {
         return Err(ProduceError::BatchTooLarge {
             topic: topic.meta().name.clone(),

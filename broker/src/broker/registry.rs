@@ -20,6 +20,8 @@ pub struct Topic {
     retired: AtomicBool,
     /// Where the next records without a key go, modulo the partitions.
     turn: AtomicU32,
+    /// The largest batch that it takes: bytes.
+    max_batch_bytes: u32,
 }
 
 impl Topic {
@@ -34,6 +36,7 @@ impl Topic {
         };
         let partitions = meta.partition_ids().map(open).collect();
         Topic {
+            max_batch_bytes: meta.config.max_batch_bytes.min(engine.max_batch_bytes()),
             meta,
             partitions,
             retired: AtomicBool::new(false),
@@ -49,6 +52,11 @@ impl Topic {
     /// Its partitions, by their numbers.
     pub fn partitions(&self) -> &[PartitionHandle] {
         &self.partitions
+    }
+
+    /// The largest batch that it takes: bytes.
+    pub fn max_batch_bytes(&self) -> u32 {
+        self.max_batch_bytes
     }
 
     /// How many partitions it has.

@@ -111,6 +111,9 @@ fn log_recovery(report: &RecoveryReport) {
     if let Some(cut) = &report.cut {
         tracing::info!("cut a tail off the journal that was never acknowledged, at {cut:?}");
     }
+    for generation in &report.rebuilt_headers {
+        tracing::error!("the header of a journal file was damaged and made again: {generation:?}");
+    }
     for damage in &report.damage {
         tracing::error!("the journal is damaged, the rest goes on: {damage:?}");
     }

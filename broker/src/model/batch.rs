@@ -61,6 +61,9 @@ pub struct BatchHeader {
     pub attributes: u16,
 }
 
+/// The most records of one batch, however well they compress.
+pub const MAX_RECORDS_PER_BATCH: u32 = 65_536;
+
 /// Why bytes are not a batch header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
@@ -73,6 +76,9 @@ pub enum HeaderError {
     /// The header's checksum doesn't match.
     #[error("header checksum mismatch")]
     Checksum,
+    /// The offsets don't fit into 64 bits.
+    #[error("offsets beyond 64 bits")]
+    Offsets,
 }
 
 impl BatchHeader {
@@ -142,12 +148,17 @@ impl BatchHeader {
         {
             return Err(HeaderError::Checksum);
         }
+        let base_offset = u64::from_le_bytes(get(bytes, BASE_OFFSET_AT));
+        let offset_span = u32::from_le_bytes(get(bytes, OFFSET_SPAN_AT));
+        if base_offset.checked_add(u64::from(offset_span)).is_none() {
+            return Err(HeaderError::Offsets);
+        }
         Ok(BatchHeader {
             payload_crc: u32::from_le_bytes(get(bytes, PAYLOAD_CRC_AT)),
             payload_len: u32::from_le_bytes(get(bytes, PAYLOAD_LEN_AT)),
-            base_offset: Offset(u64::from_le_bytes(get(bytes, BASE_OFFSET_AT))),
+            base_offset: Offset(base_offset),
             record_count: u32::from_le_bytes(get(bytes, RECORD_COUNT_AT)),
-            offset_span: u32::from_le_bytes(get(bytes, OFFSET_SPAN_AT)),
+            offset_span,
             append_time_ms: i64::from_le_bytes(get(bytes, APPEND_TIME_AT)),
             max_timestamp_ms: i64::from_le_bytes(get(bytes, MAX_TIMESTAMP_AT)),
             producer_id: u64::from_le_bytes(get(bytes, PRODUCER_ID_AT)),

@@ -4,6 +4,6 @@ mod batch;
 mod ids;
 mod topic;
 
-pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError};
+pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError, MAX_RECORDS_PER_BATCH};
 pub use ids::{Offset, PartitionId};
 pub use topic::{Cleanup, FlushLevel, TopicConfig, TopicConfigError, TopicName, TopicNameError};

@@ -13,7 +13,7 @@ use super::mailbox::{Mailbox, Results, Submission};
 use super::upkeep::Upkeep;
 use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
-use crate::model::{HEADER_LEN, Offset, PartitionId};
+use crate::model::{FlushLevel, HEADER_LEN, Offset, PartitionId};
 use crate::storage::{ReadError, Storage};
 
 /// Bounds of the engine.
@@ -87,7 +87,10 @@ impl Engine {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || run(&shared))?;
+            .spawn(move || {
+                let _guard = AbortOnPanic;
+                run(&shared);
+            })?;
         self.shared
             .threads
             .lock()
@@ -152,6 +155,11 @@ impl Engine {
         &self.shared.storage.identity().cluster_id
     }
 
+    /// The largest batch that fits into the journal: bytes.
+    pub fn max_batch_bytes(&self) -> u32 {
+        self.shared.storage.max_batch_bytes()
+    }
+
     /// Appends batches to partitions, in this order. Resolves when each is as
     /// durable as its partition's flush level says; waits while the mailbox is
     /// full. One result per batch: the offset of its first record.
@@ -186,9 +194,13 @@ impl Engine {
             .await;
         let permit = permit.map_err(|_| AppendError::Stopping)?;
         let (reply, answer) = oneshot::channel();
+        let needs_flush = appends
+            .iter()
+            .any(|append| append.partition.partition().config().flush == FlushLevel::Always);
         let submission = Submission {
             appends,
             bytes,
+            needs_flush,
             permit,
             reply,
         };
@@ -247,6 +259,19 @@ impl Shared {
         self.upkeep.close();
         for thread in background {
             thread.join().expect("upkeep doesn't panic");
+        }
+    }
+}
+
+/// A log that lost one of its threads would take appends and never answer them.
+/// So the process ends, and a restart recovers.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a thread of the log panicked: the broker ends");
+            std::process::abort();
         }
     }
 }

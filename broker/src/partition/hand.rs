@@ -4,6 +4,7 @@
 //! time is lost on handing over.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
@@ -36,6 +37,8 @@ struct Pending {
     counts: Vec<u32>,
     results: Results,
     needs_flush: bool,
+    /// Or else by then.
+    flush_within: Option<Duration>,
     reply: oneshot::Sender<Results>,
     /// Dropped with the answer: those who wait for admission come in.
     _permit: OwnedSemaphorePermit,
@@ -106,9 +109,13 @@ impl Shared {
         let mut appends = Vec::with_capacity(submissions.iter().map(|s| s.appends.len()).sum());
         let mut pending = Vec::with_capacity(submissions.len());
         for submission in submissions {
-            pending.push(Pending::new(self, submission, &mut appends));
+            pending.push(Pending::new(submission, &mut appends));
         }
         let (mut results, end) = self.place(&appends);
+        // From the write on: a flush that began before it is no good.
+        if let Some(within) = pending.iter().filter_map(|p| p.flush_within).min() {
+            self.mailbox.flush_by(clock::instant() + within);
+        }
         for pending in pending.iter_mut().rev() {
             pending.results = results.split_off(results.len() - pending.counts.len());
         }
@@ -151,24 +158,22 @@ impl Shared {
 
 impl Pending {
     /// Moves the appends of a submission to the group's.
-    fn new(shared: &Shared, submission: Submission, group: &mut Vec<JournalAppend>) -> Pending {
+    fn new(submission: Submission, group: &mut Vec<JournalAppend>) -> Pending {
         let count = submission.appends.len();
         let mut pending = Pending {
             partitions: Vec::with_capacity(count),
             counts: Vec::with_capacity(count),
             results: Vec::new(),
-            needs_flush: false,
+            needs_flush: submission.needs_flush,
+            flush_within: None,
             reply: submission.reply,
             _permit: submission.permit,
         };
         for append in submission.appends {
             let config = append.partition.partition().config();
-            match config.flush {
-                FlushLevel::Always => pending.needs_flush = true,
-                FlushLevel::Interval(interval) => {
-                    shared.mailbox.flush_by(clock::instant() + interval);
-                }
-                FlushLevel::Os => {}
+            if let FlushLevel::Interval(interval) = config.flush {
+                let within = pending.flush_within.map_or(interval, |w| w.min(interval));
+                pending.flush_within = Some(within);
             }
             pending.counts.push(append.batch.record_count);
             group.push(JournalAppend {

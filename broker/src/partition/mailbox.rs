@@ -15,7 +15,7 @@ const GROUP_BYTES: usize = 2 << 20;
 
 /// While a flush runs, the next group is written behind it once so much waits:
 /// bytes. Less is written in no time when the flush is over, and what comes in
-/// until then goes with it.
+/// until then goes with it. What is acknowledged when it is written never waits.
 const WRITE_AHEAD: usize = 64 << 10;
 
 /// The results of a submission, one for each of its appends.
@@ -26,6 +26,8 @@ pub(super) type Results = Vec<Result<Offset, AppendError>>;
 pub(super) struct Submission {
     pub(super) appends: Vec<Append>,
     pub(super) bytes: usize,
+    /// One of its appends waits for a flush.
+    pub(super) needs_flush: bool,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) reply: oneshot::Sender<Results>,
 }
@@ -42,6 +44,8 @@ struct MailboxState {
     queue: VecDeque<Submission>,
     /// Of what is queued.
     bytes: usize,
+    /// Submissions in the queue that are not to be flushed.
+    unflushed: usize,
     /// Hands that flush, or wait to.
     flushing: usize,
     closed: bool,
@@ -68,6 +72,7 @@ impl Mailbox {
             return Err(submission);
         }
         state.bytes += submission.bytes;
+        state.unflushed += usize::from(!submission.needs_flush);
         state.queue.push_back(submission);
         let wanted = state.is_wanted();
         drop(state);
@@ -81,6 +86,14 @@ impl Mailbox {
     pub(super) fn wait(&self) -> Call {
         let mut state = self.lock();
         loop {
+            // First of all: new submissions may never end.
+            let left = state
+                .flush_due
+                .map(|due| due.saturating_duration_since(crate::clock::instant()));
+            if left.is_some_and(|left| left.is_zero()) {
+                state.flush_due = None;
+                return Call::Flush;
+            }
             if state.is_wanted() {
                 return Call::Write;
             }
@@ -89,20 +102,19 @@ impl Mailbox {
                 self.arrived.notify_all();
                 return Call::Close;
             }
-            let Some(due) = state.flush_due else {
-                state = self
+            let woken = match left {
+                Some(left) => {
+                    self.arrived
+                        .wait_timeout(state, left)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0
+                }
+                None => self
                     .arrived
                     .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner);
-                continue;
+                    .unwrap_or_else(PoisonError::into_inner),
             };
-            let left = due.saturating_duration_since(crate::clock::instant());
-            if left.is_zero() {
-                state.flush_due = None;
-                return Call::Flush;
-            }
-            let waited = self.arrived.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = woken;
         }
     }
 
@@ -123,8 +135,10 @@ impl Mailbox {
             .max(1);
         let count = count.min(state.queue.len());
         let group: Vec<Submission> = state.queue.drain(..count).collect();
-        let bytes: usize = group.iter().map(|submission| submission.bytes).sum();
-        state.bytes -= bytes;
+        for submission in &group {
+            state.bytes -= submission.bytes;
+            state.unflushed -= usize::from(!submission.needs_flush);
+        }
         group
     }
 
@@ -137,7 +151,7 @@ impl Mailbox {
         flushed
     }
 
-    /// Something was written that has to be durable at `due`.
+    /// Something has been written that has to be durable at `due`.
     pub(super) fn flush_by(&self, due: Instant) {
         let mut state = self.lock();
         if state.flush_due.is_none_or(|earlier| due < earlier) {
@@ -162,7 +176,7 @@ impl Mailbox {
 impl MailboxState {
     /// Whether a hand should write what is queued now.
     fn is_wanted(&self) -> bool {
-        let at_once = self.flushing == 0 || self.bytes >= WRITE_AHEAD;
+        let at_once = self.flushing == 0 || self.bytes >= WRITE_AHEAD || self.unflushed > 0;
         at_once && !self.queue.is_empty()
     }
 }

@@ -131,9 +131,9 @@ impl Shared {
             let now = crate::clock::instant();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_EVERY;
-                if file_age.is_due(&self.storage) {
-                    self.storage.close_journal_file();
-                    continue;
+                if file_age.is_due(&self.storage) && self.storage.close_journal_file() {
+                    // Its records are in segments first, where retention sees them.
+                    self.archive_all();
                 }
                 self.sweep();
             }
@@ -156,7 +156,8 @@ impl Shared {
             match self.storage.archive_oldest(self.clock.now_ms(), self) {
                 Ok(0) => return true,
                 Ok(_) => self.upkeep.report(false),
-                Err(ArchiveError::Journal(_)) => {
+                Err(error @ ArchiveError::Failed(_)) => {
+                    tracing::error!("{error}: the log is read-only until a restart");
                     self.upkeep.report(true);
                     return true;
                 }

@@ -71,7 +71,7 @@ impl Checkpoint {
         };
         let len = usize::try_from(file.len()?).expect("a checkpoint fits in memory");
         let mut bytes = vec![0; len];
-        let read = file.read_at(&mut bytes, 0)?;
+        let read = file.read_salvaging(&mut bytes, 0)?;
         Ok(Self::decode(&bytes[..read]).map_or(Loaded::Damaged, Loaded::Checkpoint))
     }
 
@@ -86,7 +86,11 @@ impl Checkpoint {
         file.write_all_at(&self.encode(), 0)?;
         file.sync_data()?;
         dir.rename(Path::new(NEW_FILE), Path::new(FILE))?;
-        dir.sync_dir(Path::new(""))
+        // From here on, which of the two is on disk is open. Whatever the error
+        // is, a later attempt can't make it good.
+        dir.sync_dir(Path::new("")).map_err(|error| {
+            io::Error::other(format!("the checkpoint was replaced, but then: {error}"))
+        })
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {

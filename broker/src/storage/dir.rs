@@ -21,6 +21,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+/// A file with bad sectors is read in pieces of this size: bytes.
+const SALVAGED: usize = 4096;
+
+/// Whether a read failed because the disk can't read its own sectors.
+pub fn is_bad_sector(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
 /// A directory tree that storage owns.
 pub trait Dir: Send + Sync + fmt::Debug {
     /// Creates a file, open for reading and writing; fails with
@@ -68,6 +76,32 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Reads up to `buf.len()` bytes at `position`; fewer only at the end of
     /// the file.
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize>;
+
+    /// As [`File::read_at`], but what lies on bad sectors (`EIO`) reads as zeros:
+    /// for readers that verify checksums, to whom it is damage like any other.
+    fn read_salvaging(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
+        match self.read_at(buf, position) {
+            Err(error) if is_bad_sector(&error) => {}
+            read => return read,
+        }
+        let mut done = 0;
+        while done < buf.len() {
+            let at = position + done as u64;
+            let to_boundary = SALVAGED - usize::try_from(at % SALVAGED as u64).expect("small");
+            let end = buf.len().min(done + to_boundary);
+            let piece = &mut buf[done..end];
+            match self.read_at(piece, at) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if is_bad_sector(&error) => {
+                    piece.fill(0);
+                    done = end;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(done)
+    }
 
     /// Writes all of `buf` at `position`, extending the file as needed. After
     /// an error any part of it may have been written.

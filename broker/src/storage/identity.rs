@@ -1,6 +1,7 @@
 //! The file that says what a data directory is, in words that people can read.
 
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
 use super::dir::Dir;
@@ -8,6 +9,9 @@ use super::dir::Dir;
 /// Name of the file.
 pub(super) const FILE: &str = "FORMAT";
 const NEW_FILE: &str = "FORMAT.new";
+
+/// Sizes of a journal file that a directory may have been made with: bytes.
+const JOURNAL_FILE_BYTES: RangeInclusive<u32> = 16 << 10..=1 << 30;
 
 /// The format version that this code writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
@@ -113,7 +117,9 @@ impl Identity {
         let cluster_id = value("cluster_id")?.to_owned();
         let journal_file_bytes = value("journal_file_bytes")?
             .parse()
-            .map_err(|_| IdentityError::Unreadable)?;
+            .ok()
+            .filter(|bytes| JOURNAL_FILE_BYTES.contains(bytes))
+            .ok_or(IdentityError::Unreadable)?;
         Ok(Identity {
             cluster_id,
             journal_file_bytes,
@@ -154,6 +160,11 @@ mod tests {
         ));
         assert!(matches!(
             Identity::parse("statecast data directory\nformat x\n"),
+            Err(IdentityError::Unreadable)
+        ));
+        let tiny = "statecast data directory\nformat 1\ncluster_id 00\njournal_file_bytes 100\n";
+        assert!(matches!(
+            Identity::parse(tiny),
             Err(IdentityError::Unreadable)
         ));
     }

@@ -166,6 +166,10 @@ impl LogState {
 
     /// Takes back the last batch: its write failed, and nobody has seen it.
     pub fn take_back(&mut self, base_offset: Offset) {
+        if self.deleted {
+            // Meanwhile; its runs are gone.
+            return;
+        }
         let run = self.runs.pop_back().expect("the batch was just placed");
         assert_eq!(
             run.base_offset, base_offset,

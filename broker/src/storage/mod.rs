@@ -11,6 +11,8 @@ pub mod dir;
 
 mod archiver;
 mod checkpoint;
+mod deletion;
+mod expiry;
 mod identity;
 mod inspect;
 mod journal;
@@ -21,10 +23,10 @@ mod read;
 mod recovery;
 mod retention;
 mod segment;
+mod segments;
 #[cfg(test)]
 mod tests;
 mod time;
-mod upkeep;
 
 use std::collections::HashMap;
 use std::io;
@@ -32,6 +34,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use archiver::{ArchiveError, Pace};
+pub use expiry::{PartitionRetention, RetentionError};
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
@@ -43,7 +46,6 @@ pub use lsn::{Generation, Lsn};
 pub use open::OpenError;
 pub use read::{Read, ReadError, ReadRequest, StoredBatch};
 pub use recovery::{JournalDamage, RecoveryReport};
-pub use upkeep::PartitionRetention;
 
 use archiver::Archiver;
 use dir::Dir;
@@ -150,6 +152,11 @@ impl Storage {
         ids.sort_unstable();
         ids.dedup();
         Ok(ids)
+    }
+
+    /// The largest payload that fits into a journal file: bytes.
+    pub fn max_batch_bytes(&self) -> u32 {
+        self.journal.max_payload()
     }
 
     /// Writes the appends at the front of `group` that fit into the active

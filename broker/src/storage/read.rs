@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Storage;
 use super::journal::JournalRead;
 use super::log::{LogState, PartitionLog, Run};
-use super::segment::{SegmentEnd, SegmentRead};
+use super::segment::{SegmentEnd, SegmentRead, SegmentReader};
 use crate::model::{BatchHeader, Offset, PartitionId};
 
 /// The most batches that one read returns: bounds what tiny ones cost.
@@ -91,6 +91,16 @@ enum Place {
     Sealed,
 }
 
+/// What became of opening a segment.
+pub(super) enum Opened {
+    /// It is open.
+    Segment(Arc<SegmentReader>),
+    /// Retention removed it, or its partition was deleted.
+    Gone,
+    /// It should be there.
+    Lost,
+}
+
 impl Storage {
     /// Reads from memory; `None` when a disk is needed. Never blocks for long.
     pub fn read_cached(
@@ -129,7 +139,9 @@ impl Storage {
                     }
                 }
                 Place::Active(base_offset, end) => {
-                    return self.read_segment(log, &request, base_offset, end);
+                    if let Some(read) = self.read_segment(log, &request, base_offset, end)? {
+                        return Ok(read);
+                    }
                 }
                 Place::Sealed => {
                     if let Some(read) = self.read_sealed(log, &request)? {
@@ -142,16 +154,12 @@ impl Storage {
 
     /// Reads from the sealed segment that holds the offset; `None` when the
     /// segments changed meanwhile.
-    fn read_sealed(
-        &self,
-        log: &PartitionLog,
-        request: &ReadRequest,
-    ) -> Result<Option<Read>, ReadError> {
-        let sealed = self.sealed_segments(log)?;
+    fn read_sealed(&self, log: &PartitionLog, request: &ReadRequest) -> io::Result<Option<Read>> {
+        let (sealed, active) = self.segments_of(log)?;
         let index = sealed.partition_point(|&base| base <= request.from);
         let next = match sealed.get(index) {
             Some(&next) => Some(next),
-            None => log.lock().active.map(|active| active.base_offset),
+            None => active.map(|active| active.base_offset),
         };
         let Some(next) = next.filter(|&next| next > request.from) else {
             return Ok(None);
@@ -159,39 +167,55 @@ impl Storage {
         let Some(&base) = index.checked_sub(1).and_then(|index| sealed.get(index)) else {
             return Ok(Some(quarantine(log, request, next)));
         };
-        let reader = match self.segments.open(self.dir.as_ref(), log.id(), base) {
-            Ok(reader) => reader,
-            // Retention removed it just now.
-            Err(error)
-                if error.kind() == io::ErrorKind::NotFound && log.lock().log_start > base =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(error.into()),
+        let len = match self.open_segment(log, base)? {
+            Opened::Segment(reader) => reader.sealed_len()?,
+            Opened::Gone => return Ok(None),
+            Opened::Lost => return Ok(Some(quarantine(log, request, next))),
         };
-        let end = reader.sealed_end(next)?;
-        self.read_segment(log, request, base, end).map(Some)
+        let end = SegmentEnd {
+            len,
+            next_offset: next,
+        };
+        self.read_segment(log, request, base, end)
     }
 
+    /// Reads from a segment; `None` when it was removed meanwhile.
     fn read_segment(
         &self,
         log: &PartitionLog,
         request: &ReadRequest,
         base_offset: Offset,
         end: SegmentEnd,
-    ) -> Result<Read, ReadError> {
-        let reader = self
-            .segments
-            .open(self.dir.as_ref(), log.id(), base_offset)?;
+    ) -> io::Result<Option<Read>> {
+        let reader = match self.open_segment(log, base_offset)? {
+            Opened::Segment(reader) => reader,
+            Opened::Gone => return Ok(None),
+            Opened::Lost => return Ok(Some(quarantine(log, request, end.next_offset))),
+        };
         match reader.read(request.from, end, request.max_bytes)? {
-            SegmentRead::Damaged { to } => Ok(quarantine(log, request, to)),
+            SegmentRead::Damaged { to } => Ok(Some(quarantine(log, request, to))),
             SegmentRead::Batches(batches) => {
+                // The archiver may be ahead of what is published.
+                let until = request.until.min(log.high_watermark());
                 let stored = batches
                     .into_iter()
-                    .take_while(|(header, _)| header.base_offset < request.until)
+                    .take_while(|(header, _)| header.base_offset < until)
                     .map(|(header, payload)| StoredBatch { header, payload });
-                Ok(Read::Batches(stored.collect()))
+                Ok(Some(Read::Batches(stored.collect())))
             }
+        }
+    }
+
+    /// Opens a segment that was there a moment ago.
+    pub(super) fn open_segment(&self, log: &PartitionLog, base: Offset) -> io::Result<Opened> {
+        match self.segments.open(self.dir.as_ref(), log.id(), base) {
+            Ok(reader) => Ok(Opened::Segment(reader)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let state = log.lock();
+                let gone = state.deleted || state.log_start > base;
+                Ok(if gone { Opened::Gone } else { Opened::Lost })
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -4,9 +4,9 @@ use std::io;
 
 use super::Storage;
 use super::log::PartitionLog;
-use super::read::ReadError;
-use super::segment::SegmentEnd;
-use crate::model::Offset;
+use super::read::{Opened, ReadError};
+use super::segment::{self, SegmentEnd, SegmentState};
+use crate::model::{Offset, PartitionId};
 
 impl Storage {
     /// The first offset of the first readable batch that has a record at or
@@ -19,10 +19,10 @@ impl Storage {
         if log.lock().deleted {
             return Err(ReadError::Deleted(log.id()));
         }
-        let found = match self.in_segments_at_time(log, timestamp_ms)? {
-            Some(offset) => Some(offset),
-            None => in_journal_at_time(log, timestamp_ms),
-        };
+        // The journal first: what the archiver moves meanwhile is then found in
+        // segments, which count more, as they are older.
+        let in_journal = in_journal_at_time(log, timestamp_ms);
+        let found = self.in_segments_at_time(log, timestamp_ms)?.or(in_journal);
         let start = log.lock().log_start;
         let high_watermark = log.high_watermark();
         Ok(found
@@ -35,21 +35,26 @@ impl Storage {
         log: &PartitionLog,
         timestamp_ms: i64,
     ) -> io::Result<Option<Offset>> {
-        let sealed = self.sealed_segments(log)?;
-        let active = log.lock().active;
+        let (sealed, active) = self.segments_of(log)?;
         let nexts = sealed
             .iter()
             .skip(1)
             .copied()
             .chain(active.map(|active| active.base_offset));
-        for (&base, next) in sealed.iter().zip(nexts) {
-            let reader = match self.segments.open(self.dir.as_ref(), log.id(), base) {
-                Ok(reader) => reader,
-                // Retention removed it just now.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+        for (&base, next_offset) in sealed.iter().zip(nexts) {
+            let ends_before = match self.sealed_state(log.id(), base) {
+                Ok(footer) => footer.is_some_and(|state| state.max_timestamp_ms < timestamp_ms),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => true,
                 Err(error) => return Err(error),
             };
-            let end = reader.sealed_end(next)?;
+            if ends_before {
+                continue;
+            }
+            let Opened::Segment(reader) = self.open_segment(log, base)? else {
+                continue;
+            };
+            let len = reader.sealed_len()?;
+            let end = SegmentEnd { len, next_offset };
             if let Some(offset) = reader.offset_at_time(timestamp_ms, end)? {
                 return Ok(Some(offset));
             }
@@ -57,14 +62,20 @@ impl Storage {
         let Some(active) = active.filter(|active| active.max_timestamp_ms >= timestamp_ms) else {
             return Ok(None);
         };
-        let reader = self
-            .segments
-            .open(self.dir.as_ref(), log.id(), active.base_offset)?;
+        let Opened::Segment(reader) = self.open_segment(log, active.base_offset)? else {
+            return Ok(None);
+        };
         let end = SegmentEnd {
             len: active.len,
             next_offset: active.next_offset,
         };
         reader.offset_at_time(timestamp_ms, end)
+    }
+
+    /// What the footer of a sealed segment says, if it is whole.
+    fn sealed_state(&self, id: PartitionId, base: Offset) -> io::Result<Option<SegmentState>> {
+        let file = self.dir.open(&segment::log_path(id, base))?;
+        Ok(segment::read_footer(file.as_ref())?.map(|footer| footer.state))
     }
 }
 

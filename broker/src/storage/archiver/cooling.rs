@@ -9,12 +9,16 @@
 //! What a reader brings in later is not touched.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 
+use crate::model::{Offset, PartitionId};
 use crate::storage::dir::Dir;
+use crate::storage::segment;
 
 /// What stays of what was archived: bytes.
 const WARM_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 256 << 20 };
+
+/// The most parts of segments that are remembered.
+const WARM_PARTS: usize = 32 << 10;
 
 /// Of the page cache: bytes. A larger one costs nothing but a little effect.
 const PAGE: u64 = 4096;
@@ -22,7 +26,9 @@ const PAGE: u64 = 4096;
 /// A part of a segment that the archiver has written.
 #[derive(Debug)]
 pub(super) struct Written {
-    pub(super) path: PathBuf,
+    pub(super) partition: PartitionId,
+    /// Of the segment.
+    pub(super) base_offset: Offset,
     /// The first byte.
     pub(super) from: u64,
     /// One past the last.
@@ -41,14 +47,15 @@ impl Cooling {
     pub(super) fn push(&mut self, dir: &dyn Dir, written: Written) {
         self.bytes += written.to - written.from;
         self.warm.push_back(written);
-        while self.bytes > WARM_BYTES
+        while (self.bytes > WARM_BYTES || self.warm.len() > WARM_PARTS)
             && let Some(oldest) = self.warm.pop_front()
         {
             self.bytes -= oldest.to - oldest.from;
             // Of a page that is only half in the range, nothing would go.
             let from = oldest.from / PAGE * PAGE;
             // Only a hint; and retention may have removed the file.
-            let _ = dir.forget_pages(&oldest.path, from, oldest.to);
+            let path = segment::log_path(oldest.partition, oldest.base_offset);
+            let _ = dir.forget_pages(&path, from, oldest.to);
         }
     }
 }

@@ -7,7 +7,7 @@ use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::log::PartitionLog;
-use crate::storage::segment::{self, SegmentState, SegmentWriter};
+use crate::storage::segment::{SegmentState, SegmentWriter};
 
 /// What is written between pauses: bytes.
 const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
@@ -130,7 +130,8 @@ impl<'a> Filler<'a> {
 
     fn note_written(&mut self, state: &SegmentState) {
         self.written.push(Written {
-            path: segment::log_path(self.id, state.base_offset),
+            partition: self.id,
+            base_offset: state.base_offset,
             from: self.begun_at,
             to: state.len,
         });

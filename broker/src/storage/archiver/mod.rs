@@ -19,7 +19,7 @@ mod gather;
 mod pass;
 mod source;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -57,22 +57,11 @@ pub trait Pace {
 pub enum ArchiveError {
     /// The disk is full.
     #[error("no space for segments: {0}")]
-    NoSpace(io::Error),
-    /// Reading the journal or writing segments failed.
-    #[error("archiving failed: {0}")]
-    Io(io::Error),
-    /// The journal failed: what it holds is left to recovery.
+    NoSpace(Arc<str>),
+    /// Writing or flushing failed, here or in the journal. The log takes no more
+    /// appends: what the journal holds is left to recovery.
     #[error(transparent)]
-    Journal(#[from] JournalFailed),
-}
-
-impl From<io::Error> for ArchiveError {
-    fn from(error: io::Error) -> ArchiveError {
-        match error.kind() {
-            io::ErrorKind::StorageFull => ArchiveError::NoSpace(error),
-            _ => ArchiveError::Io(error),
-        }
-    }
+    Failed(#[from] JournalFailed),
 }
 
 /// What the archiver keeps between passes. Whoever holds it is the only one
@@ -84,6 +73,10 @@ pub(super) struct Archiver {
     /// Partitions whose directory is known to hold nothing that an unfinished
     /// pass left behind.
     tidy: HashSet<PartitionId>,
+    /// Segments before the start of their log whose files are still to go.
+    pub(super) expired: Vec<(PartitionId, Offset)>,
+    /// Partitions whose directory was searched for such files.
+    pub(super) looked_behind: HashSet<PartitionId>,
     cooling: Cooling,
     /// Where batches are gathered; kept, as new memory is slow.
     arena: Vec<u8>,
@@ -101,6 +94,8 @@ impl Archiver {
     /// The partition was deleted.
     pub(super) fn forget(&mut self, id: PartitionId) {
         self.tidy.remove(&id);
+        self.looked_behind.remove(&id);
+        self.expired.retain(|&(of, _)| of != id);
     }
 }
 
@@ -108,7 +103,7 @@ impl Archiver {
 struct Moved {
     log: Arc<PartitionLog>,
     sealed: Vec<Offset>,
-    active: SegmentState,
+    active: Option<SegmentState>,
 }
 
 impl Storage {
@@ -116,8 +111,10 @@ impl Storage {
     pub fn archive_oldest(&self, now_ms: i64, pace: &dyn Pace) -> Result<usize, ArchiveError> {
         let archived = self.run_pass(Manner { now_ms, pace });
         // Above all when there was no space: this gives some back.
-        self.remove_doomed()?;
-        archived
+        let removed = self.remove_doomed();
+        let count = archived?;
+        removed.map_err(|error| self.archiving_failed(&error))?;
+        Ok(count)
     }
 
     fn run_pass(&self, manner: Manner<'_>) -> Result<usize, ArchiveError> {
@@ -133,17 +130,20 @@ impl Storage {
             files: &files,
             manner,
         };
-        let Done { moved, written } = match pass.fill_segments(&mut archiver) {
+        let filled = pass.fill_segments(&mut archiver).and_then(|done| {
+            self.checkpoint(newest.covers, &done.moved)
+                .store(self.dir.as_ref())?;
+            Ok(done)
+        });
+        let Done { moved, written } = match filled {
             Ok(done) => done,
             Err(error) => {
                 for id in files.iter().flat_map(|file| &file.touched) {
                     archiver.tidy.remove(id);
                 }
-                return Err(error.into());
+                return Err(self.archiving_failed(&error));
             }
         };
-        self.checkpoint(newest.covers, &moved)
-            .store(self.dir.as_ref())?;
         archiver.archived = newest.covers;
         for moved in moved {
             moved.publish(newest.generation);
@@ -157,7 +157,8 @@ impl Storage {
         }
         drop(archiver);
         for _ in &files {
-            self.journal.files().recycle_oldest()?;
+            let recycled = self.journal.files().recycle_oldest();
+            recycled.map_err(|error| self.archiving_failed(&error))?;
         }
         Ok(files.len())
     }
@@ -182,9 +183,9 @@ impl Storage {
     /// What the checkpoint says once the files up to `archived` are in segments
     /// and `moved` is what that changed.
     fn checkpoint(&self, archived: Generation, moved: &[Moved]) -> Checkpoint {
-        let moved_states: std::collections::HashMap<PartitionId, SegmentState> = moved
+        let moved_states: HashMap<PartitionId, SegmentState> = moved
             .iter()
-            .map(|moved| (moved.log.id(), moved.active))
+            .filter_map(|moved| Some((moved.log.id(), moved.active?)))
             .collect();
         let entry = |log: &Arc<PartitionLog>| {
             let state = log.lock();
@@ -214,9 +215,19 @@ impl Storage {
     }
 
     /// Writes the checkpoint as things stand: `archiver` keeps them so.
-    pub(super) fn store_checkpoint(&self, archiver: &mut Archiver) -> io::Result<()> {
+    pub(super) fn store_checkpoint(&self, archiver: &mut Archiver) -> Result<(), ArchiveError> {
         self.checkpoint(archiver.archived, &[])
             .store(self.dir.as_ref())
+            .map_err(|error| self.archiving_failed(&error))
+    }
+
+    /// A full disk heals. After any other failure nobody knows what is on the
+    /// disk and what only seems to be, so it is final, as in the journal.
+    fn archiving_failed(&self, error: &io::Error) -> ArchiveError {
+        match error.kind() {
+            io::ErrorKind::StorageFull => ArchiveError::NoSpace(error.to_string().into()),
+            _ => ArchiveError::Failed(self.journal.fail("archiving", error)),
+        }
     }
 }
 
@@ -231,7 +242,7 @@ impl Moved {
         {
             state.runs.pop_front();
         }
-        state.active = Some(self.active);
+        state.active = self.active;
         if let Some(sealed) = &mut state.sealed {
             sealed.extend(self.sealed);
         }

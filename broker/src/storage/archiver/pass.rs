@@ -149,6 +149,7 @@ impl Pass<'_> {
         let mut arena = std::mem::take(&mut archiver.arena);
         round.run(source, &mut arena, |log, pieces| {
             let Some(first) = pieces.first() else {
+                progress.add_damaged(log);
                 return Ok(());
             };
             let mut filler = self.open(log, first.headers[0].base_offset, archiver)?;
@@ -212,11 +213,21 @@ impl Pass<'_> {
 }
 
 impl Progress {
+    /// Nothing of a partition can be read: its segments stay as they are.
+    fn add_damaged(&mut self, log: &Arc<PartitionLog>) {
+        let active = log.lock().active;
+        self.done.moved.push(Moved {
+            log: log.clone(),
+            sealed: Vec::new(),
+            active,
+        });
+    }
+
     fn add(&mut self, log: &Arc<PartitionLog>, filled: Filled) {
         self.done.moved.push(Moved {
             log: log.clone(),
             sealed: filled.sealed,
-            active: filled.writer.state(),
+            active: Some(filled.writer.state()),
         });
         self.done.written.extend(filled.written);
         if let Some(unflushed) = &mut self.unflushed {

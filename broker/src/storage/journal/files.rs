@@ -187,23 +187,12 @@ impl JournalFiles {
         self.lock().spares.push(file);
     }
 
-    /// Takes a file that is to be archived, behind those taken before.
+    /// Takes a file that is to be archived, behind those taken before. No file
+    /// is active then.
     pub fn adopt_closed(&self, closed: ClosedFile) {
         let mut state = self.lock();
-        if let Some(last) = state.closed.back() {
-            assert!(
-                last.generation < closed.generation,
-                "files are closed in order"
-            );
-        }
-        if state
-            .active
-            .as_ref()
-            .is_some_and(|active| active.generation == closed.generation)
-        {
-            state.active = None;
-        }
-        state.closed.push_back(closed);
+        state.active = None;
+        state.push_closed(closed);
     }
 
     /// A file to write next, or `None` when the journal has its full size and
@@ -248,9 +237,14 @@ impl JournalFiles {
         }))
     }
 
-    /// A file is written from now on.
-    pub fn activate(&self, file: FileInUse) {
-        self.lock().active = Some(file);
+    /// A file is written from now on; the one before it, if any, is closed. In
+    /// one step: a reader finds every generation at any moment.
+    pub fn activate(&self, file: FileInUse, before: Option<ClosedFile>) {
+        let mut state = self.lock();
+        state.active = Some(file);
+        if let Some(closed) = before {
+            state.push_closed(closed);
+        }
     }
 
     /// The oldest files that wait to be archived, at most `count`.
@@ -296,11 +290,12 @@ impl JournalFiles {
         };
         let wanted =
             u64::from(self.size.file_bytes) + KEEP_FREE.min(u64::from(self.size.file_bytes) * 4);
-        if self.dir.available_bytes()? < wanted {
+        let has_room = self.dir.available_bytes().map(|free| free >= wanted);
+        if !matches!(has_room, Ok(true)) {
             if let Some(file) = unprepared {
                 self.adopt_spare(file);
             }
-            return Ok(Prepared::NoRoom);
+            return has_room.map(|_| Prepared::NoRoom);
         }
         let file = match unprepared {
             Some(file) => file,
@@ -378,6 +373,18 @@ impl JournalFiles {
 
     fn lock(&self) -> MutexGuard<'_, FilesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl FilesState {
+    fn push_closed(&mut self, closed: ClosedFile) {
+        if let Some(last) = self.closed.back() {
+            assert!(
+                last.generation < closed.generation,
+                "files are closed in order"
+            );
+        }
+        self.closed.push_back(closed);
     }
 }
 

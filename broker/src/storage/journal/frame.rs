@@ -60,6 +60,12 @@ pub fn seed(generation: Generation, salt: u32) -> u32 {
 }
 
 impl Frame {
+    /// The lsn that bytes name where a frame has it; nothing is verified.
+    pub fn claimed_lsn(bytes: &[u8]) -> Option<Lsn> {
+        let field = bytes.get(LSN_AT..)?.first_chunk()?;
+        Some(Lsn(u64::from_le_bytes(*field)))
+    }
+
     /// Bytes that the whole frame takes, padding included.
     pub fn len(&self) -> usize {
         frame_len(self.batch.payload_len as usize)

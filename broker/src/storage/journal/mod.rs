@@ -107,6 +107,13 @@ impl Journal {
         &self.files
     }
 
+    /// The largest payload that fits into a file: bytes.
+    pub fn max_payload(&self) -> u32 {
+        let overhead = FILE_HEADER_LEN + frame_len(0);
+        let overhead = u32::try_from(overhead).expect("a few KiB");
+        self.files.size().file_bytes.saturating_sub(overhead)
+    }
+
     /// Everything before this is durable.
     pub fn flushed(&self) -> Lsn {
         Lsn(self.flushed.load(Ordering::Acquire))
@@ -126,10 +133,10 @@ impl Journal {
     /// file, in one write, and says how many that were. They are neither
     /// durable nor visible to readers yet.
     pub fn append(&self, group: &[JournalAppend], now_ms: i64) -> Result<Written, AppendFailure> {
+        let mut writer = lock(&self.writer);
         if let Some(failed) = self.failure() {
             return Err(AppendFailure::Failed(failed));
         }
-        let mut writer = lock(&self.writer);
         let written = writer.append(group, now_ms, self.flushed(), &self.tail);
         match &written {
             Ok(written) => self.note_written(&writer, written.end),
@@ -205,7 +212,8 @@ impl Journal {
         unprepared && self.failure().is_none() && writer.close_active()
     }
 
-    fn fail(&self, what: &str, error: &io::Error) -> JournalFailed {
+    /// From now on no appends are taken: something failed for good.
+    pub fn fail(&self, what: &str, error: &io::Error) -> JournalFailed {
         JournalFailed(
             self.failure
                 .get_or_init(|| format!("{what} failed: {error}").into())

@@ -57,7 +57,10 @@ impl Journal {
         let end = last.lsn.0 + frame_len(last.payload_len as usize) as u64;
         let len = usize::try_from(end - first.lsn.0).expect("reads are small");
         let mut buffer = BytesMut::zeroed(len);
-        let read = in_use.file.file().read_at(&mut buffer, u64::from(start))?;
+        let read = in_use
+            .file
+            .file()
+            .read_salvaging(&mut buffer, u64::from(start))?;
         buffer.truncate(read);
         let buffer = buffer.freeze();
         let mut batches = Vec::with_capacity(near);

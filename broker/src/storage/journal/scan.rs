@@ -13,7 +13,7 @@ use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
 use super::window::{WINDOW, Window};
 use crate::model::{BatchHeader, Offset, PartitionId};
-use crate::storage::dir::File;
+use crate::storage::dir::{File, is_bad_sector};
 use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
 
@@ -110,6 +110,8 @@ pub struct Chain {
     pub newest: Option<Generation>,
     /// A generation that the chain needs and no file has.
     pub missing: Vec<Generation>,
+    /// Files of the chain whose headers were unreadable.
+    pub rebuilt: Vec<Generation>,
 }
 
 impl Chain {
@@ -119,14 +121,17 @@ impl Chain {
     pub fn walk(files: Vec<Arc<JournalFile>>, archived: Option<Generation>) -> io::Result<Chain> {
         let mut chain = Chain::default();
         let mut used = BTreeMap::new();
+        let mut unreadable = Vec::new();
         for file in files {
             match read_header(file.file().as_ref())? {
-                Some(header) => {
+                Header::Valid(header) => {
                     used.insert(header.generation, (header, file));
                 }
-                None => chain.spares.push(file),
+                Header::Blank => chain.spares.push(file),
+                Header::Damaged => unreadable.push(file),
             }
         }
+        chain.rebuild_headers(unreadable, &mut used)?;
         chain.newest = used.last_key_value().map(|(&generation, _)| generation);
         let floor = archived.unwrap_or(Generation::ZERO);
         let mut wanted = chain.newest;
@@ -135,7 +140,8 @@ impl Chain {
             if let Some((header, file)) = used.remove(&generation) {
                 wanted = Some(header.previous_end.generation());
                 chain.files.push(ChainFile { file, header, end });
-                end = Some(header.previous_end);
+                // A header that was made again doesn't know.
+                end = Some(header.previous_end).filter(|end| end.position() > 0);
             } else if archived.is_some() {
                 // Lost. What is older still counts, but nobody says where it ends.
                 chain.missing.push(generation);
@@ -155,6 +161,40 @@ impl Chain {
         Ok(chain)
     }
 
+    /// Finds out which of the files with unreadable headers are newer than all
+    /// others and were in use. An older one is either missed by the chain, or
+    /// archived; and one that was never flushed holds nothing that counts.
+    fn rebuild_headers(
+        &mut self,
+        unreadable: Vec<Arc<JournalFile>>,
+        used: &mut BTreeMap<Generation, (FileHeader, Arc<JournalFile>)>,
+    ) -> io::Result<()> {
+        let mut claims = Vec::new();
+        for file in unreadable {
+            match first_generation(file.file().as_ref())? {
+                Some(generation) => claims.push((generation, file)),
+                None => self.spares.push(file),
+            }
+        }
+        claims.sort_by_key(|(generation, _)| *generation);
+        for (generation, file) in claims {
+            let newest = used.last_key_value().map(|(_, (header, _))| *header);
+            let newest = newest.filter(|newest| newest.generation < generation);
+            let header = match newest {
+                Some(newest) => rebuilt_header(&file, generation, &newest)?,
+                None => None,
+            };
+            match header {
+                Some(header) => {
+                    self.rebuilt.push(generation);
+                    used.insert(generation, (header, file));
+                }
+                None => self.spares.push(file),
+            }
+        }
+        Ok(())
+    }
+
     /// Nothing from `generation` on counts: where the files before it end is
     /// for their frames to say.
     pub fn void_from(&mut self, generation: Generation) {
@@ -169,10 +209,63 @@ impl Chain {
     }
 }
 
-fn read_header(file: &dyn File) -> io::Result<Option<FileHeader>> {
+/// What the head of a file holds.
+enum Header {
+    Valid(FileHeader),
+    /// The file was prepared, and never used.
+    Blank,
+    /// Neither copy is what was written.
+    Damaged,
+}
+
+fn read_header(file: &dyn File) -> io::Result<Header> {
     let mut bytes = [0; FILE_HEADER_LEN];
-    let len = file.read_at(&mut bytes, 0)?;
-    Ok(FileHeader::decode(&bytes[..len]))
+    let len = match file.read_at(&mut bytes, 0) {
+        Err(error) if is_bad_sector(&error) => return Ok(Header::Damaged),
+        read => read?,
+    };
+    Ok(match FileHeader::decode(&bytes[..len]) {
+        Some(header) => Header::Valid(header),
+        None if bytes[..len].iter().all(|&byte| byte == 0) => Header::Blank,
+        None => Header::Damaged,
+    })
+}
+
+/// The generation that the first frame of a file claims to be of; `None` if it
+/// doesn't look like one. Nothing else can be told without the header.
+fn first_generation(file: &dyn File) -> io::Result<Option<Generation>> {
+    let mut bytes = [0; FRAME_PREFIX_LEN];
+    let read = file.read_salvaging(&mut bytes, FILE_HEADER_LEN as u64)?;
+    let lsn = Frame::claimed_lsn(&bytes[..read]);
+    let first = lsn.filter(|lsn| lsn.position() as usize == FILE_HEADER_LEN);
+    Ok(first.map(Lsn::generation))
+}
+
+/// The header of a file that follows `newest`, told from its frames: if there
+/// are frames of the same run of the broker, and one of them proves that the
+/// header had been flushed. Where the file before it ends is not known.
+fn rebuilt_header(
+    file: &Arc<JournalFile>,
+    generation: Generation,
+    newest: &FileHeader,
+) -> io::Result<Option<FileHeader>> {
+    let header = FileHeader {
+        generation,
+        salt: newest.salt,
+        previous_end: Lsn::new(newest.generation, 0),
+        flushed: newest.flushed,
+    };
+    let chained = ChainFile {
+        file: file.clone(),
+        header,
+        end: None,
+    };
+    let is_proof = |found: &Scanned| match found {
+        Scanned::Frame(frame) => frame.flushed.generation() == generation,
+        Scanned::Gap { .. } => false,
+    };
+    let is_proven = scan_file(&chained)?.iter().any(is_proof);
+    Ok(is_proven.then_some(header))
 }
 
 /// Reads all frames of a file. Without an `end` the whole file is searched, so

@@ -40,7 +40,7 @@ impl<'a> Window<'a> {
             let read = if forward { want.max(WINDOW) } else { want };
             let read = read.min(self.len - position);
             self.bytes.resize(read, 0);
-            let got = self.file.read_at(&mut self.bytes, position as u64)?;
+            let got = self.file.read_salvaging(&mut self.bytes, position as u64)?;
             self.bytes[got..].fill(0);
             self.start = position;
         }

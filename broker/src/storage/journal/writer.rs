@@ -202,7 +202,8 @@ impl Writer {
     pub(super) fn close_active(&mut self) -> bool {
         match self.active.take() {
             Some(active) if active.frames > 0 => {
-                self.close(active);
+                let closed = self.close(active);
+                self.files.adopt_closed(closed);
                 true
             }
             other => {
@@ -212,16 +213,16 @@ impl Writer {
         }
     }
 
-    fn close(&mut self, active: Active) {
+    fn close(&mut self, active: Active) -> ClosedFile {
         self.previous_end = Lsn::new(active.generation, active.position);
-        self.files.adopt_closed(ClosedFile {
+        ClosedFile {
             generation: active.generation,
             covers: active.generation,
             seed: active.seed,
             file: active.file,
             end: self.previous_end,
             touched: active.touched,
-        });
+        }
     }
 
     /// How much of the group fits into what is left of the active file.
@@ -257,7 +258,9 @@ impl Writer {
             .claim(claim)
             .map_err(no_space_or_io)?
             .ok_or(AppendFailure::JournalFull)?;
+        // Used up even if this fails: part of the header may be on the disk.
         let generation = self.newest.next();
+        self.newest = generation;
         let previous_end = self.end();
         let header = FileHeader {
             generation,
@@ -269,14 +272,11 @@ impl Writer {
             self.files.adopt_spare(file);
             return Err(no_space_or_io(error));
         }
-        self.newest = generation;
-        // Announced before the old one is closed: a reader finds every
-        // generation at any moment.
-        self.files.activate(FileInUse {
+        let in_use = FileInUse {
             generation,
             seed: header.seed(),
             file: file.clone(),
-        });
+        };
         let position = u32::try_from(FILE_HEADER_LEN).expect("a page");
         let fresh = Active {
             file,
@@ -288,9 +288,9 @@ impl Writer {
             is_reserve,
             spoilt: false,
         };
-        if let Some(old) = self.active.replace(fresh) {
-            self.close(old);
-        }
+        let old = self.active.replace(fresh);
+        let closed = old.map(|old| self.close(old));
+        self.files.activate(in_use, closed);
         Ok(())
     }
 }

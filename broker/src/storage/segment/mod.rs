@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 pub use cache::SegmentCache;
 pub use format::{SEGMENT_HEADER_LEN, SegmentHeader};
 pub use index::Index;
-pub use reader::{SegmentEnd, SegmentRead};
+pub use reader::{SegmentEnd, SegmentRead, SegmentReader};
 pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
 pub use state::SegmentState;
 pub use writer::SegmentWriter;

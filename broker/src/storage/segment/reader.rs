@@ -64,14 +64,13 @@ impl SegmentReader {
         })
     }
 
-    /// Where a sealed segment ends; the next one begins at `next_offset`. A
-    /// damaged footer makes the whole file count: it reads as damage at its end.
-    pub fn sealed_end(&self, next_offset: Offset) -> io::Result<SegmentEnd> {
-        let len = match read_footer(self.file.as_ref())? {
-            Some(footer) => footer.state.len,
-            None => self.file.len()?,
-        };
-        Ok(SegmentEnd { len, next_offset })
+    /// Where the batches of a sealed segment end: bytes. A damaged footer makes
+    /// the whole file count: it reads as damage at its end.
+    pub fn sealed_len(&self) -> io::Result<u64> {
+        match read_footer(self.file.as_ref())? {
+            Some(footer) => Ok(footer.state.len),
+            None => self.file.len(),
+        }
     }
 
     /// Batches from the one that covers `from` on, of at most `max_bytes` in
@@ -144,17 +143,34 @@ impl SegmentReader {
     fn read_range(&self, position: u64, len: u64) -> io::Result<Bytes> {
         let len = usize::try_from(len).expect("reads are small");
         let mut buffer = BytesMut::zeroed(len);
-        let read = self.file.read_at(&mut buffer, position)?;
+        let read = self.file.read_salvaging(&mut buffer, position)?;
         buffer.truncate(read);
         Ok(buffer.freeze())
     }
 
-    /// Something is wrong, with the index or with the segment: walks through all
-    /// of it, trusting nothing.
+    /// A walk that begins before `from`: where the index says, if a batch lies
+    /// there that does, or else at the beginning.
+    fn scan_before(&self, from: Offset, end: SegmentEnd) -> io::Result<SegmentScan> {
+        let position = self.index(end.len)?.position_of(from);
+        let head = self.read_range(position, HEADER_LEN as u64)?;
+        Ok(match BatchHeader::decode(&head) {
+            Ok(header) if header.base_offset <= from => {
+                SegmentScan::from(self.file.clone(), position, end.len)
+            }
+            _ => SegmentScan::new(self.file.clone(), end.len),
+        })
+    }
+
+    /// Something is wrong, with the index or with the segment: walks through it
+    /// batch by batch.
     fn read_with_care(&self, from: Offset, end: SegmentEnd) -> io::Result<SegmentRead> {
-        let mut scan = SegmentScan::new(self.file.clone(), end.len);
+        let mut scan = self.scan_before(from, end)?;
         while let Some(found) = scan.next_batch()? {
             match found {
+                // No batch of ours: something in a payload looks like one.
+                ScannedBatch::Valid { header, .. }
+                | ScannedBatch::DamagedPayload { header, .. }
+                    if header.next_offset() > end.next_offset => {}
                 ScannedBatch::Valid { position, header } if header.next_offset() > from => {
                     if header.base_offset > from {
                         return Ok(SegmentRead::Damaged {
@@ -205,7 +221,7 @@ impl SegmentReader {
         let from_file = match &self.index_file {
             Some(file) => {
                 let mut bytes = vec![0; usize::try_from(file.len()?).expect("an index is small")];
-                let read = file.read_at(&mut bytes, 0)?;
+                let read = file.read_salvaging(&mut bytes, 0)?;
                 Index::decode(&bytes[..read], len)
             }
             None => None,

@@ -117,7 +117,11 @@ impl SegmentScan {
     /// The first place from `position` on where a batch begins, or the end.
     fn find_header(&mut self, mut position: u64) -> io::Result<u64> {
         while position + (HEADER_LEN as u64) <= self.end {
-            let bytes = self.get(position, WINDOW)?;
+            // As far as it is in memory: what looks like a batch here and there
+            // must not make it read the same again and again.
+            self.get(position, HEADER_LEN)?;
+            let held = usize::try_from(position - self.window_at).expect("within the window");
+            let bytes = &self.window[held..];
             let magic = BatchHeader::magic();
             match bytes.windows(magic.len()).position(|bytes| bytes == magic) {
                 Some(skipped) => {
@@ -140,7 +144,7 @@ impl SegmentScan {
         let held = self.window_at..self.window_at + self.window.len() as u64;
         if !(held.start <= position && position + want as u64 <= held.end) {
             self.window.resize(want.max(WINDOW).min(left), 0);
-            let read = self.file.read_at(&mut self.window, position)?;
+            let read = self.file.read_salvaging(&mut self.window, position)?;
             self.window[read..].fill(0);
             self.window_at = position;
         }

@@ -87,7 +87,7 @@ impl SegmentWriter {
             open_or_create(dir, &index_path(self.partition, self.state.base_offset))?;
         self.is_new |= is_new;
         let mut bytes = vec![0; usize::try_from(file.len()?).expect("an index is small")];
-        let read = file.read_at(&mut bytes, 0)?;
+        let read = file.read_salvaging(&mut bytes, 0)?;
         let found = Index::decode(&bytes[..read], self.state.len);
         let count = found.as_ref().map(Index::len);
         let found = found.unwrap_or_default();

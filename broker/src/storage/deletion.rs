@@ -1,0 +1,62 @@
+//! Deleting partitions.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::Path;
+use std::sync::{MutexGuard, PoisonError, TryLockError};
+
+use super::segment;
+use super::{PARTITIONS_DIR, Storage};
+use crate::model::PartitionId;
+
+impl Storage {
+    /// Removes partitions with all their records. What lies in the journal is
+    /// dropped when its file is archived. Their ids must not be used again.
+    ///
+    /// Their files go at once or, while the archiver is at work, when it has
+    /// done: it may be writing them.
+    pub fn delete_partitions(&self, ids: &[PartitionId]) -> io::Result<()> {
+        for id in ids {
+            let log = {
+                let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
+                logs.remove(id)
+            };
+            if let Some(log) = log {
+                let mut state = log.lock();
+                state.deleted = true;
+                state.runs = VecDeque::new();
+            }
+        }
+        self.doomed().extend(ids);
+        self.remove_doomed()
+    }
+
+    /// Removes the files of deleted partitions. Whoever was the archiver calls
+    /// this afterwards: a deletion that found it at work left them to it.
+    pub(super) fn remove_doomed(&self) -> io::Result<()> {
+        // Looks again after each round: one that came too late for it, and found
+        // the archiver still taken, has left its files.
+        while !self.doomed().is_empty() {
+            let mut archiver = match self.archiver.try_lock() {
+                Ok(archiver) => archiver,
+                Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(TryLockError::WouldBlock) => return Ok(()),
+            };
+            let doomed = std::mem::take(&mut *self.doomed());
+            for (index, &id) in doomed.iter().enumerate() {
+                self.segments.forget_partition(id);
+                archiver.forget(id);
+                if let Err(error) = self.dir.remove_dir_all(&segment::partition_dir(id)) {
+                    self.doomed().extend(&doomed[index..]);
+                    return Err(error);
+                }
+            }
+            self.dir.sync_dir(Path::new(PARTITIONS_DIR))?;
+        }
+        Ok(())
+    }
+
+    fn doomed(&self) -> MutexGuard<'_, Vec<PartitionId>> {
+        self.doomed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,182 @@
+//! Carries out what retention says.
+//!
+//! The checkpoint says where a log starts before a file of it is removed. So a
+//! crash, or a disk that refuses, leaves files that nobody reads. They are
+//! remembered until they are gone; after a restart, the first look at the
+//! directory finds them again.
+
+use std::io;
+use std::sync::Arc;
+
+use super::Storage;
+use super::archiver::{ArchiveError, Archiver};
+use super::log::PartitionLog;
+use super::retention::{Expired, Limits, SealedSegment, expired};
+use super::segment::{self, SegmentState, SegmentWriter, recover_state};
+use crate::model::Offset;
+
+/// What retention means for one partition.
+#[derive(Debug)]
+pub struct PartitionRetention {
+    /// The partition.
+    pub log: Arc<PartitionLog>,
+    /// Records older than this may go: milliseconds. `None` keeps them.
+    pub retention_ms: Option<u64>,
+    /// Oldest segments go while the partition is larger: bytes.
+    pub retention_bytes: Option<u64>,
+}
+
+/// Why retention was not carried out in full.
+#[derive(Debug, thiserror::Error)]
+pub enum RetentionError {
+    /// Reading or removing segments failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The checkpoint could not be written.
+    #[error(transparent)]
+    Checkpoint(#[from] ArchiveError),
+}
+
+impl Storage {
+    /// Removes segments that retention says may go, and seals active ones that
+    /// would never go otherwise. Says how many segments were removed. What
+    /// fails for one partition doesn't keep it from the others; the first error
+    /// is returned. What is left is done by a later call.
+    pub fn apply_retention(
+        &self,
+        partitions: impl Iterator<Item = PartitionRetention>,
+        now_ms: i64,
+    ) -> Result<usize, RetentionError> {
+        let mut archiver = self.archiver();
+        let mut failed = None;
+        for partition in partitions {
+            if partition.retention_ms.is_none() && partition.retention_bytes.is_none() {
+                continue;
+            }
+            if let Err(error) = self.expire(&partition, now_ms, &mut archiver) {
+                failed.get_or_insert(error);
+            }
+        }
+        let removed = self.remove_expired(&mut archiver);
+        drop(archiver);
+        self.remove_doomed()?;
+        match failed {
+            Some(error) => Err(error.into()),
+            None => removed,
+        }
+    }
+
+    /// Moves the start of one log behind what may go.
+    fn expire(
+        &self,
+        partition: &PartitionRetention,
+        now_ms: i64,
+        archiver: &mut Archiver,
+    ) -> io::Result<()> {
+        let log = &partition.log;
+        self.find_left_behind(log, archiver)?;
+        let (sealed, Some(active)) = self.segments_of(log)? else {
+            return Ok(());
+        };
+        let mut segments = Vec::with_capacity(sealed.len());
+        for &base in &sealed {
+            let state = recover_state(self.dir.as_ref(), log.id(), base)?;
+            segments.push(SealedSegment {
+                len: state.len,
+                max_timestamp_ms: state.max_timestamp_ms,
+            });
+        }
+        let limits = Limits {
+            max_age_ms: partition.retention_ms,
+            max_bytes: partition.retention_bytes,
+        };
+        let last = SealedSegment {
+            len: active.len,
+            max_timestamp_ms: active.max_timestamp_ms,
+        };
+        let Expired {
+            sealed: count,
+            active: active_too,
+        } = expired(&segments, last, limits, now_ms);
+        let mut gone = sealed[..count].to_vec();
+        let mut new_active = active;
+        if active_too && active.batch_count > 0 {
+            new_active = self.replace_active(log, active.next_offset, now_ms)?;
+            gone.push(active.base_offset);
+        }
+        let start = sealed.get(count).copied().unwrap_or(new_active.base_offset);
+        if gone.is_empty() {
+            return Ok(());
+        }
+        archiver
+            .expired
+            .extend(gone.iter().map(|&base| (log.id(), base)));
+        let mut state = log.lock();
+        state.log_start = start;
+        state.active = Some(new_active);
+        if let Some(sealed) = &mut state.sealed {
+            sealed.retain(|&base| base >= start && base < new_active.base_offset);
+        }
+        Ok(())
+    }
+
+    /// Files of segments before the start of the log, which an earlier run of
+    /// the broker didn't come to remove.
+    fn find_left_behind(&self, log: &PartitionLog, archiver: &mut Archiver) -> io::Result<()> {
+        if !archiver.looked_behind.insert(log.id()) {
+            return Ok(());
+        }
+        let look = || {
+            let (sealed, active) = self.segments_of(log)?;
+            let first = sealed.first().copied();
+            let first = first.or(active.map(|active| active.base_offset));
+            Ok((first, segment::list(self.dir.as_ref(), log.id())?))
+        };
+        match look() {
+            Ok((first, listed)) => {
+                let left = listed
+                    .into_iter()
+                    .filter(|&base| first.is_some_and(|first| base < first));
+                archiver.expired.extend(left.map(|base| (log.id(), base)));
+                Ok(())
+            }
+            Err(error) => {
+                archiver.looked_behind.remove(&log.id());
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes the checkpoint and removes the files that are not needed then.
+    fn remove_expired(&self, archiver: &mut Archiver) -> Result<usize, RetentionError> {
+        if archiver.expired.is_empty() {
+            return Ok(0);
+        }
+        self.store_checkpoint(archiver)?;
+        let mut removed = 0;
+        while let Some(&(id, base)) = archiver.expired.last() {
+            self.segments.forget(id, base);
+            segment::remove(self.dir.as_ref(), id, base)?;
+            archiver.expired.pop();
+            removed += 1;
+        }
+        Ok(removed)
+    }
+
+    /// Begins an empty active segment at `base`.
+    fn replace_active(
+        &self,
+        log: &PartitionLog,
+        base: Offset,
+        now_ms: i64,
+    ) -> io::Result<SegmentState> {
+        match segment::remove(self.dir.as_ref(), log.id(), base) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let writer = SegmentWriter::create(self.dir.as_ref(), log.id(), base, now_ms)?;
+        writer.flush()?;
+        self.dir.sync_dir(&segment::partition_dir(log.id()))?;
+        Ok(writer.state())
+    }
+}
