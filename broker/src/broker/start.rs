@@ -70,6 +70,7 @@ impl Broker {
         for meta in metadata.topics() {
             registry.put(Arc::new(Topic::open(meta.clone(), &engine)));
         }
+        engine.begin_upkeep().map_err(StartError::Threads)?;
         let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
         let registry_of_keeper = registry.clone();
         let engine_of_keeper = engine.clone();

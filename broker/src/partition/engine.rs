@@ -57,7 +57,7 @@ pub(super) struct Shared {
 }
 
 impl Engine {
-    /// Starts the threads over an opened storage.
+    /// Starts the journal's hands over an opened storage.
     pub fn start(
         storage: Storage,
         options: EngineOptions,
@@ -78,9 +78,16 @@ impl Engine {
         let engine = Engine { shared };
         engine.spawn("journal-0", Shared::run_hand)?;
         engine.spawn("journal-1", Shared::run_hand)?;
-        engine.spawn("archiver", Shared::run_archiver)?;
-        engine.spawn("preparer", Shared::run_preparer)?;
         Ok(engine)
+    }
+
+    /// Starts what happens in the background: archiving, retention, keeping
+    /// journal files ready. Not before every partition that exists is open: what
+    /// recovery made of one that lost its records is in memory only until then,
+    /// and an archived journal file doesn't tell it again.
+    pub fn begin_upkeep(&self) -> std::io::Result<()> {
+        self.spawn("archiver", Shared::run_archiver)?;
+        self.spawn("preparer", Shared::run_preparer)
     }
 
     fn spawn(&self, name: &str, run: fn(&Shared)) -> std::io::Result<()> {

@@ -44,7 +44,9 @@ fn config(flush: FlushLevel) -> PartitionConfig {
 
 fn engine(dir: &SimDir) -> Engine {
     let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1 << 96).unwrap();
-    Engine::start(storage, EngineOptions::default(), Clock::of(|| 1_000)).unwrap()
+    let engine = Engine::start(storage, EngineOptions::default(), Clock::of(|| 1_000)).unwrap();
+    engine.begin_upkeep().unwrap();
+    engine
 }
 
 fn batch(value: &[u8]) -> CheckedBatch {

@@ -140,6 +140,12 @@ impl SimDir {
         self.world().capacity = bytes;
     }
 
+    /// Leaves room for so many more bytes.
+    pub(crate) fn fill_up_to(&self, bytes: u64) {
+        let mut world = self.world();
+        world.capacity = Some(world.used_bytes() + bytes);
+    }
+
     /// Flips one bit of a file, on the disk and in the cache.
     pub(crate) fn flip_bit(&self, path: &Path, bit: u64) {
         self.damage(path, |content, _| {
@@ -173,6 +179,11 @@ impl SimDir {
                 content.damage(to_usize(sector) * SECTOR + at, |byte| *byte = new);
             }
         });
+    }
+
+    /// Makes a 512-byte sector of a file unreadable: `EIO`, until it is written.
+    pub(crate) fn break_sector(&self, path: &Path, sector: u64) {
+        self.damage(path, |content, _| content.make_bad(to_usize(sector)));
     }
 
     fn damage(&self, path: &Path, change: impl FnOnce(&mut Content, &mut SimRng)) {
@@ -386,7 +397,11 @@ impl File for SimFile {
     fn read_at(&self, buf: &mut [u8], position: u64) -> io::Result<usize> {
         let mut world = self.dir.world();
         world.begin_read()?;
-        Ok(world.file(self.id).read(buf, to_usize(position)))
+        let file = world.file(self.id);
+        if file.is_bad(to_usize(position), buf.len()) {
+            return Err(input_output_error());
+        }
+        Ok(file.read(buf, to_usize(position)))
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {

@@ -270,6 +270,11 @@ impl Writer {
         };
         if let Err(error) = file.file().write_all_at(&header.encode(), 0) {
             self.files.adopt_spare(file);
+            // The header may be on the disk, and says where the old file ends:
+            // from now on it does end there.
+            if let Some(old) = &mut self.active {
+                old.spoilt = true;
+            }
             return Err(no_space_or_io(error));
         }
         let in_use = FileInUse {

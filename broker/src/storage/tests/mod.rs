@@ -1,5 +1,6 @@
 //! Storage as a whole, on the simulated disk, against a plain model.
 
+mod damage;
 mod deletion;
 mod format_page;
 mod model;
@@ -55,8 +56,16 @@ fn damage_below_the_high_watermark_is_quarantined_and_the_rest_is_served() {
             world.step_without_crash();
         }
         world.damage_and_crash();
-        world.append_some();
-        world.flush();
-        world.check_no_offset_was_reused();
+        for _ in 0..3 {
+            world.append_some();
+            world.flush();
+            world.check_no_offset_was_reused();
+            if world.random.one_in(2) {
+                let _ = world.storage().close_journal_file();
+                world.archive();
+                world.check_no_offset_was_reused();
+            }
+            world.restart_after_damage();
+        }
     });
 }

@@ -26,19 +26,30 @@ pub(super) struct ModelPartition {
     pub(super) batches: Vec<ModelBatch>,
     /// Everything below may be gone.
     pub(super) log_start: u64,
+    /// Offsets below were lost to damage, and are not given out again.
+    pub(super) skipped_to: u64,
 }
 
 impl ModelPartition {
     pub(super) fn next(&self) -> u64 {
-        self.batches
-            .last()
-            .map_or(self.log_start, |batch| batch.base + batch.count)
+        self.end_of(self.batches.last())
+    }
+
+    /// Retention removed what lies below `start`.
+    pub(super) fn forget_below(&mut self, start: u64) {
+        self.log_start = self.log_start.max(start);
+        self.batches.retain(|batch| batch.base >= start);
     }
 
     /// One past the last offset that was acknowledged.
     pub(super) fn acked_end(&self) -> u64 {
         let acked = self.batches.iter().rev().find(|batch| batch.acked);
-        acked.map_or(self.log_start, |batch| batch.base + batch.count)
+        self.end_of(acked)
+    }
+
+    fn end_of(&self, last: Option<&ModelBatch>) -> u64 {
+        let end = last.map_or(self.log_start, |batch| batch.base + batch.count);
+        end.max(self.skipped_to)
     }
 }
 

@@ -1,7 +1,6 @@
 //! A storage on a simulated disk, its model, and the steps that both take.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,11 +12,11 @@ use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
     AppendFailure, Claim, Damage, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn,
-    Pace, Storage, StorageOptions, inspect_dir,
+    Pace, PartitionRetention, Storage, StorageOptions, inspect_dir,
 };
 
-const FILE_BYTES: u32 = 16 << 10;
-const SEGMENT_BYTES: u64 = 6 << 10;
+pub(super) const FILE_BYTES: u32 = 16 << 10;
+pub(super) const SEGMENT_BYTES: u64 = 6 << 10;
 
 pub(super) fn options() -> StorageOptions {
     StorageOptions {
@@ -47,19 +46,21 @@ impl Pace for Gentle {
 
 pub(super) struct World {
     pub(super) random: Random,
-    dir: SimDir,
+    pub(super) dir: SimDir,
     /// `None` only while it is replaced.
-    storage: Option<Storage>,
+    pub(super) storage: Option<Storage>,
     pub(super) model: Model,
     next_partition: u32,
     /// Deleted, as the metadata would say: recovery is told again.
-    deleted: Vec<PartitionId>,
+    pub(super) deleted: Vec<PartitionId>,
     unique: u64,
     now_ms: i64,
     /// The last append carried this: everything before it is proven durable.
-    proven: Lsn,
+    pub(super) proven: Lsn,
     /// Every payload that was ever placed durably, by partition and offset.
-    durable: BTreeMap<(PartitionId, u64), Bytes>,
+    pub(super) durable: BTreeMap<(PartitionId, u64), Bytes>,
+    /// The disk is full for a while: what is refused for that is no error.
+    full: bool,
 }
 
 impl World {
@@ -78,6 +79,7 @@ impl World {
             now_ms: 1_000_000,
             proven: Lsn::ZERO,
             durable: BTreeMap::new(),
+            full: false,
         };
         for _ in 0..world.random.between(1, 6) {
             world.create_partition();
@@ -85,7 +87,7 @@ impl World {
         world
     }
 
-    fn storage(&self) -> &Storage {
+    pub(super) fn storage(&self) -> &Storage {
         self.storage.as_ref().expect("it is open")
     }
 
@@ -104,7 +106,7 @@ impl World {
 
     pub(super) fn step_without_crash(&mut self) {
         self.now_ms += 1000;
-        match self.random.between(0, 20) {
+        match self.random.between(0, 22) {
             0..9 => self.append_some(),
             9..12 => self.flush(),
             12..15 => self.archive(),
@@ -120,6 +122,8 @@ impl World {
             17 => self.read_somewhere(),
             18 if self.random.one_in(3) => self.delete_partition(),
             18 => self.create_partition(),
+            19 => self.expire_some(),
+            20 if !self.full => self.fill_the_disk(),
             _ => self.check_all(),
         }
     }
@@ -197,10 +201,11 @@ impl World {
                 }
                 Err(AppendFailure::JournalFull) => {
                     self.archive();
-                    if self.dir.has_crashed() {
+                    if self.dir.has_crashed() || self.full {
                         return;
                     }
                 }
+                Err(AppendFailure::NoSpace(_)) if self.full => return,
                 Err(error) => {
                     assert!(self.dir.has_crashed(), "append failed: {error}");
                     // Any part of it may be on the disk.
@@ -263,11 +268,62 @@ impl World {
         }
     }
 
-    fn archive(&mut self) {
+    pub(super) fn archive(&mut self) {
         let pace = Gentle(self.random.one_in(2));
         match self.storage().archive_oldest(self.now_ms, &pace) {
             Ok(_) => {}
-            Err(error) => assert!(self.dir.has_crashed(), "archiving failed: {error}"),
+            Err(error) => self.expect_failure(&error),
+        }
+    }
+
+    /// Retention of one partition.
+    fn expire_some(&mut self) {
+        let Some(id) = self.some_partition() else {
+            return;
+        };
+        // Archived records may be removed: those who wait for them know by then.
+        self.publish(self.storage().flushed());
+        let log = self.storage().partition(id);
+        let by_age = self.random.one_in(2);
+        let age = self.random.between(1, 60_000);
+        let bytes = self.random.between(0, 3 * SEGMENT_BYTES);
+        let retention = PartitionRetention {
+            log: log.clone(),
+            retention_ms: by_age.then_some(age),
+            retention_bytes: (!by_age).then_some(bytes),
+        };
+        match self
+            .storage()
+            .apply_retention([retention].into_iter(), self.now_ms)
+        {
+            Ok(_) => {
+                let start = log.lock().log_start.0;
+                let model = self.model.partitions.get_mut(&id).expect("it is there");
+                assert!(start <= model.acked_end(), "{id}: unpublished records went");
+                model.forget_below(start);
+            }
+            // A crash may bring back what seemed to be gone.
+            Err(error) => self.expect_failure(&error),
+        }
+    }
+
+    /// A few steps on a disk with little room.
+    fn fill_the_disk(&mut self) {
+        self.full = true;
+        self.dir.fill_up_to(self.random.between(0, 24 << 10));
+        for _ in 0..self.random.between(1, 6) {
+            if !self.dir.has_crashed() {
+                self.step_without_crash();
+            }
+        }
+        self.dir.set_capacity(None);
+        self.full = false;
+    }
+
+    fn expect_failure(&self, error: &dyn std::error::Error) {
+        assert!(self.dir.has_crashed() || self.full, "failed: {error}");
+        if !self.dir.has_crashed() {
+            assert_eq!(self.storage().failure(), None, "a full disk heals");
         }
     }
 
@@ -299,9 +355,10 @@ impl World {
         let expected: Vec<_> = model
             .batches
             .iter()
-            .filter(|batch| batch.acked)
+            .filter(|batch| batch.acked && batch.base >= found.log_start)
             .map(|batch| (batch.base, batch.count, batch.payload.clone()))
             .collect();
+        assert!(found.log_start >= model.log_start, "{id}: log start");
         assert_eq!(
             found.high_watermark,
             model.acked_end(),
@@ -323,6 +380,7 @@ impl World {
             let seed = self.random.next();
             self.storage = None;
             self.dir = self.dir.crash(seed);
+            self.dir.set_capacity(None);
             assert_eq!(self.inspect(), [], "a crash damages nothing");
             // Recovery may be interrupted, too, and so may the next one.
             if self.random.one_in(4) {
@@ -354,12 +412,14 @@ impl World {
     }
 
     fn reconcile(&mut self) {
-        let before = self.model.clone();
+        let mut before = self.model.clone();
         let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
         for id in ids {
             self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
             let found = read_whole(self.storage(), id, 700);
             self.model.reconcile(id, &found);
+            let of_before = before.partitions.get_mut(&id).expect("it was there");
+            of_before.forget_below(found.log_start);
         }
         self.check_units(&before);
         self.publish(Lsn::ZERO);
@@ -384,34 +444,8 @@ impl World {
         }
     }
 
-    /// Destroys something that is proven durable, then restarts: all else must
-    /// read as before, and what is lost must be named.
-    pub(super) fn damage_and_crash(&mut self) {
-        self.append_some();
-        self.flush();
-        self.append_some();
-        self.flush();
-        let seed = self.random.next();
-        self.storage = None;
-        self.dir = self.dir.crash(seed);
-        self.damage_somewhere();
-        let looks_sound = self.inspect().is_empty();
-        let salt = u128::from(self.random.next()) << 64;
-        let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
-            .expect("damage does not keep it shut");
-        self.storage = Some(storage);
-        self.storage()
-            .delete_partitions(&self.deleted.clone())
-            .expect("no fault is set");
-        let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
-        for id in ids {
-            self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
-            self.check_damaged(id, looks_sound);
-        }
-    }
-
     /// What an inspection calls damage. What a deleted partition lacks is none.
-    fn inspect(&self) -> Vec<Damage> {
+    pub(super) fn inspect(&self) -> Vec<Damage> {
         let dir: Arc<dyn Dir> = Arc::new(self.dir.clone());
         let found = inspect_dir(&dir).expect("no fault is set");
         let of_deleted = |partition: PartitionId| self.deleted.contains(&partition);
@@ -423,120 +457,5 @@ impl World {
             _ => true,
         };
         damage.filter(counts).collect()
-    }
-
-    /// Every acknowledged batch is there, or lies within what is reported.
-    /// An inspection that found nothing wrong must be right.
-    fn check_damaged(&mut self, id: PartitionId, looked_sound: bool) {
-        let found = read_whole(self.storage(), id, 900);
-        let model = self
-            .model
-            .partitions
-            .get_mut(&id)
-            .expect("the model knows it");
-        assert!(
-            found.high_watermark >= model.acked_end(),
-            "{id}: offsets would be given out again"
-        );
-        for batch in &model.batches {
-            let end = batch.base + batch.count;
-            let is_there =
-                found
-                    .batches
-                    .contains(&(batch.base, batch.count, batch.payload.clone()));
-            let is_reported = found
-                .quarantined
-                .iter()
-                .any(|&(from, to)| from <= batch.base && end <= to);
-            assert!(
-                is_there || !looked_sound,
-                "{id}: an inspection missed that {} is lost",
-                batch.base
-            );
-            assert!(
-                is_there || is_reported,
-                "{id}: the batch at {} vanished: {found:?}",
-                batch.base
-            );
-        }
-        let known = |found: &(u64, u64, Bytes)| {
-            model
-                .batches
-                .iter()
-                .any(|batch| (batch.base, &batch.payload) == (found.0, &found.2))
-        };
-        assert!(
-            found.batches.iter().all(known),
-            "{id}: records out of nowhere"
-        );
-        model.log_start = found.high_watermark;
-        model.batches.clear();
-    }
-
-    /// Flips a bit or destroys a sector in a file that holds records. In the
-    /// journal only below what is proven durable: above, nobody can tell damage
-    /// from a torn tail.
-    fn damage_somewhere(&mut self) {
-        let mut files: Vec<PathBuf> = Vec::new();
-        for name in self.dir.list(Path::new("partitions")).expect("it lists") {
-            let dir = Path::new("partitions").join(name);
-            let names = self.dir.list(&dir).expect("it lists");
-            files.extend(names.into_iter().map(|name| dir.join(name)));
-        }
-        let journals = self.dir.list(Path::new("journal")).expect("it lists");
-        files.extend(
-            journals
-                .into_iter()
-                .map(|name| Path::new("journal").join(name)),
-        );
-        if files.is_empty() {
-            return;
-        }
-        let nth = usize::try_from(self.random.between(0, files.len() as u64)).unwrap();
-        let path = &files[nth];
-        let len = self
-            .dir
-            .open(path)
-            .expect("it opens")
-            .len()
-            .expect("it has a length");
-        let bound = match path.starts_with("journal") {
-            true => self.proven_bytes(path),
-            false => len,
-        };
-        if bound < 1024 {
-            return;
-        }
-        if self.random.one_in(2) {
-            self.dir.flip_bit(path, self.random.between(0, bound * 8));
-        } else {
-            self.dir
-                .corrupt_sector(path, self.random.between(0, bound / 512));
-        }
-    }
-
-    /// How much at the front of a journal file is proven durable.
-    fn proven_bytes(&self, path: &Path) -> u64 {
-        let mut header = [0; 4096];
-        let file = self.dir.open(path).expect("it opens");
-        file.read_at(&mut header, 0).expect("it reads");
-        let Some(header) = crate::storage::journal::FileHeader::decode(&header) else {
-            return 0;
-        };
-        match header.generation.cmp(&self.proven.generation()) {
-            std::cmp::Ordering::Less => u64::from(FILE_BYTES),
-            std::cmp::Ordering::Equal => u64::from(self.proven.position()),
-            std::cmp::Ordering::Greater => 0,
-        }
-    }
-
-    pub(super) fn check_no_offset_was_reused(&self) {
-        for &id in self.model.partitions.keys() {
-            for (base, _, payload) in read_whole(self.storage(), id, 900).batches {
-                if let Some(earlier) = self.durable.get(&(id, base)) {
-                    assert_eq!(earlier, &payload, "{id}: offset {base} was given out twice");
-                }
-            }
-        }
     }
 }

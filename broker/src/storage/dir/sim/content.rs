@@ -24,6 +24,8 @@ pub(super) struct Content {
     dirty: BTreeSet<usize>,
     /// Lengths the file had since the last flush.
     lengths: Vec<usize>,
+    /// Sectors that can't be read until they are written again.
+    bad: BTreeSet<usize>,
     /// One clone per open handle: an unlinked file is freed with the last one.
     pub(super) handles: Arc<()>,
 }
@@ -42,12 +44,23 @@ impl Content {
         len
     }
 
+    /// Whether a read of this range fails.
+    pub(super) fn is_bad(&self, position: usize, len: usize) -> bool {
+        let sectors = position / SECTOR..(position + len).div_ceil(SECTOR);
+        self.bad.range(sectors).next().is_some()
+    }
+
+    pub(super) fn make_bad(&mut self, sector: usize) {
+        self.bad.insert(sector);
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8], position: usize, rng: &mut SimRng) {
         if bytes.is_empty() {
             return;
         }
         let end = position + bytes.len();
         for sector in position / SECTOR..end.div_ceil(SECTOR) {
+            self.bad.remove(&sector);
             // The older contents of a sector may have been written back
             // before it was written again.
             if !self.dirty.insert(sector) && rng.one_in(4) {
@@ -140,6 +153,7 @@ impl Content {
             cached: left.clone(),
             durable: left,
             durable_len: len,
+            bad: self.bad.clone(),
             ..Content::default()
         }
     }

@@ -1,0 +1,174 @@
+//! What is proven durable and then destroyed: all else must read as before, and
+//! what is lost must be named, now and after any restart.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::model::read_whole;
+use super::world::{FILE_BYTES, SEGMENT_BYTES, World, options};
+use crate::model::PartitionId;
+use crate::storage::Storage;
+use crate::storage::dir::Dir;
+
+impl World {
+    /// Destroys something that is proven durable, then restarts: all else must
+    /// read as before, and what is lost must be named.
+    pub(super) fn damage_and_crash(&mut self) {
+        self.append_some();
+        self.flush();
+        self.append_some();
+        self.flush();
+        let seed = self.random.next();
+        self.storage = None;
+        self.dir = self.dir.crash(seed);
+        self.damage_somewhere();
+        self.reopen_damaged();
+    }
+
+    /// Restarts once more: what was made of the damage must stay.
+    pub(super) fn restart_after_damage(&mut self) {
+        self.storage = None;
+        self.dir = self.dir.crash(self.random.next());
+        self.reopen_damaged();
+    }
+
+    fn reopen_damaged(&mut self) {
+        let looks_sound = self.inspect().is_empty();
+        let salt = u128::from(self.random.next()) << 64;
+        let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
+            .expect("damage does not keep it shut");
+        self.storage = Some(storage);
+        self.storage()
+            .delete_partitions(&self.deleted.clone())
+            .expect("no fault is set");
+        let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
+        for id in ids {
+            self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
+            self.check_damaged(id, looks_sound);
+        }
+    }
+
+    /// Every acknowledged batch is there, or lies within what is reported.
+    /// An inspection that found nothing wrong must be right.
+    fn check_damaged(&mut self, id: PartitionId, looked_sound: bool) {
+        let found = read_whole(self.storage(), id, 900);
+        let model = self
+            .model
+            .partitions
+            .get_mut(&id)
+            .expect("the model knows it");
+        assert!(
+            found.high_watermark >= model.acked_end(),
+            "{id}: offsets would be given out again"
+        );
+        for batch in &model.batches {
+            let end = batch.base + batch.count;
+            let is_there =
+                found
+                    .batches
+                    .contains(&(batch.base, batch.count, batch.payload.clone()));
+            let is_reported = found
+                .quarantined
+                .iter()
+                .any(|&(from, to)| from <= batch.base && end <= to);
+            assert!(
+                is_there || !looked_sound,
+                "{id}: an inspection missed that {} is lost",
+                batch.base
+            );
+            assert!(
+                is_there || is_reported,
+                "{id}: the batch at {} vanished: {found:?}",
+                batch.base
+            );
+        }
+        let known = |found: &(u64, u64, Bytes)| {
+            model
+                .batches
+                .iter()
+                .any(|batch| (batch.base, &batch.payload) == (found.0, &found.2))
+        };
+        assert!(
+            found.batches.iter().all(known),
+            "{id}: records out of nowhere"
+        );
+        // What survived is there to stay.
+        model.skipped_to = found.high_watermark;
+        model.batches.retain(|batch| {
+            let lives = |found: &(u64, u64, Bytes)| found.0 == batch.base;
+            found.batches.iter().any(lives)
+        });
+        for batch in &mut model.batches {
+            batch.acked = true;
+        }
+    }
+
+    /// Flips a bit or destroys a sector in a file that holds records. In the
+    /// journal only below what is proven durable: above, nobody can tell damage
+    /// from a torn tail.
+    fn damage_somewhere(&mut self) {
+        let mut files: Vec<PathBuf> = Vec::new();
+        for name in self.dir.list(Path::new("partitions")).expect("it lists") {
+            let dir = Path::new("partitions").join(name);
+            let names = self.dir.list(&dir).expect("it lists");
+            files.extend(names.into_iter().map(|name| dir.join(name)));
+        }
+        let journals = self.dir.list(Path::new("journal")).expect("it lists");
+        files.extend(
+            journals
+                .into_iter()
+                .map(|name| Path::new("journal").join(name)),
+        );
+        if files.is_empty() {
+            return;
+        }
+        let nth = usize::try_from(self.random.between(0, files.len() as u64)).unwrap();
+        let path = &files[nth];
+        let len = self
+            .dir
+            .open(path)
+            .expect("it opens")
+            .len()
+            .expect("it has a length");
+        let bound = match path.starts_with("journal") {
+            true => self.proven_bytes(path),
+            false => len,
+        };
+        if bound < 1024 {
+            return;
+        }
+        let sector = self.random.between(0, bound / 512);
+        match self.random.between(0, 3) {
+            0 => self.dir.flip_bit(path, self.random.between(0, bound * 8)),
+            1 => self.dir.corrupt_sector(path, sector),
+            _ => self.dir.break_sector(path, sector),
+        }
+    }
+
+    /// How much at the front of a journal file is proven durable.
+    fn proven_bytes(&self, path: &Path) -> u64 {
+        let mut header = [0; 4096];
+        let file = self.dir.open(path).expect("it opens");
+        file.read_at(&mut header, 0).expect("it reads");
+        let Some(header) = crate::storage::journal::FileHeader::decode(&header) else {
+            return 0;
+        };
+        match header.generation.cmp(&self.proven.generation()) {
+            std::cmp::Ordering::Less => u64::from(FILE_BYTES),
+            std::cmp::Ordering::Equal => u64::from(self.proven.position()),
+            std::cmp::Ordering::Greater => 0,
+        }
+    }
+
+    pub(super) fn check_no_offset_was_reused(&self) {
+        for &id in self.model.partitions.keys() {
+            for (base, _, payload) in read_whole(self.storage(), id, 900).batches {
+                if let Some(earlier) = self.durable.get(&(id, base)) {
+                    assert_eq!(earlier, &payload, "{id}: offset {base} was given out twice");
+                }
+            }
+        }
+    }
+}
