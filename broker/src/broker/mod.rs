@@ -6,6 +6,7 @@
 
 mod error;
 mod keeper;
+mod leftovers;
 mod produce;
 mod registry;
 mod start;

@@ -1,19 +1,18 @@
 //! From a data directory to a broker: open the log, catch up with the topics,
 //! remove what deleted ones left behind, open the partitions.
 
-use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::leftovers;
 use super::registry::{Registry, Topic};
 use super::topics_log::TopicsLog;
 use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
-use crate::metadata::{FIRST_USER_PARTITION, Metadata, ReplayError};
-use crate::model::PartitionId;
+use crate::metadata::{Metadata, ReplayError};
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
@@ -56,15 +55,20 @@ impl Broker {
         log_recovery(&report);
         let engine = Engine::start(storage, options.engine, options.clock.clone())
             .map_err(StartError::Threads)?;
-        Broker::start(engine, options).await
+        let started = Broker::start(engine.clone(), options).await;
+        if started.is_err() {
+            // Its threads would live on, and hold the directory's lock.
+            engine.stop().await;
+        }
+        started
     }
 
     /// Starts a broker over an open log.
     async fn start(engine: Engine, options: BrokerOptions) -> Result<Broker, StartError> {
         let log = TopicsLog::open(engine.clone());
         let mut metadata = Metadata::open(&options.index_dir, engine.cluster_id());
-        let complete = catch_up(&mut metadata, &log).await?;
-        tidy_partitions(&engine, &mut metadata, complete).await?;
+        catch_up(&mut metadata, &log).await?;
+        leftovers::remove(&engine, &mut metadata, &log).await?;
 
         let registry = Arc::new(Registry::default());
         for meta in metadata.topics() {
@@ -122,14 +126,14 @@ fn log_recovery(report: &RecoveryReport) {
 }
 
 /// Applies the records that the index has not seen; all of them when the index
-/// turns out not to belong to this log. Says whether none was lost to damage.
-async fn catch_up(metadata: &mut Metadata, log: &TopicsLog) -> Result<bool, StartError> {
+/// turns out not to belong to this log.
+async fn catch_up(metadata: &mut Metadata, log: &TopicsLog) -> Result<(), StartError> {
     let (start, end) = log.range();
     let mut next = metadata.resume_at(start, end);
-    let mut complete = !log.is_damaged();
+    let mut damaged = log.is_damaged();
     while next < end {
         let found = log.read(next).await?;
-        complete &= !found.damaged;
+        damaged |= found.damaged;
         next = found.next;
         for record in &found.records {
             match metadata.apply(record) {
@@ -144,40 +148,10 @@ async fn catch_up(metadata: &mut Metadata, log: &TopicsLog) -> Result<bool, Star
             }
         }
     }
-    if !complete {
+    if damaged {
         tracing::error!(
             "records of topics are damaged on disk: topics may be missing or look as they did before"
         );
-    }
-    Ok(complete)
-}
-
-/// Removes partitions that no topic has: a crash came between the record of a
-/// deletion and the removal of the files. Never when records of topics are lost,
-/// as the partitions may belong to a topic that is merely not known any more.
-async fn tidy_partitions(
-    engine: &Engine,
-    metadata: &mut Metadata,
-    complete: bool,
-) -> Result<(), StartError> {
-    let on_disk = engine.partition_ids()?;
-    if complete {
-        let live: HashSet<PartitionId> = metadata
-            .topics()
-            .flat_map(|topic| topic.partition_ids().collect::<Vec<_>>())
-            .collect();
-        // An id that was never given out is not ours to remove.
-        let used = FIRST_USER_PARTITION..metadata.next_partition();
-        let orphans: Vec<PartitionId> = on_disk
-            .into_iter()
-            .filter(|id| used.contains(id) && !live.contains(id))
-            .collect();
-        if !orphans.is_empty() {
-            tracing::info!("removing {} partitions of deleted topics", orphans.len());
-            engine.delete(orphans).await?;
-        }
-    } else if let Some(highest) = on_disk.last() {
-        metadata.reserve_partitions_below(PartitionId(highest.0 + 1));
     }
     Ok(())
 }

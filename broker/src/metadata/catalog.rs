@@ -174,7 +174,14 @@ impl Catalog {
         if !limits::PARTITIONS_PER_TOPIC.contains(&in_topic) {
             return Err(CatalogError::PartitionCount { asked: in_topic });
         }
-        if added > limits::PARTITIONS.saturating_sub(self.partitions) {
+        // The ids end somewhere, too: a directory with a huge number as its name
+        // keeps those below it from being used.
+        let ids_left = u32::MAX - self.next_partition.0;
+        if added
+            > limits::PARTITIONS
+                .saturating_sub(self.partitions)
+                .min(ids_left)
+        {
             return Err(CatalogError::BrokerFull {
                 now: self.partitions,
                 asked: added,

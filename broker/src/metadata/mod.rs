@@ -42,6 +42,11 @@ pub struct PartitionRange {
 }
 
 impl PartitionRange {
+    /// The ids, ascending.
+    fn ids(self) -> impl Iterator<Item = PartitionId> {
+        (self.first.0..self.end()).map(PartitionId)
+    }
+
     /// One past the highest id.
     fn end(self) -> u32 {
         self.first.0.saturating_add(self.count)
@@ -67,8 +72,7 @@ pub struct TopicMeta {
 impl TopicMeta {
     /// The ids of its partitions, in the order of their numbers.
     pub fn partition_ids(&self) -> impl Iterator<Item = PartitionId> {
-        let ids = |range: &PartitionRange| (range.first.0..range.end()).map(PartitionId);
-        self.ranges.iter().flat_map(ids)
+        self.ranges.iter().copied().flat_map(PartitionRange::ids)
     }
 
     /// How many partitions it has.
@@ -95,6 +99,18 @@ pub struct LogRecord {
     pub key: Bytes,
     /// What happened to it.
     pub value: Bytes,
+}
+
+impl LogRecord {
+    /// The partitions that go with this record: those of the topic that it
+    /// deletes. None when it is anything else, or not to be understood.
+    pub fn deletes(&self) -> impl Iterator<Item = PartitionId> {
+        let ranges = match TopicChange::decode(&self.key, &self.value) {
+            Ok(TopicChange::Delete { ranges, .. }) => ranges,
+            Ok(TopicChange::Put(_)) | Err(_) => Vec::new(),
+        };
+        ranges.into_iter().flat_map(PartitionRange::ids)
+    }
 }
 
 /// Why a record of the topics partition can't be applied.
