@@ -1,3 +1,5 @@
+mod format_page;
+
 use super::*;
 
 const CLUSTER: &str = "00";
