@@ -6,6 +6,7 @@
 mod bad_batches;
 mod containers;
 mod fetch;
+mod format_1;
 mod health;
 mod inspect;
 mod library;
