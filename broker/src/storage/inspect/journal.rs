@@ -138,7 +138,7 @@ pub(super) fn inspect_alone(dir: &dyn Dir, path: &Path) -> io::Result<Option<Ins
     let file = dir.open(path)?;
     let len = file.len()?;
     let mut head = vec![0; FILE_HEADER_LEN];
-    let read = file.read_at(&mut head, 0)?;
+    let read = file.read_salvaging(&mut head, 0)?;
     let Some(header) = FileHeader::decode(&head[..read]) else {
         return Ok(None);
     };

@@ -49,7 +49,7 @@ pub(super) fn inspect(
     report.partition = Some(partition);
 
     let mut head = [0; SEGMENT_HEADER_LEN];
-    file.read_at(&mut head, 0)?;
+    file.read_salvaging(&mut head, 0)?;
     let is_ours =
         |header: &SegmentHeader| header.partition == partition && header.base_offset == base_offset;
     if !SegmentHeader::decode(&head).as_ref().is_some_and(is_ours) {
@@ -199,7 +199,7 @@ pub(super) fn read_whole(dir: &dyn Dir, path: &Path) -> io::Result<Option<(Vec<u
     };
     let len = file.len()?;
     let mut bytes = vec![0; usize::try_from(len).expect("a small file")];
-    let read = file.read_at(&mut bytes, 0)?;
+    let read = file.read_salvaging(&mut bytes, 0)?;
     bytes.truncate(read);
     Ok(Some((bytes, len)))
 }

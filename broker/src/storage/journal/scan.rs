@@ -220,13 +220,14 @@ enum Header {
 
 fn read_header(file: &dyn File) -> io::Result<Header> {
     let mut bytes = [0; FILE_HEADER_LEN];
-    let len = match file.read_at(&mut bytes, 0) {
-        Err(error) if is_bad_sector(&error) => return Ok(Header::Damaged),
-        read => read?,
+    let (len, has_bad_sector) = match file.read_at(&mut bytes, 0) {
+        Err(error) if is_bad_sector(&error) => (file.read_salvaging(&mut bytes, 0)?, true),
+        read => (read?, false),
     };
+    let is_zero = bytes[..len].iter().all(|&byte| byte == 0);
     Ok(match FileHeader::decode(&bytes[..len]) {
         Some(header) => Header::Valid(header),
-        None if bytes[..len].iter().all(|&byte| byte == 0) => Header::Blank,
+        None if is_zero && !has_bad_sector => Header::Blank,
         None => Header::Damaged,
     })
 }

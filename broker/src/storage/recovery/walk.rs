@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::{JournalDamage, RecoveryReport};
-use crate::model::{MAX_RECORDS_PER_BATCH, PartitionId};
+use crate::model::{MAX_RECORDS_PER_BATCH, Offset, PartitionId};
 use crate::storage::journal::{ChainFile, ClosedFile, FRAME_PREFIX_LEN, Scanned, ScannedFrame};
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
@@ -143,13 +143,17 @@ impl<'a> Replay<'a> {
         if frame.base_offset < state.next_offset {
             return;
         }
-        // Case I.
+        // Case I. If nothing is damaged, the partition was deleted: its first
+        // records went with the checkpoint's entry, and this was behind them.
         if frame.base_offset > state.next_offset {
-            self.report.damage.push(JournalDamage::Offsets {
-                partition: frame.partition,
-                from: state.next_offset,
-                to: frame.base_offset,
-            });
+            let is_damage = self.unknown.is_some() || self.report.rebuilt_checkpoint;
+            if is_damage || state.next_offset > Offset::ZERO {
+                self.report.damage.push(JournalDamage::Offsets {
+                    partition: frame.partition,
+                    from: state.next_offset,
+                    to: frame.base_offset,
+                });
+            }
             state.skip_damaged(frame.base_offset);
         }
         if state.last_generation != frame.lsn.generation() {

@@ -165,7 +165,7 @@ pub fn recover_state(
         return Ok(footer.state);
     }
     let mut head = [0; SEGMENT_HEADER_LEN];
-    file.read_at(&mut head, 0)?;
+    file.read_salvaging(&mut head, 0)?;
     let created_ms = SegmentHeader::decode(&head).map_or(0, |header| header.created_ms);
     let mut state = SegmentState::empty(base_offset, created_ms);
     let len = file.len()?;
@@ -191,6 +191,6 @@ pub fn read_footer(file: &dyn File) -> io::Result<Option<Footer>> {
         return Ok(None);
     };
     let mut bytes = [0; FOOTER_LEN];
-    file.read_at(&mut bytes, at)?;
+    file.read_salvaging(&mut bytes, at)?;
     Ok(Footer::decode(&bytes).filter(|footer| footer.state.len == at))
 }
