@@ -1,10 +1,12 @@
 //! The running log over the simulated disk.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::upkeep::FileAge;
 use super::{
     Append, AppendError, Doorbell, Engine, EngineOptions, FlushLevel, PartitionConfig,
     PartitionHandle,
@@ -286,4 +288,30 @@ async fn stopped_engine_refuses() {
         append(&engine, &partition, b"x").await,
         Err(AppendError::Stopping)
     );
+}
+
+#[tokio::test]
+async fn retention_goes_on_when_nothing_is_appended_any_more() {
+    let dir = SimDir::new();
+    let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1 << 96).unwrap();
+    let time = Arc::new(AtomicI64::new(1_000));
+    let clock = time.clone();
+    let clock = Clock::of(move || clock.load(Ordering::Relaxed));
+    let engine = Engine::start(storage, EngineOptions::default(), clock).unwrap();
+    let config = PartitionConfig {
+        retention_ms: Some(60_000),
+        ..config(FlushLevel::Always)
+    };
+    let partition = engine.create_partition(PartitionId(16), config);
+    append(&engine, &partition, b"old").await.unwrap();
+    let mut file_age = FileAge::default();
+    for _ in 0..50 {
+        engine.shared.sweep(&mut file_age);
+    }
+    assert_eq!(partition.range().log_start_offset, Offset(0), "it is young");
+    time.store(100_000, Ordering::Relaxed);
+    engine.shared.sweep(&mut file_age);
+    assert_eq!(partition.range().log_start_offset, Offset(1));
+    append(&engine, &partition, b"new").await.unwrap();
+    engine.stop().await;
 }

@@ -131,11 +131,7 @@ impl Shared {
             let now = crate::clock::instant();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_EVERY;
-                if file_age.is_due(&self.storage) && self.storage.close_journal_file() {
-                    // Its records are in segments first, where retention sees them.
-                    self.archive_all();
-                }
-                self.sweep();
+                self.sweep(&mut file_age);
             }
             let time = if archived_all {
                 next_sweep - now
@@ -170,7 +166,12 @@ impl Shared {
         }
     }
 
-    fn sweep(&self) {
+    /// What is done every half minute.
+    pub(super) fn sweep(&self, file_age: &mut FileAge) {
+        if file_age.is_due(&self.storage) && self.storage.close_journal_file() {
+            // Retention sees only what is in segments.
+            self.archive_all();
+        }
         if let Err(error) = self.storage.trim_spare() {
             tracing::warn!("removing a spare journal file failed: {error}");
         }
@@ -217,7 +218,7 @@ impl Shared {
 
 /// How long the same journal file has been written: sweeps.
 #[derive(Debug, Default)]
-struct FileAge {
+pub(super) struct FileAge {
     generation: u32,
     sweeps: u32,
 }

@@ -206,3 +206,26 @@ impl LogState {
         self.runs.partition_point(|run| run.next_offset() <= offset)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taking_back_from_a_partition_that_was_deleted_meanwhile_does_nothing() {
+        let log = PartitionLog::new(PartitionId(3));
+        let mut state = log.lock();
+        state.push_run(Run {
+            base_offset: Offset::ZERO,
+            lsn: Lsn::new(Generation(1), 4096),
+            payload_len: 10,
+            span: 2,
+            max_timestamp_ms: 0,
+        });
+        // What a deletion does.
+        state.deleted = true;
+        state.runs = VecDeque::new();
+        state.take_back(Offset::ZERO);
+        assert_eq!(state.next_offset, Offset(2));
+    }
+}
