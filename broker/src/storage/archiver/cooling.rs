@@ -15,7 +15,7 @@ use crate::storage::dir::Dir;
 use crate::storage::segment;
 
 /// What stays of what was archived: bytes.
-const WARM_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 256 << 20 };
+const WARM_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 1 << 30 };
 
 /// The most parts of segments that are remembered.
 const WARM_PARTS: usize = 32 << 10;
