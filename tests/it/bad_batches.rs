@@ -107,6 +107,11 @@ fn wrong_within_the_batch() -> Vec<Case> {
         ("bad compression", badly_compressed(), "BATCH_MALFORMED"),
         ("no record", Bytes::new(), "BATCH_EMPTY"),
         ("batch over the topic's limit", large, "BATCH_TOO_LARGE"),
+        (
+            "record over its limit",
+            large_once_decompressed(),
+            "RECORD_TOO_LARGE",
+        ),
         ("too many records", batch(65_537), "TOO_MANY_RECORDS"),
         (
             "too many headers",
@@ -140,6 +145,25 @@ fn wrong_within_the_batch() -> Vec<Case> {
         )
     };
     cases.map(case).into()
+}
+
+/// A record of 9 MiB that takes little room on its way.
+fn large_once_decompressed() -> Bytes {
+    let value = Some(vec![0; 9 << 20].into());
+    let records = vec![v1::Record { value, ..record(0) }];
+    let plain = v1::RecordBatch {
+        records,
+        ..v1::RecordBatch::default()
+    };
+    let plain = prost::Message::encode_to_vec(&plain);
+    let batch = v1::RecordBatch {
+        compression: v1::Compression::Lz4.into(),
+        uncompressed_size: u32::try_from(plain.len()).unwrap(),
+        record_count: 1,
+        compressed: lz4_flex::block::compress(&plain).into(),
+        records: Vec::new(),
+    };
+    prost::Message::encode_to_vec(&batch).into()
 }
 
 fn badly_compressed() -> Bytes {

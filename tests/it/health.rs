@@ -74,6 +74,8 @@ async fn http_tells_health_and_metrics() {
     }
     let (status, _) = get(broker.http(), "/nowhere").await;
     assert_eq!(status, "HTTP/1.1 404 Not Found");
+    // In a topic of its own, with one partition.
+    broker.assert_serves().await;
     let (_, metrics) = get(broker.http(), "/metrics").await;
     let value = |name: &str| {
         let line = metrics
@@ -82,9 +84,14 @@ async fn http_tells_health_and_metrics() {
             .expect(name);
         line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
     };
-    assert!((value("statecast_partitions ") - 3.0).abs() < f64::EPSILON);
+    assert!((value("statecast_partitions ") - 4.0).abs() < f64::EPSILON);
     assert!((value("statecast_writable ") - 1.0).abs() < f64::EPSILON);
     assert!(value("process_resident_memory_bytes ") > 1e6);
+    let appended = value("statecast_appended_records_total ");
+    assert!(appended >= 1.0, "{appended}");
+    assert!(value("statecast_appended_bytes_total ") >= appended);
+    assert!(value("statecast_read_batches_total ") >= 1.0);
+    assert!(value("statecast_read_bytes_total ") > 0.0);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::hand::Hands;
 use super::handle::{Partition, PartitionHandle};
 use super::mailbox::{Mailbox, Results, Submission};
+use super::traffic::{Counters, Traffic};
 use super::upkeep::Upkeep;
 use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
@@ -48,6 +49,7 @@ pub(super) struct Shared {
     pub(super) hands: Hands,
     pub(super) upkeep: Upkeep,
     pub(super) clock: Clock,
+    pub(super) counters: Counters,
     options: EngineOptions,
     /// Bytes that may be submitted.
     admission: Arc<Semaphore>,
@@ -69,6 +71,7 @@ impl Engine {
             hands: Hands::default(),
             upkeep: Upkeep::default(),
             clock,
+            counters: Counters::default(),
             options,
             admission: Arc::new(Semaphore::new(options.mailbox_bytes)),
             disk_reads: Semaphore::new(options.disk_reads),
@@ -216,6 +219,24 @@ impl Engine {
             .submit(submission)
             .map_err(|_| AppendError::Stopping)?;
         Ok(answer)
+    }
+
+    /// Carries out retention now, and not only every half minute.
+    #[cfg(test)]
+    pub(crate) fn sweep_now(&self) {
+        self.shared.storage.close_journal_file();
+        self.shared.upkeep.wake();
+        self.shared.sweep(&mut super::upkeep::FileAge::default());
+    }
+
+    /// What went through the log since the start.
+    pub fn traffic(&self) -> Traffic {
+        self.shared.counters.traffic()
+    }
+
+    /// Closed journal files that are not in segments yet.
+    pub fn archiver_lag(&self) -> usize {
+        self.shared.storage.archiver_lag()
     }
 
     /// Whether appends are still taken: false after a write or flush failed.

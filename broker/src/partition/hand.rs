@@ -36,6 +36,8 @@ struct Pending {
     partitions: Vec<PartitionHandle>,
     counts: Vec<u32>,
     results: Results,
+    /// Size of its batches: bytes.
+    bytes: u64,
     needs_flush: bool,
     /// Or else by then.
     flush_within: Option<Duration>,
@@ -87,13 +89,13 @@ impl Shared {
             .into_iter()
             .partition(|pending| pending.needs_flush);
         for pending in written {
-            pending.answer();
+            pending.answer(self);
         }
         if durable.is_empty() {
             return;
         }
         match self.mailbox.during_flush(|| self.storage.flush(group.end)) {
-            Ok(_) => durable.into_iter().for_each(Pending::answer),
+            Ok(_) => durable.into_iter().for_each(|pending| pending.answer(self)),
             Err(failed) => {
                 tracing::error!("{failed}: the log is read-only until a restart");
                 for pending in durable {
@@ -164,6 +166,7 @@ impl Pending {
             partitions: Vec::with_capacity(count),
             counts: Vec::with_capacity(count),
             results: Vec::new(),
+            bytes: submission.bytes as u64,
             needs_flush: submission.needs_flush,
             flush_within: None,
             reply: submission.reply,
@@ -192,7 +195,8 @@ impl Pending {
     }
 
     /// Everything is as durable as it should be: readers may see it.
-    fn answer(self) {
+    fn answer(self, shared: &Shared) {
+        let (mut records, mut batches) = (0, 0);
         for ((partition, count), result) in
             self.partitions.iter().zip(&self.counts).zip(&self.results)
         {
@@ -200,7 +204,12 @@ impl Pending {
                 partition
                     .partition()
                     .publish(Offset(base + u64::from(*count)));
+                records += u64::from(*count);
+                batches += 1;
             }
+        }
+        if batches > 0 {
+            shared.counters.appended(records, batches, self.bytes);
         }
         // Nobody listens when the client went away meanwhile.
         let _ = self.reply.send(self.results);

@@ -88,17 +88,23 @@ impl PartitionHandle {
             until,
             max_bytes,
         };
-        if let Some(read) = self
+        let cached = self
             .engine
             .storage
-            .read_cached(&self.partition.log, request)?
-        {
-            return Ok(read);
+            .read_cached(&self.partition.log, request)?;
+        let read = match cached {
+            Some(read) => read,
+            None => {
+                let log = self.partition.log.clone();
+                self.engine
+                    .off_runtime(move |storage| storage.read(&log, request))
+                    .await?
+            }
+        };
+        if let Read::Batches(batches) = &read {
+            self.engine.counters.read(batches);
         }
-        let log = self.partition.log.clone();
-        self.engine
-            .off_runtime(move |storage| storage.read(&log, request))
-            .await
+        Ok(read)
     }
 
     /// The first offset of the first batch that has a record at or after

@@ -8,6 +8,7 @@ mod handle;
 mod mailbox;
 #[cfg(test)]
 mod tests;
+mod traffic;
 mod upkeep;
 
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub use crate::storage::{Read, ReadError, StoredBatch};
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
 pub use handle::PartitionHandle;
+pub use traffic::Traffic;
 
 use crate::model::{CheckedBatch, FlushLevel, Offset, PartitionId};
 

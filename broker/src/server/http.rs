@@ -1,5 +1,7 @@
 //! Health and metrics over HTTP, for orchestrators and scrapers.
 
+use std::fmt::Write;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
@@ -8,6 +10,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::{Context, ServeError, process};
+use crate::partition::Traffic;
 
 /// Serves HTTP, if there is a listener, until draining begins.
 pub(super) async fn serve(
@@ -44,35 +47,93 @@ async fn ready(State(context): State<Context>) -> (StatusCode, &'static str) {
 
 /// In the Prometheus text format.
 async fn metrics(State(context): State<Context>) -> impl IntoResponse {
-    let (topics, partitions) = context.broker.counts();
-    let writable = u8::from(context.broker.writable());
-    let cpu_seconds = process::cpu_time().as_secs_f64();
-    let resident = process::resident_bytes();
-    let started = context.broker.started_ms() as f64 / 1000.0;
+    let broker = &context.broker;
+    let (topics, partitions) = broker.counts();
+    let traffic = broker.engine().traffic();
     let version = env!("CARGO_PKG_VERSION");
-    let text = format!(
+    let mut text = format!(
         "# HELP statecast_info The broker's version.
 # TYPE statecast_info gauge
 statecast_info{{version=\"{version}\"}} 1
-# HELP statecast_writable 0 since a write or flush failed, until a restart.
-# TYPE statecast_writable gauge
-statecast_writable {writable}
-# HELP statecast_topics Topics.
-# TYPE statecast_topics gauge
-statecast_topics {topics}
-# HELP statecast_partitions Partitions of all topics.
-# TYPE statecast_partitions gauge
-statecast_partitions {partitions}
-# HELP process_cpu_seconds_total CPU time, user and system.
-# TYPE process_cpu_seconds_total counter
-process_cpu_seconds_total {cpu_seconds}
-# HELP process_resident_memory_bytes Memory that the process holds.
-# TYPE process_resident_memory_bytes gauge
-process_resident_memory_bytes {resident}
-# HELP process_start_time_seconds When the broker became ready.
-# TYPE process_start_time_seconds gauge
-process_start_time_seconds {started}
 "
     );
+    let mut put = |name: &str, kind: &str, help: &str, value: f64| {
+        // Writing to a string doesn't fail.
+        let _ = write!(
+            text,
+            "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n"
+        );
+    };
+    put(
+        "statecast_writable",
+        "gauge",
+        "0 since a write or flush failed, until a restart.",
+        f64::from(u8::from(broker.writable())),
+    );
+    put("statecast_topics", "gauge", "Topics.", topics as f64);
+    put(
+        "statecast_partitions",
+        "gauge",
+        "Partitions of all topics.",
+        f64::from(partitions),
+    );
+    put_traffic(&mut put, traffic);
+    put(
+        "statecast_archiver_lag_files",
+        "gauge",
+        "Journal files that are full and not in segments yet.",
+        broker.engine().archiver_lag() as f64,
+    );
+    put(
+        "process_cpu_seconds_total",
+        "counter",
+        "CPU time, user and system.",
+        process::cpu_time().as_secs_f64(),
+    );
+    put(
+        "process_resident_memory_bytes",
+        "gauge",
+        "Memory that the process holds.",
+        process::resident_bytes() as f64,
+    );
+    put(
+        "process_start_time_seconds",
+        "gauge",
+        "When the broker became ready.",
+        broker.started_ms() as f64 / 1000.0,
+    );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+fn put_traffic(put: &mut impl FnMut(&str, &str, &str, f64), traffic: Traffic) {
+    let counters = [
+        (
+            "statecast_appended_records_total",
+            "Records that were appended and acknowledged.",
+            traffic.appended_records,
+        ),
+        (
+            "statecast_appended_batches_total",
+            "The batches that they came in.",
+            traffic.appended_batches,
+        ),
+        (
+            "statecast_appended_bytes_total",
+            "The size of those batches.",
+            traffic.appended_bytes,
+        ),
+        (
+            "statecast_read_batches_total",
+            "Batches that were read, once for each reader.",
+            traffic.read_batches,
+        ),
+        (
+            "statecast_read_bytes_total",
+            "The size of those batches.",
+            traffic.read_bytes,
+        ),
+    ];
+    for (name, help, value) in counters {
+        put(name, "counter", help, value as f64);
+    }
 }

@@ -25,6 +25,7 @@ const MIB: u64 = 1 << 20;
 /// A broker over a disk that can fail, with a topic `t`.
 struct Fixture {
     disk: SimDir,
+    broker: Broker,
     channel: Channel,
     _index: tempfile::TempDir,
 }
@@ -56,7 +57,7 @@ impl Fixture {
         let address = grpc.local_addr().unwrap();
         let listeners = Listeners { grpc, http: None };
         tokio::spawn(serve(
-            broker,
+            broker.clone(),
             listeners,
             ServerOptions::default(),
             std::future::pending(),
@@ -64,6 +65,7 @@ impl Fixture {
         let endpoint = Endpoint::try_from(format!("http://{address}")).unwrap();
         let fixture = Fixture {
             disk,
+            broker,
             channel: endpoint.connect().await.unwrap(),
             _index: index,
         };
@@ -73,8 +75,13 @@ impl Fixture {
 
     async fn create(&self, name: &str) -> Result<(), Status> {
         let name = name.to_owned();
+        let config = v1::TopicConfig {
+            segment_bytes: Some(MIB),
+            ..v1::TopicConfig::default()
+        };
         let request = v1::CreateTopicRequest {
             name,
+            config: Some(config),
             ..v1::CreateTopicRequest::default()
         };
         AdminClient::new(self.channel.clone())
@@ -266,4 +273,57 @@ async fn an_idle_reader_hears_that_the_stream_is_alive() {
             Event::Heartbeat(_)
         ]
     ));
+}
+
+#[tokio::test]
+async fn a_reader_that_retention_overtakes_is_told_what_it_missed() {
+    let fixture = Fixture::start().await;
+    let config = v1::TopicConfig {
+        retention_bytes: Some(MIB),
+        ..v1::TopicConfig::default()
+    };
+    let request = v1::AlterTopicRequest {
+        name: "t".to_owned(),
+        config: Some(config),
+        ..v1::AlterTopicRequest::default()
+    };
+    let mut admin = AdminClient::new(fixture.channel.clone());
+    admin.alter_topic(request).await.unwrap();
+    // More than what a connection and the reader ahead of it hold.
+    for _ in 0..100 {
+        fixture.produce(100 << 10).await.unwrap();
+    }
+    let request = v1::FetchRequest {
+        topic: "t".to_owned(),
+        start: Some(v1::Start {
+            position: Some(v1::start::Position::Earliest(v1::Earliest {})),
+        }),
+        until_end: true,
+        ..v1::FetchRequest::default()
+    };
+    let mut log = LogClient::new(fixture.channel.clone());
+    let mut fetched = log.fetch(request).await.unwrap().into_inner();
+    while fixture.describe().await.partitions[0].log_start_offset < 80 {
+        fixture.broker.engine().sweep_now();
+    }
+    let mut next = 0;
+    let mut missed = 0;
+    while let Some(response) = fetched.message().await.unwrap() {
+        match response.event.unwrap() {
+            Event::Batches(read) => {
+                for batch in read.batches {
+                    assert_eq!(batch.base_offset, next, "nothing is left out unsaid");
+                    next += 1;
+                }
+            }
+            Event::Truncated(gap) => {
+                assert_eq!(gap.from_offset, next);
+                missed += gap.log_start_offset - next;
+                next = gap.log_start_offset;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(next, 100);
+    assert!(missed > 0, "retention overtook it");
 }

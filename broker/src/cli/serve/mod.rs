@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::common::Common;
@@ -34,6 +35,7 @@ impl Serve {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         let settings = self.settings.resolve()?;
         logging::init(settings.log_level, settings.log_format);
+        raise_open_files();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .worker_threads(settings.threads)
@@ -41,6 +43,19 @@ impl Serve {
             .build()
             .map_err(Failure::failed)?;
         runtime.block_on(run(&settings, common.quiet))
+    }
+}
+
+/// Connections and segments are open files, and 1,024, the usual bound, are few.
+/// A process may raise its own up to the hard one.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!("the bound of open files can't be raised: {error}");
     }
 }
 
