@@ -1,5 +1,7 @@
-//! Every bound of the broker, with its unit. What a record batch may hold is
-//! bounded by the codec that both ends share: `statecast_proto::batch::BatchLimits`.
+//! Every bound on what clients may ask, and on the memory, files and disk that
+//! the broker takes, with its unit. What a record batch may hold is bounded by the
+//! codec that both ends share: `statecast_proto::batch::BatchLimits`. How large the
+//! pieces are in which the archiver works stands with it.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -112,3 +114,38 @@ pub const HTTP2_WINDOWS: RangeInclusive<usize> = 65_535..=(1 << 31) - 1;
 
 /// Threads that serve requests.
 pub const THREADS: RangeInclusive<usize> = 1..=1024;
+
+/// Size of a journal file: bytes.
+pub const JOURNAL_FILE_BYTES: u32 = 64 << 20;
+
+/// Journal files at most: what may be appended before the archiver has to be done
+/// with it. The last one is for internal partitions.
+pub const JOURNAL_FILES: usize = 16;
+
+/// Journal files that are kept ready.
+pub const JOURNAL_SPARES: usize = 3;
+
+/// Batches in one journal file. Each takes 32 bytes of memory until it is
+/// archived.
+pub const BATCHES_PER_JOURNAL_FILE: usize = 128 << 10;
+
+/// The tail of the journal that is kept in memory: bytes.
+pub const TAIL_BYTES: usize = 32 * MIB;
+
+/// Segments that are kept open for reading.
+pub const OPEN_SEGMENTS: usize = 256;
+
+/// Batches that wait to be written, of all producers together: bytes.
+pub const MAILBOX_BYTES: usize = 32 * MIB;
+
+/// What one write to the journal takes: bytes, but at least one submission.
+pub const GROUP_BYTES: usize = 2 * MIB;
+
+/// Reads from disk at the same time.
+pub const DISK_READS: usize = 16;
+
+/// Batches that one read returns: bounds what tiny ones cost.
+pub const BATCHES_PER_READ: usize = 8192;
+
+/// Damaged ranges that are remembered of a partition; reads report all of them.
+pub const QUARANTINED_RANGES: usize = 1000;

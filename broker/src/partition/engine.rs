@@ -14,6 +14,7 @@ use super::traffic::{Counters, Traffic};
 use super::upkeep::Upkeep;
 use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
+use crate::limits;
 use crate::model::{FlushLevel, HEADER_LEN, Offset, PartitionId};
 use crate::storage::{ReadError, Storage};
 
@@ -27,11 +28,11 @@ pub struct EngineOptions {
 }
 
 impl Default for EngineOptions {
-    /// 32 MiB in the mailbox, 16 reads.
+    /// Those of [`limits`].
     fn default() -> EngineOptions {
         EngineOptions {
-            mailbox_bytes: 32 << 20,
-            disk_reads: 16,
+            mailbox_bytes: limits::MAILBOX_BYTES,
+            disk_reads: limits::DISK_READS,
         }
     }
 }

@@ -8,10 +8,8 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Append, AppendError};
+use crate::limits;
 use crate::model::Offset;
-
-/// A group is as much as one write takes: bytes, but at least one submission.
-const GROUP_BYTES: usize = 2 << 20;
 
 /// While a flush runs, the next group is written behind it once so much waits:
 /// bytes. Less is written in no time when the flush is over, and what comes in
@@ -124,7 +122,7 @@ impl Mailbox {
         let mut bytes = 0;
         let fits = |submission: &Submission| {
             bytes += submission.bytes;
-            bytes <= GROUP_BYTES
+            bytes <= limits::GROUP_BYTES
         };
         let count = state
             .queue

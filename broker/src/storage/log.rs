@@ -17,13 +17,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lsn::{Generation, Lsn};
 use super::segment::SegmentState;
+use crate::limits;
 use crate::model::{Offset, PartitionId};
-
-/// Damaged ranges that are remembered per partition; reads report all of them.
-const MAX_QUARANTINED: usize = 1000;
-
-/// Default size at which a segment is sealed: bytes.
-pub const DEFAULT_SEGMENT_BYTES: u64 = 128 << 20;
 
 /// Where a batch lies in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +111,7 @@ impl PartitionLog {
                 active,
                 sealed: None,
                 quarantined: Vec::new(),
-                segment_bytes: DEFAULT_SEGMENT_BYTES,
+                segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
             }),
         }
     }
@@ -195,7 +190,7 @@ impl LogState {
             .quarantined
             .iter()
             .any(|range| range.from <= from && to <= range.to);
-        if !known && self.quarantined.len() < MAX_QUARANTINED {
+        if !known && self.quarantined.len() < limits::QUARANTINED_RANGES {
             self.quarantined.push(QuarantinedRange { from, to });
         }
     }

@@ -52,6 +52,7 @@ use dir::Dir;
 use journal::Journal;
 use segment::SegmentCache;
 
+use crate::limits;
 use crate::model::{Offset, PartitionId};
 
 /// Name of the directory that holds a directory per partition.
@@ -67,20 +68,19 @@ pub struct StorageOptions {
 }
 
 impl Default for StorageOptions {
-    /// 64 MiB journal files, 16 at most, 3 spare; a tail cache of 32 MiB; 256
-    /// open segments.
+    /// Those of [`limits`].
     fn default() -> StorageOptions {
         StorageOptions {
             journal: JournalOptions {
                 size: JournalSize {
-                    file_bytes: 64 << 20,
-                    max_files: 16,
-                    spares: 3,
+                    file_bytes: limits::JOURNAL_FILE_BYTES,
+                    max_files: limits::JOURNAL_FILES,
+                    spares: limits::JOURNAL_SPARES,
                 },
-                max_frames_per_file: 128 << 10,
-                tail_bytes: 32 << 20,
+                max_frames_per_file: limits::BATCHES_PER_JOURNAL_FILE,
+                tail_bytes: limits::TAIL_BYTES,
             },
-            open_segments: 256,
+            open_segments: limits::OPEN_SEGMENTS,
         }
     }
 }

@@ -9,10 +9,8 @@ use super::Storage;
 use super::journal::JournalRead;
 use super::log::{LogState, PartitionLog, Run};
 use super::segment::{SegmentEnd, SegmentRead, SegmentReader};
+use crate::limits;
 use crate::model::{BatchHeader, Offset, PartitionId};
-
-/// The most batches that one read returns: bounds what tiny ones cost.
-const MAX_BATCHES: usize = 8192;
 
 /// A batch as it lies in the log; its checksums were verified if it came from
 /// disk.
@@ -278,7 +276,7 @@ fn in_journal(state: &LogState, request: &ReadRequest, until: Offset) -> Place {
     }
     let mut runs: Vec<Run> = Vec::new();
     let mut bytes = 0;
-    for run in state.runs.range(first..).take(MAX_BATCHES) {
+    for run in state.runs.range(first..).take(limits::BATCHES_PER_READ) {
         let hole = runs
             .last()
             .is_some_and(|last| last.next_offset() != run.base_offset);
