@@ -218,12 +218,7 @@ async fn a_bad_batch_of_a_stream_is_refused_alone() {
             .collect();
         let request = v1::ProduceStreamRequest { batches };
         let requests = tokio_stream::iter([request.clone(), request]);
-        let mut responses = broker
-            .log()
-            .produce_stream(requests)
-            .await
-            .unwrap()
-            .into_inner();
+        let mut responses = broker.produce_stream(requests).await;
         for _ in 0..2 {
             let response = responses.message().await.unwrap().unwrap();
             assert_eq!(response.results.len(), group.len());

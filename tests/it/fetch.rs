@@ -10,24 +10,6 @@ use tonic::{Code, Streaming};
 
 use crate::support::{TestBroker, batch, encode, error_info, record};
 
-async fn produce(broker: &TestBroker, topic: &str, partition: u32, batch: Bytes) -> u64 {
-    let topic = topic.to_owned();
-    let request = v1::ProduceRequest {
-        topic,
-        partition: Some(partition),
-        batch,
-        checksum: None,
-    };
-    broker
-        .log()
-        .produce(request)
-        .await
-        .unwrap()
-        .into_inner()
-        .positions[0]
-        .offset
-}
-
 fn from(position: Position) -> v1::FetchRequest {
     v1::FetchRequest {
         topic: "t".to_owned(),
@@ -89,7 +71,7 @@ async fn values(mut stream: Streaming<v1::FetchResponse>) -> BTreeMap<u32, Vec<S
 async fn reading_to_the_end_opens_reads_and_catches_up() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1).await;
-    produce(&broker, "t", 0, batch(3)).await;
+    broker.produce("t", 0, batch(3)).await;
     let mut stream = fetch(
         &broker,
         v1::FetchRequest {
@@ -141,7 +123,7 @@ async fn records_arrive_as_they_are_produced() {
     assert!(matches!(event(&mut stream).await, Event::Opened(_)));
     assert!(matches!(event(&mut stream).await, Event::CaughtUp(_)));
     for n in 0..30_u32 {
-        let offset = produce(&broker, "t", n % 3, batch(1)).await;
+        let offset = broker.produce("t", n % 3, batch(1)).await;
         let fetched = batches(&mut stream).await;
         assert_eq!(
             (fetched[0].partition, fetched[0].base_offset),
@@ -165,7 +147,7 @@ async fn all_partitions_are_read_each_in_order() {
         for partition in 0..4 {
             let value = Some(format!("{partition}-{round}").into());
             let records = vec![v1::Record { value, ..record(0) }];
-            produce(&broker, "t", partition, encode(records)).await;
+            broker.produce("t", partition, encode(records)).await;
         }
     }
     let request = v1::FetchRequest {
@@ -186,7 +168,7 @@ async fn all_partitions_are_read_each_in_order() {
 async fn an_offset_within_a_batch_skips_the_records_before() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1).await;
-    produce(&broker, "t", 0, batch(10)).await;
+    broker.produce("t", 0, batch(10)).await;
     let request = v1::FetchRequest {
         until_end: true,
         ..from(Position::Offset(7))
@@ -200,7 +182,7 @@ async fn a_partition_may_have_a_start_of_its_own() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 3).await;
     for partition in 0..3 {
-        produce(&broker, "t", partition, batch(2)).await;
+        broker.produce("t", partition, batch(2)).await;
     }
     let own = v1::Start {
         position: Some(Position::Offset(1)),
@@ -227,7 +209,9 @@ async fn a_time_is_found_to_the_record() {
             timestamp_ms: Some(start + n * 10),
             ..record(0)
         };
-        produce(&broker, "t", 0, encode((0..5).map(at).collect())).await;
+        broker
+            .produce("t", 0, encode((0..5).map(at).collect()))
+            .await;
     }
     for (timestamp_ms, offset) in [(-5, Some(0)), (100, Some(5)), (111, Some(7)), (999, None)] {
         let list = v1::ListOffsetsRequest {
@@ -256,7 +240,7 @@ async fn a_time_is_found_to_the_record() {
 async fn an_offset_out_of_range_names_the_range() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1).await;
-    produce(&broker, "t", 0, batch(4)).await;
+    broker.produce("t", 0, batch(4)).await;
     let status = broker
         .log()
         .fetch(from(Position::Offset(5)))
@@ -360,7 +344,7 @@ async fn a_consumer_that_never_reads_hinders_nobody() {
     let value = Some(Bytes::from(vec![0; 1 << 20]));
     let large = encode(vec![v1::Record { value, ..record(0) }]);
     for _ in 0..24 {
-        produce(&broker, "t", 0, large.clone()).await;
+        broker.produce("t", 0, large.clone()).await;
     }
     // More than every window on the way holds, and none of it read.
     let mut log = v1::log_client::LogClient::new(broker.connect().await);

@@ -99,12 +99,7 @@ async fn pipelined_requests_are_answered_in_order() {
     // Partitions take turns; each request has three records for one of them.
     let requests = (0..1000_u32).map(|n| one("t", n % 2, batch(3)));
     let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
-    let mut responses = broker
-        .log()
-        .produce_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut responses = broker.produce_stream(requests).await;
     for n in 0..1000_u64 {
         let mut response = responses.message().await.unwrap().unwrap();
         assert_eq!(base_offset(response.results.pop().unwrap()), n / 2 * 3);
@@ -118,12 +113,7 @@ async fn a_lone_request_is_answered_before_the_next_one_comes() {
     broker.create_topic("t", 1).await;
     let (send, requests) = mpsc::channel(1);
     let requests = ReceiverStream::new(requests);
-    let mut responses = broker
-        .log()
-        .produce_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut responses = broker.produce_stream(requests).await;
     for n in 0..20 {
         send.send(one("t", 0, batch(1))).await.unwrap();
         let mut response = responses.message().await.unwrap().unwrap();
@@ -143,12 +133,7 @@ async fn good_batches_next_to_a_bad_one_are_appended() {
         .batches
         .push(one("t", 0, batch(1)).batches.remove(0));
     let requests = tokio_stream::iter([request]);
-    let mut responses = broker
-        .log()
-        .produce_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut responses = broker.produce_stream(requests).await;
     let results = responses.message().await.unwrap().unwrap().results;
     let [first, bad, last] = <[v1::BatchResult; 3]>::try_from(results).unwrap();
     assert_eq!(base_offset(first), 0);
@@ -174,12 +159,7 @@ async fn a_request_out_of_bounds_ends_the_stream_after_the_answers_before() {
     for (batches, reason) in bad {
         let requests = [one("t", 0, batch(1)), v1::ProduceStreamRequest { batches }];
         let requests = tokio_stream::iter(requests);
-        let mut responses = broker
-            .log()
-            .produce_stream(requests)
-            .await
-            .unwrap()
-            .into_inner();
+        let mut responses = broker.produce_stream(requests).await;
         assert_eq!(responses.message().await.unwrap().unwrap().results.len(), 1);
         let status = responses.message().await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
@@ -193,12 +173,7 @@ async fn a_message_that_is_too_large_ends_its_stream_only() {
     let broker = TestBroker::start().await;
     broker.create_topic("t", 1).await;
     let requests = tokio_stream::iter([one("t", 0, vec![0; 17 << 20].into())]);
-    let mut responses = broker
-        .log()
-        .produce_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut responses = broker.produce_stream(requests).await;
     let status = responses.message().await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
     broker.assert_serves().await;
@@ -209,12 +184,7 @@ async fn a_message_that_unfolds_to_much_more_ends_its_stream_only() {
     let broker = TestBroker::start().await;
     let batches = vec![v1::PartitionBatch::default(); 1_000_000];
     let requests = tokio_stream::iter([v1::ProduceStreamRequest { batches }]);
-    let mut responses = broker
-        .log()
-        .produce_stream(requests)
-        .await
-        .unwrap()
-        .into_inner();
+    let mut responses = broker.produce_stream(requests).await;
     let status = responses.message().await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("fields"), "{status:?}");

@@ -210,13 +210,7 @@ async fn an_altered_topic_takes_records_in_its_new_partitions() {
         Some(128 << 20),
         "what was not named stays"
     );
-    let produce = v1::ProduceRequest {
-        topic: "a".to_owned(),
-        partition: Some(2),
-        batch: batch(2),
-        checksum: None,
-    };
-    broker.log().produce(produce).await.unwrap();
+    broker.produce("a", 2, batch(2)).await;
 
     let fewer = v1::AlterTopicRequest {
         name: "a".to_owned(),
@@ -302,13 +296,7 @@ async fn topics_survive_a_restart_and_the_loss_of_the_index() {
 async fn a_topic_created_again_is_empty() {
     let broker = TestBroker::start().await;
     broker.create_topic("a", 1).await;
-    let produce = v1::ProduceRequest {
-        topic: "a".to_owned(),
-        partition: Some(0),
-        batch: batch(5),
-        checksum: None,
-    };
-    broker.log().produce(produce).await.unwrap();
+    broker.produce("a", 0, batch(5)).await;
     let delete = v1::DeleteTopicRequest {
         name: "a".to_owned(),
     };

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use statecast_broker::broker::{Broker, BrokerOptions};
 use statecast_broker::server::{self, Drained, Listeners, ServeError, ServerOptions};
 use statecast_broker::storage::dir::RealDir;
@@ -14,6 +15,8 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio_stream::Stream;
+use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
 /// A running broker. Its data is removed with it.
@@ -112,6 +115,27 @@ impl TestBroker {
             .unwrap()
     }
 
+    /// Opens a stream of requests.
+    pub async fn produce_stream(
+        &self,
+        requests: impl Stream<Item = v1::ProduceStreamRequest> + Send + 'static,
+    ) -> Streaming<v1::ProduceStreamResponse> {
+        let responses = self.log().produce_stream(requests).await;
+        responses.unwrap().into_inner()
+    }
+
+    /// Appends a batch; returns the offset of its first record.
+    pub async fn produce(&self, topic: &str, partition: u32, batch: Bytes) -> u64 {
+        let request = v1::ProduceRequest {
+            topic: topic.to_owned(),
+            partition: Some(partition),
+            batch,
+            checksum: None,
+        };
+        let produced = self.log().produce(request).await.unwrap();
+        produced.into_inner().positions[0].offset
+    }
+
     /// Whether it still does its work: takes a record and hands it out again.
     pub async fn assert_serves(&self) {
         let name = "still-serving";
@@ -121,14 +145,7 @@ impl TestBroker {
         if self.admin().describe_topic(described).await.is_err() {
             self.create_topic(name, 1).await;
         }
-        let request = v1::ProduceRequest {
-            topic: name.to_owned(),
-            partition: Some(0),
-            batch: super::batch(1),
-            checksum: None,
-        };
-        let produced = self.log().produce(request).await.unwrap().into_inner();
-        let offset = produced.positions[0].offset;
+        let offset = self.produce(name, 0, super::batch(1)).await;
         let request = v1::FetchRequest {
             topic: name.to_owned(),
             start: Some(v1::Start {
