@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use statecast_client::{Client, Delivery, RecordRef, Start, TopicConfig};
+use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
 
 use crate::support::{Binary, PowerDisk};
@@ -55,7 +56,10 @@ impl Expected {
         }
         assert_eq!(index, self.kept.len(), "offsets are dense");
         if let Some(&last) = self.kept.last() {
-            assert!(number > last, "offset {offset}: in order, and once");
+            assert!(
+                number > last,
+                "offset {offset}: {number} behind {last}, but in order, and once"
+            );
         }
         // What was not acknowledged may have survived. What was must be itself.
         if let Some(acked) = self.acked.remove(&offset) {
@@ -86,7 +90,8 @@ fn value(number: u64) -> Vec<u8> {
 }
 
 /// Appends to the partitions in turn until the broker is gone.
-async fn write(client: Client, topic: &'static str, partitions: u32, book: Shared) {
+async fn write(endpoint: String, topic: &'static str, partitions: u32, book: Shared) {
+    let client = Client::connect(endpoint).await.unwrap();
     let producer = client.producer_builder().build();
     let mut on_their_way = VecDeque::<(u64, Delivery)>::new();
     loop {
@@ -173,11 +178,19 @@ fn acked(books: &[Shared]) -> u64 {
 }
 
 /// Lets writers run against the broker, up to a random moment, and cuts.
-async fn write_until_cut(broker: Binary, client: &Client, disk: &mut PowerDisk, books: &[Shared]) {
-    let mut writers = tokio::task::JoinSet::new();
+async fn write_until_cut(broker: Binary, disk: &mut PowerDisk, books: &[Shared]) {
+    // A runtime of their own, which ends with them. A producer that is dropped
+    // goes on in the background: it could come upon a later broker, on the port of
+    // this one, and append what wasn't acknowledged once more.
+    let writers = Runtime::new().unwrap();
     for ((topic, partitions), book) in TOPICS.into_iter().zip(books) {
         book.lock().unwrap().cut = false;
-        writers.spawn(write(client.clone(), topic, partitions, Arc::clone(book)));
+        writers.spawn(write(
+            broker.endpoint(),
+            topic,
+            partitions,
+            Arc::clone(book),
+        ));
     }
     let random = RandomState::new().hash_one(());
     let enough = acked(books) + random % (2 * RECORDS_PER_CUT);
@@ -192,7 +205,8 @@ async fn write_until_cut(broker: Binary, client: &Client, disk: &mut PowerDisk, 
     }
     disk.cut();
     broker.kill();
-    writers.shutdown().await;
+    let end = move || writers.shutdown_timeout(Duration::from_secs(60));
+    tokio::task::spawn_blocking(end).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,7 +217,7 @@ async fn what_was_acknowledged_survives_power_cuts() {
     };
     let data = disk.data().join("broker");
     let mut broker = Binary::serve(&data);
-    let mut client = Client::connect(broker.endpoint()).await.unwrap();
+    let client = Client::connect(broker.endpoint()).await.unwrap();
     let mut books = Vec::new();
     for (topic, partitions) in TOPICS {
         let config = TopicConfig::new();
@@ -220,10 +234,10 @@ async fn what_was_acknowledged_survives_power_cuts() {
 
     let (mut lost, mut unflushed_lost) = (0, 0);
     for cut in 1..=cuts {
-        write_until_cut(broker, &client, &mut disk, &books).await;
+        write_until_cut(broker, &mut disk, &books).await;
         unflushed_lost += u32::from(disk.restore());
         broker = Binary::serve(&data);
-        client = Client::connect(broker.endpoint()).await.unwrap();
+        let client = Client::connect(broker.endpoint()).await.unwrap();
         let whole = cut % WHOLE_LOG_EVERY == 0 || cut == cuts;
         for ((topic, _), book) in TOPICS.iter().zip(&books) {
             lost += read(&client, topic, whole, book).await;
