@@ -21,7 +21,7 @@ fn data_dir() -> tempfile::TempDir {
         .collect::<String>();
     let endpoint = broker.endpoint();
     Verb::new(&endpoint, &["topic", "create", "t"]).succeeds();
-    // One after the other: each batch proves that those before it were durable.
+    // One after the other: what follows proves that those before it were durable.
     for _ in 0..5 {
         let produce = Verb::new(&endpoint, &["produce", "t"]);
         produce.with_input(&lines).succeeds();
@@ -33,12 +33,14 @@ fn data_dir() -> tempfile::TempDir {
     data
 }
 
-/// The file with the most batches, and where the first one of them begins.
-/// Whether that is a segment depends on how far the archiver came.
+/// The file with the most records, and where the first batch of them begins.
+/// Whether that is a segment depends on how far the archiver came. There are four
+/// files at most, so it holds records of two calls; in a journal file, those of
+/// the second prove that those of the first were durable.
 fn fullest_file(data: &Path) -> (PathBuf, u64) {
     let found = inspect(data, &["-o", "json"]).succeeds().json();
     let files = found["files"].as_array().unwrap();
-    let fullest = files.iter().max_by_key(|file| file["batches"].as_u64());
+    let fullest = files.iter().max_by_key(|file| file["records"].as_u64());
     let fullest = fullest.unwrap();
     let first = match fullest["kind"].as_str().unwrap() {
         "active segment" => 64,
@@ -69,7 +71,7 @@ fn damage_is_named_and_ends_with_exit_code_1() {
     file.write_all_at(&[0xff; 100], first).unwrap();
     let before = fs::read(&path).unwrap();
     let found = inspect(data.path(), &[]).run();
-    assert_eq!(found.code, 1);
+    assert_eq!(found.code, 1, "{}", found.stdout);
     assert!(found.stdout.contains("damaged: "), "{}", found.stdout);
     assert!(found.stderr.contains("damaged"), "{}", found.stderr);
     let alone = inspect(&path, &["-o", "json"]).run();
