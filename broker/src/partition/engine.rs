@@ -16,7 +16,7 @@ use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
 use crate::limits;
 use crate::model::{FlushLevel, HEADER_LEN, Offset, PartitionId};
-use crate::storage::{ReadError, Storage};
+use crate::storage::{PartitionLog, ReadError, Storage};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -154,6 +154,23 @@ impl Engine {
             partition.waiters.ring_below(Offset(u64::MAX));
         }
         deleted
+    }
+
+    /// Bytes in the segments of each of these partitions. Looks at the files, all
+    /// in one go.
+    pub async fn segment_bytes(
+        &self,
+        partitions: &[PartitionHandle],
+    ) -> Result<Vec<Result<u64, ReadError>>, ReadError> {
+        let logs = partitions
+            .iter()
+            .map(|handle| handle.partition().log.clone());
+        let logs: Vec<Arc<PartitionLog>> = logs.collect();
+        let look = move |storage: &Storage| {
+            let bytes = |log: &Arc<PartitionLog>| Ok(storage.segment_bytes(log)?);
+            Ok(logs.iter().map(bytes).collect())
+        };
+        self.shared.off_runtime(look).await
     }
 
     /// Ids of the partitions that are on disk, ascending.

@@ -137,14 +137,6 @@ impl PartitionHandle {
             .unwrap_or_else(PoisonError::into_inner) = config;
     }
 
-    /// Bytes in segments. Looks at each segment the first time; blocks.
-    pub async fn segment_bytes(&self) -> Result<u64, ReadError> {
-        let log = self.partition.log.clone();
-        self.engine
-            .off_runtime(move |storage| Ok(storage.segment_bytes(&log)?))
-            .await
-    }
-
     /// Half-open ranges of offsets known to be damaged.
     pub fn quarantined(&self) -> Vec<(Offset, Offset)> {
         let state = self.partition.log.lock();

@@ -80,9 +80,11 @@ impl AdminService {
     }
 
     async fn describe(&self, name: &str) -> Result<v1::DescribeTopicResponse, Refusal> {
-        let topic = self.context.broker.topic(name)?;
+        let broker = &self.context.broker;
+        let topic = broker.topic(name)?;
+        let sizes = broker.engine().segment_bytes(topic.partitions()).await?;
         let mut partitions = Vec::with_capacity(topic.partitions().len());
-        for (number, partition) in (0..).zip(topic.partitions()) {
+        for ((number, partition), segment_bytes) in (0..).zip(topic.partitions()).zip(sizes) {
             let range = partition.range();
             let damaged = partition
                 .quarantined()
@@ -91,7 +93,6 @@ impl AdminService {
                     from_offset: from.0,
                     to_offset: to.0,
                 });
-            let segment_bytes = partition.segment_bytes().await;
             partitions.push(v1::PartitionDescription {
                 partition: number,
                 log_start_offset: range.log_start_offset.0,

@@ -154,6 +154,10 @@ impl LogState {
         if let Some(last) = self.runs.back() {
             assert!(last.lsn < run.lsn, "runs are in the order of the journal");
         }
+        if self.runs.len() == self.runs.capacity() {
+            // Doubling wastes much where thousands of partitions have a few hundred.
+            self.runs.reserve_exact((self.runs.len() / 4).max(4));
+        }
         self.runs.push_back(run);
         self.next_offset = run.next_offset();
         self.last_generation = run.lsn.generation();

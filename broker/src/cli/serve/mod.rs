@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::common::Common;
 use super::failure::Failure;
 use crate::broker::{Broker, BrokerOptions};
+use crate::limits::DISK_READS;
 use crate::server::{self, Listeners, ServerOptions};
 use crate::storage::dir::RealDir;
 
@@ -31,6 +32,9 @@ pub(super) struct Serve {
     settings: SettingsArgs,
 }
 
+/// Threads for what blocks besides reads from disk: opening and stopping.
+const OTHER_BLOCKING: usize = 2;
+
 impl Serve {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         let settings = self.settings.resolve()?;
@@ -39,6 +43,9 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .worker_threads(settings.threads)
+            // A pool that may grow gets a thread for every few reads that follow
+            // each other closely, not only for those at the same time.
+            .max_blocking_threads(DISK_READS + OTHER_BLOCKING)
             .thread_name("statecast")
             .build()
             .map_err(Failure::failed)?;

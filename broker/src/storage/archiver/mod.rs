@@ -242,6 +242,9 @@ impl Moved {
         {
             state.runs.pop_front();
         }
+        // What a burst took goes back.
+        let enough = 2 * state.runs.len();
+        state.runs.shrink_to(enough);
         state.active = self.active;
         if let Some(sealed) = &mut state.sealed {
             sealed.extend(self.sealed);
