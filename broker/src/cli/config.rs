@@ -5,6 +5,7 @@ use clap::{Args, Subcommand};
 use super::common::{Common, Output};
 use super::failure::Failure;
 use super::serve::SettingsArgs;
+use super::session::print;
 
 /// Show the configuration of `serve`.
 #[derive(Debug, Args)]
@@ -28,7 +29,6 @@ impl Config {
             Output::Table => toml::to_string(&settings).map_err(Failure::failed)?,
             Output::Json => serde_json::to_string(&settings).map_err(Failure::failed)? + "\n",
         };
-        anstream::print!("{text}");
-        Ok(())
+        print(&text)
     }
 }
