@@ -5,6 +5,7 @@
 
 mod bad_batches;
 mod containers;
+mod endings;
 mod fetch;
 mod format_1;
 mod health;

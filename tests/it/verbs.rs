@@ -1,12 +1,9 @@
 //! The client verbs of the built binary: what they print and how they end.
 
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
-
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::support::{Binary, Done, Verb, statecast};
+use crate::support::{Binary, Done, Verb};
 
 /// A broker and a way to say verbs to it.
 struct Shell {
@@ -229,34 +226,28 @@ fn consume_starts_and_stops_where_it_is_told() {
 }
 
 #[test]
-fn consume_ends_quietly_when_its_reader_goes_away() {
+fn topic_that_does_not_exist_is_refused_even_with_nothing_to_do() {
+    let shell = Shell::start();
+    for verb in [&["produce", "nope"][..], &["consume", "nope", "-n", "0"]] {
+        let refused = shell.verb(&[verb, &["-o", "json"]].concat()).run();
+        assert_eq!((refused.code, &*refused.stdout), (1, ""), "{verb:?}");
+        let error: Value = serde_json::from_str(&refused.stderr).unwrap();
+        assert_eq!(error["reason"], "TOPIC_NOT_FOUND");
+    }
+    shell.says(&["topic", "create", "t"]);
+    shell.says(&["produce", "t"]);
+    assert_eq!(shell.says(&["consume", "t", "-n", "0"]).stdout, "");
+}
+
+#[test]
+fn file_that_cannot_be_read_is_named() {
     let shell = Shell::start();
     shell.says(&["topic", "create", "t"]);
-    shell
-        .verb(&["produce", "t"])
-        .with_input("first\nsecond\n")
-        .succeeds();
-    let mut child = statecast()
-        .args(["consume", "t", "--endpoint", &shell.broker.endpoint()])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut line = String::new();
-    let mut stdout = BufReader::new(child.stdout.take().unwrap());
-    stdout.read_line(&mut line).unwrap();
-    assert_eq!(
-        line, "first\n",
-        "what is there is printed without waiting for more"
-    );
-    drop(stdout);
-    shell
-        .verb(&["produce", "t"])
-        .with_input("third\n")
-        .succeeds();
-    let output = child.wait_with_output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let failed = shell.verb(&["produce", "t", "-f", path]).run();
+    assert_eq!(failed.code, 1);
+    assert!(failed.stderr.contains(path), "{}", failed.stderr);
 }
 
 #[test]

@@ -10,7 +10,9 @@ use statecast_client::{Batch, Error, Event, Reader, RecordView};
 use super::common::{Common, Output};
 use super::failure::Failure;
 use super::format::Format;
-use super::session::block_on;
+use super::pipe::readers_gone;
+use super::session::{block_on, unwritable};
+use super::signals::stop_requested;
 use super::start::From;
 use crate::clock::Clock;
 
@@ -57,9 +59,6 @@ pub(super) struct Consume {
 
 impl Consume {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
-        if self.count == Some(0) {
-            return Ok(());
-        }
         block_on(async {
             let client = common.connect().await?;
             let mut reader = client
@@ -73,10 +72,12 @@ impl Consume {
             }
             let mut reader = reader.open().await?;
             let mut printer = Printer::new(&self, common);
+            let stop = stop_requested()?;
             let outcome = tokio::select! {
                 outcome = printer.print_all(&mut reader) => outcome,
                 // Whoever stops it has seen enough; what is there is printed.
-                _ = tokio::signal::ctrl_c() => Ok(()),
+                () = stop => Ok(()),
+                () = readers_gone() => Err(Stop::BrokenPipe),
             };
             match outcome.and_then(|()| printer.flush()) {
                 Err(Stop::BrokenPipe) | Ok(()) => printer.verdict(),
@@ -123,6 +124,10 @@ impl<'a> Printer<'a> {
     }
 
     async fn print_all(&mut self, reader: &mut Reader) -> Result<(), Stop> {
+        // The reader is open even so: what doesn't exist was refused.
+        if self.left == 0 {
+            return Ok(());
+        }
         while let Some(event) = reader.next_event().await {
             match event {
                 Ok(Event::Batch(batch)) => {
@@ -191,7 +196,7 @@ impl<'a> Printer<'a> {
         self.buffer.clear();
         written.map_err(|error| match error.kind() {
             ErrorKind::BrokenPipe => Stop::BrokenPipe,
-            _ => Stop::Failure(Failure::failed(format_args!("can't write: {error}"))),
+            _ => Stop::Failure(unwritable(&error)),
         })
     }
 }

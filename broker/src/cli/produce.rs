@@ -17,6 +17,7 @@ use super::escapes::unescape;
 use super::failure::Failure;
 use super::lines::Lines;
 use super::session::block_on;
+use super::signals::stop_requested;
 use super::units;
 use crate::clock;
 
@@ -26,8 +27,8 @@ const WINDOW: usize = 16 * 1024;
 /// Send a record for each line of standard input.
 ///
 /// Ends with exit code 0 only when every record was acknowledged. It stops at
-/// the first record that the broker refuses and at the first line without the
-/// delimiter; what was sent before stays.
+/// the first record that the broker refuses, at the first line without the
+/// delimiter, and when it is interrupted; what was sent before stays.
 #[derive(Debug, Args)]
 pub(super) struct Produce {
     /// The topic.
@@ -87,10 +88,18 @@ fn delimiter(text: &str) -> Result<Delimiter, String> {
     }
 }
 
+/// Why sending ended without a failure.
+enum Ended {
+    AllSent,
+    Interrupted,
+}
+
 impl Produce {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         block_on(async {
             let client = common.connect().await?;
+            // Without a line to send, nobody else would ask for the topic.
+            client.admin().describe_topic(&self.topic).await?;
             let (input, progress) = self.open(common)?;
             let producer = client
                 .producer_builder()
@@ -98,11 +107,20 @@ impl Produce {
                 .delivery_timeout(self.timeout)
                 .build();
             let mut sending = Sending::new(&self, producer, progress);
-            let sent = sending.send_all(Lines::read(input)).await;
+            let stop = stop_requested()?;
+            let sent = tokio::select! {
+                sent = sending.send_all(Lines::read(input)) => sent.map(|()| Ended::AllSent),
+                () = stop => Ok(Ended::Interrupted),
+            };
             // What was sent before a failure is still accounted for.
             let acked = sending.finish().await;
             sending.summarize(common);
-            sent.and(acked)
+            match (sent?, acked?) {
+                (Ended::AllSent, ()) => Ok(()),
+                (Ended::Interrupted, ()) => {
+                    Err(Failure::failed("interrupted before the end of the input"))
+                }
+            }
         })
     }
 
@@ -111,12 +129,21 @@ impl Produce {
             let bar = progress(common, "{spinner} {bytes}, {bytes_per_sec}", None);
             return Ok((Box::new(io::stdin()), bar));
         };
-        let unreadable =
-            |error| Failure::failed(format_args!("can't read {}: {error}", path.display()));
-        let file = File::open(path).map_err(unreadable)?;
-        let size = file.metadata().map_err(unreadable)?.len();
+        let file = File::open(path).map_err(|error| self.unreadable(&error))?;
+        let metadata = file.metadata().map_err(|error| self.unreadable(&error))?;
         let template = "{wide_bar} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
-        Ok((Box::new(file), progress(common, template, Some(size))))
+        Ok((
+            Box::new(file),
+            progress(common, template, Some(metadata.len())),
+        ))
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Failure {
+        let name = match &self.file {
+            Some(path) => path.display().to_string(),
+            None => String::from("standard input"),
+        };
+        Failure::failed(format_args!("can't read {name}: {error}"))
     }
 
     fn record<'a>(&self, number: u64, line: &'a [u8]) -> Result<RecordRef<'a>, Failure> {
@@ -163,7 +190,9 @@ impl<'a> Sending<'a> {
     }
 
     async fn send_all(&mut self, mut lines: Lines) -> Result<(), Failure> {
-        while let Some(line) = lines.next().await.map_err(Failure::failed)? {
+        let verb = self.verb;
+        let unreadable = |error| verb.unreadable(&error);
+        while let Some(line) = lines.next().await.map_err(unreadable)? {
             self.keep_pace().await;
             self.send(&line).await?;
             if self.on_their_way.len() > WINDOW {
@@ -198,8 +227,11 @@ impl<'a> Sending<'a> {
     }
 
     async fn await_oldest(&mut self) -> Result<(), Failure> {
-        if let Some(delivery) = self.on_their_way.pop_front() {
-            delivery.await?;
+        // It is counted when it is settled, also when sending is interrupted here.
+        if let Some(delivery) = self.on_their_way.front_mut() {
+            let settled = delivery.await;
+            self.on_their_way.pop_front();
+            settled?;
             self.acked += 1;
         }
         Ok(())

@@ -9,6 +9,7 @@ mod report;
 mod workload;
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use self::workload::{Topics, Workload};
 use super::common::Common;
 use super::failure::Failure;
 use super::session::block_on;
+use super::signals::stop_requested;
 use crate::clock;
 
 /// Measure a broker: throughput, latency, and what it costs the broker.
@@ -91,6 +93,7 @@ where
     common.connect().await?;
     let progress = progress(common, name, workload.runs);
     let mut runs = Vec::new();
+    let mut stop = pin!(stop_requested()?);
     for _ in 0..workload.runs.max(1) {
         // New connections each time: a run owes nothing to the one before.
         let client = common
@@ -100,7 +103,7 @@ where
         let topics = Arc::new(Topics::create(&client, workload).await?);
         let figures = tokio::select! {
             figures = run(client, Arc::clone(&topics)) => figures.map_err(Failure::from),
-            _ = tokio::signal::ctrl_c() => Err(Failure::failed("interrupted")),
+            () = &mut stop => Err(Failure::failed("interrupted")),
         };
         topics.delete().await?;
         runs.push(figures?);
