@@ -81,6 +81,16 @@ fn damage_is_named_and_ends_with_exit_code_1() {
 }
 
 #[test]
+fn file_of_something_else_is_called_unknown() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("big.txt");
+    fs::write(&path, "nothing of ours\n").unwrap();
+    let found = inspect(&path, &[]).run();
+    assert_eq!(found.code, 1);
+    assert!(found.stdout.contains("unknown file"), "{}", found.stdout);
+}
+
+#[test]
 fn path_that_is_not_there_is_not_made() {
     let temp = tempfile::tempdir().unwrap();
     let path = temp.path().join("none");

@@ -100,7 +100,11 @@ fn row(file: &InspectedFile) -> [String; 6] {
         .unwrap_or_default();
     let holds_batches = !matches!(
         file.kind,
-        FileKind::Identity | FileKind::Checkpoint | FileKind::Index | FileKind::UnfitIndex
+        FileKind::Identity
+            | FileKind::Checkpoint
+            | FileKind::Index
+            | FileKind::UnfitIndex
+            | FileKind::Unknown
     );
     let count = |count: u64| match holds_batches {
         true => count.to_string(),

@@ -20,6 +20,7 @@ use super::PARTITIONS_DIR;
 use super::checkpoint::{self, Checkpoint, CheckpointEntry, Loaded};
 use super::dir::Dir;
 use super::identity::{self, Identity, IdentityError};
+use super::journal::JOURNAL_DIR;
 use super::open::entries_of_segments;
 use super::segment as segments;
 use crate::model::{Offset, PartitionId};
@@ -104,11 +105,15 @@ fn inspect_segment_alone(
     }
 }
 
-/// A spare journal file has no header, and no other file is of ours.
+/// A spare journal file has no header, and no other file is of ours. Which of the
+/// two it is, only the directory tells.
 fn unreadable(dir: &dyn Dir, path: &Path) -> io::Result<InspectedFile> {
     let len = dir.open(path)?.len()?;
-    let path = path.display().to_string();
-    let mut file = InspectedFile::new(path, FileKind::SpareJournal, len);
+    let kind = match path.starts_with(JOURNAL_DIR) {
+        true => FileKind::SpareJournal,
+        false => FileKind::Unknown,
+    };
+    let mut file = InspectedFile::new(path.display().to_string(), kind, len);
     file.damage.push(Damage::Unreadable);
     Ok(file)
 }

@@ -56,6 +56,8 @@ pub enum FileKind {
     /// An index that doesn't fit its segment. No damage, as a crash may leave
     /// one: it is made again when it is needed.
     UnfitIndex,
+    /// Nothing that a data directory holds.
+    Unknown,
 }
 
 /// Something that is not as it was written.
@@ -145,6 +147,7 @@ impl fmt::Display for FileKind {
             FileKind::UnusedSegment => "unused segment",
             FileKind::Index => "index",
             FileKind::UnfitIndex => "unfit index",
+            FileKind::Unknown => "unknown file",
         })
     }
 }

@@ -205,5 +205,6 @@ fn file_of_something_else_is_unreadable() {
     let dir = SimDir::new();
     dir.create(Path::new("holiday.jpg")).unwrap();
     let found = inspect_file(&dir, Path::new("holiday.jpg")).unwrap();
+    assert_eq!(found.files[0].kind, FileKind::Unknown);
     assert_eq!(found.files[0].damage, [Damage::Unreadable]);
 }
