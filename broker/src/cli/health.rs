@@ -16,7 +16,7 @@ use super::units;
 #[derive(Debug, Args)]
 pub(super) struct Health {
     /// How long the broker may take to answer.
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "3s")]
+    #[arg(long, value_name = "TIME", value_parser = units::timeout, default_value = "3s")]
     timeout: Duration,
 }
 

@@ -47,13 +47,13 @@ pub(super) struct Produce {
     #[arg(short, long, value_enum, default_value_t = Codec::None)]
     compression: Codec,
     /// At most so many records a second.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     rate: Option<u32>,
     /// Read this file instead of standard input.
     #[arg(short, long, value_name = "FILE")]
     file: Option<PathBuf>,
     /// How long a record may take to be acknowledged.
-    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "30s")]
+    #[arg(long, value_name = "TIME", value_parser = units::timeout, default_value = "30s")]
     timeout: Duration,
 }
 
@@ -221,7 +221,7 @@ impl<'a> Sending<'a> {
     /// Waits until the next record is due.
     async fn keep_pace(&self) {
         if let Some(rate) = self.verb.rate {
-            let due = Duration::from_secs_f64(self.sent as f64 / f64::from(rate.max(1)));
+            let due = Duration::from_secs_f64(self.sent as f64 / f64::from(rate));
             tokio::time::sleep_until((self.started + due).into()).await;
         }
     }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use statecast_client::{FlushLevel, Retention};
 
+use crate::limits::FLUSH_INTERVAL_MS;
+
 /// A size in bytes, such as `10GiB`.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let size: ByteSize = text
@@ -24,19 +26,39 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
         .map_err(|error| format!("{text:?} is no duration ({error}); write it as 7d or 90m"))
 }
 
-/// A duration or `forever`.
-pub(super) fn retention(text: &str) -> Result<Retention<Duration>, String> {
-    match text {
-        "forever" => Ok(Retention::Forever),
-        text => duration(text).map(Retention::Limit),
+/// How long is waited: a duration, but not none.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err(format!("{text:?} leaves no time; write it as 30s")),
+        timeout => Ok(timeout),
     }
 }
 
-/// A size or `forever`.
+/// A duration of whole milliseconds, or `forever`.
+pub(super) fn retention(text: &str) -> Result<Retention<Duration>, String> {
+    if text == "forever" {
+        return Ok(Retention::Forever);
+    }
+    let time = duration(text)?;
+    match whole_ms(time) {
+        Some(0) => Err(format!(
+            "{text:?} keeps nothing; without a bound is `forever`"
+        )),
+        Some(_) => Ok(Retention::Limit(time)),
+        None => Err(format!("{text:?} is no number of milliseconds that fits")),
+    }
+}
+
+/// A size or `unlimited`, for which `forever` is taken as well.
 pub(super) fn retention_bytes(text: &str) -> Result<Retention<u64>, String> {
-    match text {
-        "forever" => Ok(Retention::Forever),
-        text => size(text).map(Retention::Limit),
+    if ["unlimited", "forever"].contains(&text) {
+        return Ok(Retention::Forever);
+    }
+    match size(text)? {
+        0 => Err(format!(
+            "{text:?} keeps nothing; without a bound is `unlimited`"
+        )),
+        bytes => Ok(Retention::Limit(bytes)),
     }
 }
 
@@ -45,13 +67,28 @@ pub(super) fn flush_level(text: &str) -> Result<FlushLevel, String> {
     match text {
         "always" => Ok(FlushLevel::Always),
         "os" => Ok(FlushLevel::Os),
-        text => match humantime::parse_duration(text) {
-            Ok(interval) => Ok(FlushLevel::Interval(interval)),
-            Err(_) => Err(format!(
-                "{text:?} is none of always, os, or a time such as 100ms"
-            )),
-        },
+        text => flush_interval(text).ok_or_else(|| {
+            format!(
+                "{text:?} is none of always, os, or a time such as 100ms: \
+                 whole milliseconds, from 1ms to 1h"
+            )
+        }),
     }
+}
+
+fn flush_interval(text: &str) -> Option<FlushLevel> {
+    let interval = humantime::parse_duration(text).ok()?;
+    let ms = u32::try_from(whole_ms(interval)?).ok()?;
+    FLUSH_INTERVAL_MS
+        .contains(&ms)
+        .then_some(FlushLevel::Interval(interval))
+}
+
+/// The milliseconds of a duration that is a whole number of them.
+fn whole_ms(duration: Duration) -> Option<u64> {
+    let is_whole = duration.subsec_nanos().is_multiple_of(1_000_000);
+    let ms = u64::try_from(duration.as_millis()).ok()?;
+    is_whole.then_some(ms)
 }
 
 /// As it was written.
@@ -85,6 +122,24 @@ mod tests {
         assert_eq!(retention("7d"), Ok(Retention::Limit(week)));
         assert_eq!(retention("forever"), Ok(Retention::Forever));
         assert!(retention("a week").unwrap_err().contains("7d"));
+        for refused in ["1500us", "1000000000000y"] {
+            assert!(retention(refused).is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn no_retention_is_refused_with_the_word_for_no_bound() {
+        assert!(retention("0s").unwrap_err().contains("forever"));
+        assert!(retention_bytes("0").unwrap_err().contains("unlimited"));
+        for word in ["unlimited", "forever"] {
+            assert_eq!(retention_bytes(word), Ok(Retention::Forever));
+        }
+    }
+
+    #[test]
+    fn timeout_leaves_time() {
+        assert_eq!(timeout("1ms"), Ok(Duration::from_millis(1)));
+        assert!(timeout("0s").is_err());
     }
 
     #[test]
@@ -101,6 +156,8 @@ mod tests {
         for text in ["always", "os", "100ms", "5s"] {
             assert_eq!(show_flush(flush_level(text).unwrap()), text);
         }
-        assert!(flush_level("sometimes").is_err());
+        for refused in ["sometimes", "0s", "1500us", "61m"] {
+            assert!(flush_level(refused).is_err(), "{refused}");
+        }
     }
 }

@@ -17,7 +17,7 @@ use crate::clock;
 #[derive(Debug, Clone, Args)]
 pub(super) struct EndToEnd {
     /// Records a second, of all producers together.
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
     #[command(flatten)]
     workload: Workload,
