@@ -107,11 +107,103 @@ fn refusals_are_told_on_standard_error_and_by_exit_code() {
     let error: Value = serde_json::from_str(&missing.stderr).unwrap();
     assert_eq!(error["reason"], "TOPIC_NOT_FOUND");
     assert_eq!(error["metadata"]["topic"], "nope");
+}
 
-    let usage = shell
-        .verb(&["topic", "create", "t", "--flush", "sometimes"])
-        .run();
-    assert_eq!(usage.code, 2);
+#[test]
+fn values_that_cannot_be_meant_are_usage_errors() {
+    for args in [
+        &["produce", "t", "--rate", "0"][..],
+        &["produce", "t", "--timeout", "0s"],
+        &["health", "--timeout", "0s"],
+        &["bench", "end-to-end", "--rate", "0"],
+        &["topic", "create", "t", "--flush", "sometimes"],
+        &["topic", "create", "t", "--flush", "1500us"],
+        &["topic", "create", "t", "--flush", "2h"],
+        &["topic", "create", "t", "--retention", "0s"],
+        &["topic", "alter", "t", "--retention-bytes", "0"],
+    ] {
+        // Nobody is asked.
+        let usage = Verb::new("http://127.0.0.1:1", args).run();
+        assert_eq!(usage.code, 2, "{args:?}: {}", usage.stderr);
+    }
+}
+
+#[test]
+fn usage_errors_are_json_when_that_was_asked_for() {
+    for args in [
+        &["topic", "create", "-o", "json"][..],
+        &["--output=json", "produce", "t", "--rate", "0"],
+        &["topic", "-ojson"],
+        &["nonsense", "--output", "json"],
+    ] {
+        let usage = Verb::new("http://127.0.0.1:1", args).run();
+        assert_eq!((usage.code, &*usage.stdout), (2, ""), "{args:?}");
+        let error: Value = serde_json::from_str(&usage.stderr).unwrap();
+        let problem = error["error"].as_str().unwrap();
+        assert!(!problem.contains("Usage"), "{problem}");
+    }
+    let text = Verb::new("http://127.0.0.1:1", &["topic", "create"]).run();
+    assert!(text.stderr.starts_with("error: "), "{}", text.stderr);
+}
+
+#[test]
+fn each_topic_that_is_to_be_deleted_is_tried() {
+    let shell = Shell::start();
+    for name in ["a", "b", "c"] {
+        shell.says(&["topic", "create", name]);
+    }
+    let delete = ["topic", "delete", "a", "nope", "b", "none"];
+    let partly = shell.verb(&delete).run();
+    assert_eq!((partly.code, &*partly.stdout), (1, ""));
+    let lines: Vec<_> = partly.stderr.lines().collect();
+    assert_eq!(lines[..2], ["deleted topic a", "deleted topic b"]);
+    for (line, name) in lines[2..].iter().zip(["nope", "none"]) {
+        let begin = format!("error: can't delete {name}: ");
+        assert!(line.starts_with(&begin), "{line}");
+    }
+    assert_eq!(lines.len(), 4, "{}", partly.stderr);
+
+    let delete = ["topic", "delete", "c", "nope", "-o", "json"];
+    let partly = shell.verb(&delete).run();
+    assert_eq!(partly.code, 1);
+    assert_eq!(partly.json(), json!({ "deleted": ["c"] }));
+    let error: Value = serde_json::from_str(&partly.stderr).unwrap();
+    assert_eq!(error["metadata"]["topic"], "nope");
+}
+
+#[test]
+fn retention_without_a_bound_is_shown_in_its_own_words() {
+    let shell = Shell::start();
+    let words = ["--retention", "forever", "--retention-bytes", "unlimited"];
+    shell.says(&[&["topic", "create", "t"], &words[..]].concat());
+    let described = shell.says(&["topic", "describe", "t"]).stdout;
+    for (fact, word) in [("retention:", "forever"), ("max size:", "unlimited")] {
+        let line = described.lines().find(|line| line.starts_with(fact));
+        assert!(line.unwrap().ends_with(word), "{described}");
+    }
+    let listed = shell.says(&["topic", "list"]).stdout;
+    assert!(listed.contains("forever") && listed.contains("unlimited"));
+}
+
+#[test]
+fn port_of_http_is_told_from_that_of_grpc() {
+    let shell = Shell::start();
+    let http = format!("http://{}", shell.broker.http());
+    for args in [&["topic", "list"][..], &["produce", "t"], &["health"]] {
+        let wrong = Verb::new(&http, args).run();
+        assert_eq!(wrong.code, 1);
+        assert!(wrong.stderr.contains("port of gRPC"), "{}", wrong.stderr);
+    }
+}
+
+#[test]
+fn endpoint_that_is_set_to_nothing_is_not_set() {
+    let scratch = tempfile::tempdir().unwrap();
+    let dir = scratch.path().to_str().unwrap();
+    let bench = ["bench", "disk", "--duration", "1ms", dir, "-o", "json"];
+    let report = Verb::new("", &bench).succeeds().json();
+    let endpoint = &report["environment"]["endpoint"];
+    assert_eq!(endpoint, "http://127.0.0.1:7420");
 }
 
 #[test]

@@ -2,6 +2,9 @@
 
 use clap::{Args, ValueEnum};
 
+/// Names the broker where no flag does.
+pub(super) const ENDPOINT_VARIABLE: &str = "STATECAST_ENDPOINT";
+
 /// Options that every verb takes.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Common options")]
@@ -10,7 +13,7 @@ pub(super) struct Common {
     #[arg(
         long,
         global = true,
-        env = "STATECAST_ENDPOINT",
+        env = ENDPOINT_VARIABLE,
         value_name = "URL",
         default_value = "http://127.0.0.1:7420"
     )]

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use super::common::{Common, Output};
+use super::common::Output;
+
+/// What the client says of a server that knows HTTP but no gRPC.
+const NO_GRPC: &str = "grpc-status header missing";
 
 /// Why a verb didn't do what it was asked.
 #[derive(Debug, PartialEq, Eq)]
@@ -26,9 +29,13 @@ pub(super) enum Failure {
 
 impl From<statecast_client::Error> for Failure {
     fn from(error: statecast_client::Error) -> Self {
+        let mut message = error.to_string();
+        if message.contains(NO_GRPC) {
+            message += "; is this the port of gRPC (7420 by default), not that of HTTP?";
+        }
         Failure::Refused {
             name: error.name().to_owned(),
-            message: error.to_string(),
+            message,
             metadata: error
                 .refusal()
                 .map(|refusal| refusal.metadata.clone())
@@ -48,13 +55,21 @@ impl Failure {
         Failure::Usage(message.to_string())
     }
 
+    /// The same failure, of one thing among several.
+    pub(super) fn of(mut self, what: &str) -> Failure {
+        let (Failure::Usage(message) | Failure::Failed(message) | Failure::Refused { message, .. }) =
+            &mut self;
+        *message = format!("{what}: {message}");
+        self
+    }
+
     /// Prints the failure on standard error; returns the exit code.
-    pub(super) fn report(self, common: &Common) -> ExitCode {
+    pub(super) fn report(self, output: Output) -> ExitCode {
         let code = match self {
             Failure::Usage(_) => 2,
             Failure::Failed(_) | Failure::Refused { .. } => 1,
         };
-        match common.output {
+        match output {
             Output::Table => anstream::eprintln!("error: {}", self.message()),
             Output::Json => anstream::eprintln!("{}", self.json()),
         }

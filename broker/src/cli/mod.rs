@@ -24,9 +24,10 @@ mod units;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use common::Common;
+use common::{Common, Output};
 use failure::Failure;
 
 /// A lightweight message broker and event streaming server.
@@ -80,22 +81,55 @@ pub fn run() -> ExitCode {
     let verb = cli.verb.expect("parse() fills in the verb");
     match verb.run(&cli.common) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(&cli.common),
+        Err(failure) => failure.report(cli.common.output),
     }
 }
 
-/// Parses arguments; ends the process on a usage error, as clap does.
+/// Parses arguments; ends the process on a usage error.
 fn parse(mut args: Vec<OsString>) -> Cli {
-    let cli = Cli::parse_from(&args);
+    let cli = parse_once(&args);
     if cli.verb.is_some() {
         return cli;
     }
     // `serve` takes its settings from the environment, so it has to be parsed.
     args.push("serve".into());
-    Cli::parse_from(args)
+    parse_once(&args)
 }
 
-/// The whole command, for completions and man pages.
+fn parse_once(args: &[OsString]) -> Cli {
+    let matches = command().try_get_matches_from(args);
+    let cli = matches.and_then(|matches| Cli::from_arg_matches(&matches));
+    cli.unwrap_or_else(|error| end(&error, args))
+}
+
+/// Ends the process as clap does, but with an error in the form asked for.
+fn end(error: &clap::Error, args: &[OsString]) -> ! {
+    if !error.use_stderr() || !asks_for_json(args) {
+        error.exit();
+    }
+    let text = error.to_string();
+    // Behind the problem follow hints for people.
+    let problem = text
+        .strip_prefix("error: ")
+        .and_then(|text| text.split("\n\n").next());
+    Failure::usage(problem.unwrap_or(&text)).report(Output::Json);
+    std::process::exit(error.exit_code())
+}
+
+/// Whether arguments that can't be parsed seem to ask for JSON.
+fn asks_for_json(args: &[OsString]) -> bool {
+    let in_two =
+        |pair: &[OsString]| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == "json";
+    let in_one = ["-ojson", "-o=json", "--output=json"];
+    args.windows(2).any(in_two) || args.iter().any(|arg| in_one.iter().any(|json| arg == json))
+}
+
+/// The whole command. A variable that is set to nothing counts as not set.
 fn command() -> clap::Command {
-    Cli::command()
+    let endpoint = std::env::var_os(common::ENDPOINT_VARIABLE);
+    let is_empty = endpoint.is_some_and(|value| value.is_empty());
+    Cli::command().mut_arg("endpoint", |arg| match is_empty {
+        true => arg.env(Resettable::Reset),
+        false => arg,
+    })
 }

@@ -6,7 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use statecast_client::{Cleanup, FlushLevel, Retention, Topic, TopicConfig, TopicDescription};
+use statecast_client::{
+    Admin, Cleanup, FlushLevel, Retention, Topic, TopicConfig, TopicDescription,
+};
 
 use super::common::{Common, Output};
 use super::failure::Failure;
@@ -71,7 +73,7 @@ pub(super) struct ConfigArgs {
     /// How long records are kept: a time or `forever` [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = units::retention)]
     retention: Option<Retention<Duration>>,
-    /// How much a partition keeps: a size or `forever` [default: forever]
+    /// How much a partition keeps: a size or `unlimited` [default: unlimited]
     #[arg(long, value_name = "SIZE", value_parser = units::retention_bytes)]
     retention_bytes: Option<Retention<u64>>,
     /// What happens to old records [default: delete]
@@ -141,13 +143,7 @@ impl TopicVerb {
                     .await?;
                 changed(common, &topic, "altered")
             }
-            Self::Delete { names } => {
-                for name in names {
-                    admin.delete_topic(&name).await?;
-                    common.note(format_args!("deleted topic {name}"));
-                }
-                Ok(())
-            }
+            Self::Delete { names } => delete(common, &admin, &names).await,
             Self::List { prefix } => {
                 let topics = admin.list_topics(&prefix).await?;
                 if json {
@@ -166,6 +162,30 @@ impl TopicVerb {
             }
         }
     }
+}
+
+/// Tries all of them, and tells of each what became of it.
+async fn delete(common: &Common, admin: &Admin, names: &[String]) -> Result<(), Failure> {
+    let mut deleted = Vec::new();
+    let mut failures = Vec::new();
+    for name in names {
+        match admin.delete_topic(name).await {
+            Ok(()) => {
+                common.note(format_args!("deleted topic {name}"));
+                deleted.push(name);
+            }
+            Err(error) => failures.push(Failure::from(error).of(&format!("can't delete {name}"))),
+        }
+    }
+    if common.output == Output::Json {
+        print_json(&json!({ "deleted": deleted }))?;
+    }
+    // The last one is left to whoever reports how the verb ended.
+    let last = failures.pop();
+    for failure in failures {
+        failure.report(common.output);
+    }
+    last.map_or(Ok(()), Err)
 }
 
 fn changed(common: &Common, topic: &Topic, how: &str) -> Result<(), Failure> {
@@ -230,8 +250,8 @@ fn topics_table(topics: &[Topic]) -> String {
         table.add_row([
             topic.name.clone(),
             topic.partitions.to_string(),
-            show_retention(topic.config.retention, units::show_duration),
-            show_retention(topic.config.retention_bytes, units::show_size),
+            show_retention(topic.config.retention),
+            show_retention_bytes(topic.config.retention_bytes),
             topic
                 .config
                 .flush
@@ -253,14 +273,8 @@ fn description_text(description: &TopicDescription) -> String {
         ["name:", &topic.name],
         ["created:", &created],
         ["partitions:", &topic.partitions.to_string()],
-        [
-            "retention:",
-            &show_retention(config.retention, units::show_duration),
-        ],
-        [
-            "max size:",
-            &show_retention(config.retention_bytes, units::show_size),
-        ],
+        ["retention:", &show_retention(config.retention)],
+        ["max size:", &show_retention_bytes(config.retention_bytes)],
         [
             "cleanup:",
             config.cleanup.map(show_cleanup).unwrap_or_default(),
@@ -297,10 +311,17 @@ fn description_text(description: &TopicDescription) -> String {
     format!("{}\n{}", table_text(facts), table_text(partitions))
 }
 
-fn show_retention<T>(retention: Option<Retention<T>>, show: impl Fn(T) -> String) -> String {
+fn show_retention(retention: Option<Retention<Duration>>) -> String {
     match retention {
-        Some(Retention::Limit(limit)) => show(limit),
+        Some(Retention::Limit(time)) => units::show_duration(time),
         Some(Retention::Forever) | None => "forever".to_owned(),
+    }
+}
+
+fn show_retention_bytes(retention: Option<Retention<u64>>) -> String {
+    match retention {
+        Some(Retention::Limit(bytes)) => units::show_size(bytes),
+        Some(Retention::Forever) | None => "unlimited".to_owned(),
     }
 }
 
