@@ -60,6 +60,8 @@ pub(super) struct Queue {
     closed: bool,
     /// Whoever sends, while there is nothing to send.
     sender: Option<Waker>,
+    /// The sender also has a timer, that of the oldest batch's linger.
+    timed: bool,
     /// The one that was used longest ago comes first: its bytes are the likeliest
     /// to have been acknowledged, and then its buffer is used again.
     spare: VecDeque<BatchBuilder>,
@@ -117,6 +119,7 @@ impl Queue {
             urgent_below: 0,
             closed: false,
             sender: None,
+            timed: false,
             spare: VecDeque::new(),
         }
     }
@@ -146,8 +149,7 @@ impl Queue {
         }
         match self.readiness(None) {
             Readiness::Now => self.sender.take(),
-            // The first one starts the timer, the others find it running.
-            Readiness::At(_) if self.waiting.len() == 1 => self.sender.take(),
+            Readiness::At(_) if !self.timed => self.sender.take(),
             Readiness::At(_) | Readiness::No => None,
         }
     }
@@ -198,6 +200,7 @@ impl Queue {
 
     /// Parks whoever sends until there is something to do.
     pub(super) fn park(&mut self, waker: &Waker) {
+        self.timed = false;
         match &mut self.sender {
             Some(sender) => sender.clone_from(waker),
             None => self.sender = Some(waker.clone()),
@@ -228,6 +231,7 @@ impl Queue {
             Readiness::Now => Step::Cut(self.take()),
             Readiness::At(time) => {
                 self.park(waker);
+                self.timed = true;
                 Step::At(time)
             }
             Readiness::No => {
@@ -276,9 +280,18 @@ impl Queue {
         self.paused = true;
     }
 
-    /// Whether each request that was sent was answered.
+    /// Whether each request was answered; one that is being encoded will be
+    /// sent in any case, and isn't.
     pub(super) fn is_answered(&self) -> bool {
-        self.sent == 0
+        self.in_flight.is_empty()
+    }
+
+    /// Goes on after a pause, when nothing is left to be sent again.
+    pub(super) fn resume(&mut self) -> Option<Waker> {
+        if !std::mem::take(&mut self.paused) {
+            return None;
+        }
+        self.sender.take()
     }
 
     /// Sends these first, and then goes on.

@@ -203,3 +203,47 @@ fn closed_queue_ends_once_everything_was_sent() {
         Step::End
     ));
 }
+
+#[test]
+fn batches_that_waited_for_room_get_their_timer_once_there_is_room() {
+    let pace = Pace {
+        linger: Duration::from_secs(60),
+        ..NO_LINGER
+    };
+    let mut queue = Queue::new(pace);
+    let session = queue.begin_session();
+    for partition in 0..4 {
+        queue.add(batch(partition, 100));
+        assert!(send(&mut queue, session).is_some());
+    }
+    for partition in 0..2 {
+        queue.add(batch(partition, 10));
+    }
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::Idle), "{step:?}");
+    let (_, waker) = queue.answered().unwrap();
+    assert!(waker.is_some(), "nobody would start the timer");
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::At(_)), "{step:?}");
+    let (_, waker) = queue.answered().unwrap();
+    assert!(waker.is_none(), "the timer runs");
+}
+
+#[test]
+fn refused_batches_wait_for_a_request_that_is_being_cut() {
+    let mut queue = Queue::new(NO_LINGER);
+    let session = queue.begin_session();
+    queue.add(batch(0, 100));
+    assert!(send(&mut queue, session).is_some());
+    queue.add(batch(1, 100));
+    let Step::Cut(batches) = queue.step(session, start(), Waker::noop()) else {
+        panic!("a full batch goes");
+    };
+    queue.answered().unwrap();
+    queue.pause();
+    assert!(!queue.is_answered());
+    let (still_on, _) = queue.cut(session, cut(batches), Vec::new());
+    assert!(still_on && !queue.is_answered());
+    queue.answered().unwrap();
+    assert!(queue.is_answered());
+}

@@ -215,6 +215,9 @@ impl<'a> Session<'a> {
     /// Sends refused batches again, when everything behind them was answered.
     async fn resend(&mut self) {
         let Some(first) = self.refused.first() else {
+            // What was refused may have been overtaken since.
+            let waker = self.shared.lock().queue.resume();
+            wake(waker);
             return;
         };
         if !self.shared.lock().queue.is_answered() {

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use statecast_client::{Delivery, Error, Producer, Reason, RecordRef};
+use statecast_client::{Compression, Delivery, Error, Producer, Reason, RecordRef};
 
 use super::fake_broker::{Answer, FakeBroker};
 
@@ -16,6 +16,14 @@ async fn send(producer: &Producer, partition: u32, value: &str) -> Delivery {
 
 async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+fn refuse_for_now(partition: u32) -> Answer {
+    Answer::Refuse {
+        partition,
+        reason: Reason::DiskFull,
+        retry_after_ms: Some(1),
+    }
 }
 
 /// Values appended to partition 0, each once, in the order of their first
@@ -132,6 +140,44 @@ async fn batch_that_was_overtaken_fails_rather_than_change_the_order() {
     let error = refused.await.unwrap_err();
     assert_eq!(error.reason(), Some(Reason::DiskFull));
     assert_eq!(broker.appended(), [(0, "after".to_owned())]);
+    // The producer goes on.
+    send(&producer, 0, "next").await.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acknowledged_records_are_there_however_refusals_meet_encoding() {
+    let broker = FakeBroker::start(2).await;
+    let client = broker.client().await;
+    let producer = client
+        .producer_builder()
+        .compression(Compression::Zstd)
+        .build();
+    // Takes so long to compress that the refusal of the request before is often
+    // read meanwhile.
+    let numbers = (0..20_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_string());
+    let long: String = numbers.collect();
+    let mut expected = Vec::new();
+    for round in 0..50 {
+        broker.script([refuse_for_now(0)]);
+        let first = send(&producer, 0, &round.to_string()).await;
+        for _ in 0..round % 10 {
+            tokio::task::yield_now().await;
+        }
+        let second = send(&producer, 1, &format!("{round} {long}")).await;
+        for delivery in [first, second] {
+            let position = delivery.await.unwrap();
+            expected.push((position, round.to_string()));
+        }
+    }
+    let mut appended = [Vec::new(), Vec::new()];
+    for (partition, value) in broker.appended() {
+        let start = value.split(' ').next().unwrap().to_owned();
+        appended[partition as usize].push(start);
+    }
+    for (position, value) in expected {
+        let offset = usize::try_from(position.offset).unwrap();
+        assert_eq!(appended[position.partition as usize][offset], value);
+    }
 }
 
 #[tokio::test]
