@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio_util::sync::CancellationToken;
+
 use super::LookupError;
 use crate::metadata::TopicMeta;
 use crate::model::TopicName;
@@ -18,6 +20,8 @@ pub struct Topic {
     /// Set once the topic was deleted or altered: whoever holds this for later
     /// has to look it up again.
     retired: AtomicBool,
+    /// Cancelled then, for those who wait for it.
+    retirement: CancellationToken,
     /// Where the next records without a key go, modulo the partitions.
     turn: AtomicU32,
     /// The largest batch that it takes: bytes.
@@ -40,6 +44,7 @@ impl Topic {
             meta,
             partitions,
             retired: AtomicBool::new(false),
+            retirement: CancellationToken::new(),
             turn: AtomicU32::new(0),
         }
     }
@@ -77,6 +82,11 @@ impl Topic {
     /// Whether it was deleted or altered since it was looked up.
     pub fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// Waits until it is deleted or altered.
+    pub async fn retired(&self) {
+        self.retirement.cancelled().await;
     }
 
     /// The partition for the next records without a key.
@@ -150,5 +160,6 @@ impl Registry {
 fn retire(topic: Option<Arc<Topic>>) {
     if let Some(topic) = topic {
         topic.retired.store(true, Ordering::Release);
+        topic.retirement.cancel();
     }
 }

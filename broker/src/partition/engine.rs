@@ -5,17 +5,18 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::hand::Hands;
 use super::handle::{Partition, PartitionHandle};
-use super::mailbox::{Mailbox, Results, Submission};
+use super::mailbox::{Durability, Mailbox, Results, Submission};
 use super::traffic::{Counters, Traffic};
 use super::upkeep::Upkeep;
 use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
 use crate::limits;
-use crate::model::{FlushLevel, HEADER_LEN, Offset, PartitionId};
+use crate::model::{HEADER_LEN, Offset, PartitionId};
 use crate::storage::{PartitionLog, ReadError, Storage};
 
 /// Bounds of the engine.
@@ -54,7 +55,7 @@ pub(super) struct Shared {
     options: EngineOptions,
     /// Bytes that may be submitted.
     admission: Arc<Semaphore>,
-    disk_reads: Semaphore,
+    disk_reads: Arc<Semaphore>,
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -75,7 +76,7 @@ impl Engine {
             counters: Counters::default(),
             options,
             admission: Arc::new(Semaphore::new(options.mailbox_bytes)),
-            disk_reads: Semaphore::new(options.disk_reads),
+            disk_reads: Arc::new(Semaphore::new(options.disk_reads)),
             partitions: RwLock::default(),
             threads: Mutex::default(),
         });
@@ -214,29 +215,24 @@ impl Engine {
         // One that is larger than the mailbox is let in when it is empty.
         let wanted = bytes.min(self.shared.options.mailbox_bytes);
         let wanted = u32::try_from(wanted).expect("the mailbox is far smaller");
-        let permit = self
-            .shared
-            .admission
-            .clone()
-            .acquire_many_owned(wanted)
-            .await;
-        let permit = permit.map_err(|_| AppendError::Stopping)?;
-        let (reply, answer) = oneshot::channel();
-        let needs_flush = appends
-            .iter()
-            .any(|append| append.partition.partition().config().flush == FlushLevel::Always);
-        let submission = Submission {
-            appends,
-            bytes,
-            needs_flush,
-            permit,
-            reply,
-        };
-        self.shared
-            .mailbox
-            .submit(submission)
-            .map_err(|_| AppendError::Stopping)?;
-        Ok(answer)
+        let shared = self.shared.clone();
+        let submit = move |permit| shared.submit(appends, bytes, permit);
+        let admission = self.shared.admission.clone();
+        match admission.clone().try_acquire_many_owned(wanted) {
+            Ok(permit) => submit(permit),
+            Err(TryAcquireError::Closed) => Err(AppendError::Stopping),
+            Err(TryAcquireError::NoPermits) => {
+                // In a task of its own: a caller whose client doesn't read its
+                // answers may not be polled any more, and would keep from all
+                // others what it is given in its turn.
+                let turn = async move {
+                    let permit = admission.acquire_many_owned(wanted).await;
+                    submit(permit.map_err(|_| AppendError::Stopping)?)
+                };
+                let turn = AbortOnDropHandle::new(tokio::spawn(turn));
+                turn.await.unwrap_or(Err(AppendError::Stopping))
+            }
+        }
     }
 
     /// Carries out retention now, and not only every half minute.
@@ -273,15 +269,45 @@ impl Engine {
 }
 
 impl Shared {
-    /// Runs something that may wait for a disk, off the runtime.
+    /// Puts appends that were admitted into the mailbox.
+    fn submit(
+        &self,
+        appends: Vec<Append>,
+        bytes: usize,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<oneshot::Receiver<Results>, AppendError> {
+        let (reply, answer) = oneshot::channel();
+        let submission = Submission {
+            durability: Durability::of(&appends),
+            appends,
+            bytes,
+            permit,
+            reply,
+        };
+        let submitted = self.mailbox.submit(submission);
+        submitted.map_err(|_| AppendError::Stopping)?;
+        Ok(answer)
+    }
+
+    /// Runs something that may wait for a disk, off the runtime. It takes its
+    /// turn in a task of its own: a caller whose client doesn't read may not be
+    /// polled any more, and would keep its turn from all others.
     pub(super) async fn off_runtime<T: Send + 'static>(
         self: &Arc<Self>,
         run: impl FnOnce(&Storage) -> Result<T, ReadError> + Send + 'static,
     ) -> Result<T, ReadError> {
-        let _permit = self.disk_reads.acquire().await.expect("it is never closed");
         let shared = self.clone();
-        let done = tokio::task::spawn_blocking(move || run(&shared.storage)).await;
-        done.map_err(|error| ReadError::Io(error.to_string().into()))?
+        let turn = async move {
+            let turn = shared.disk_reads.clone().acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                run(&shared.storage)
+            })
+            .await
+        };
+        let done = AbortOnDropHandle::new(tokio::spawn(turn)).await;
+        done.flatten()
+            .map_err(|error| ReadError::Io(error.to_string().into()))?
     }
 
     /// The partitions, each with its configuration, in no order.

@@ -4,17 +4,16 @@
 //! time is lost on handing over.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::AppendError;
 use super::engine::Shared;
 use super::handle::PartitionHandle;
-use super::mailbox::{Call, Results, Submission};
+use super::mailbox::{Call, Durability, Results, Submission};
 use crate::clock;
-use crate::model::{FlushLevel, Offset};
-use crate::storage::{AppendFailure, Claim, JournalAppend, JournalFailed, Lsn};
+use crate::model::Offset;
+use crate::storage::{AppendFailure, JournalAppend, JournalFailed, Lsn};
 
 /// What the hands share.
 #[derive(Debug, Default)]
@@ -38,9 +37,7 @@ struct Pending {
     results: Results,
     /// Size of its batches: bytes.
     bytes: u64,
-    needs_flush: bool,
-    /// Or else by then.
-    flush_within: Option<Duration>,
+    durability: Durability,
     reply: oneshot::Sender<Results>,
     /// Dropped with the answer: those who wait for admission come in.
     _permit: OwnedSemaphorePermit,
@@ -87,7 +84,7 @@ impl Shared {
         let (durable, written): (Vec<_>, Vec<_>) = group
             .submissions
             .into_iter()
-            .partition(|pending| pending.needs_flush);
+            .partition(|pending| pending.durability.needs_flush);
         for pending in written {
             pending.answer(self);
         }
@@ -115,7 +112,8 @@ impl Shared {
         }
         let (mut results, end) = self.place(&appends);
         // From the write on: a flush that began before it is no good.
-        if let Some(within) = pending.iter().filter_map(|p| p.flush_within).min() {
+        let within = pending.iter().filter_map(|p| p.durability.flush_within);
+        if let Some(within) = within.min() {
             self.mailbox.flush_by(clock::instant() + within);
         }
         for pending in pending.iter_mut().rev() {
@@ -167,27 +165,17 @@ impl Pending {
             counts: Vec::with_capacity(count),
             results: Vec::new(),
             bytes: submission.bytes as u64,
-            needs_flush: submission.needs_flush,
-            flush_within: None,
+            durability: submission.durability,
             reply: submission.reply,
             _permit: submission.permit,
         };
         for append in submission.appends {
-            let config = append.partition.partition().config();
-            if let FlushLevel::Interval(interval) = config.flush {
-                let within = pending.flush_within.map_or(interval, |w| w.min(interval));
-                pending.flush_within = Some(within);
-            }
             pending.counts.push(append.batch.record_count);
             group.push(JournalAppend {
                 log: append.partition.partition().log.clone(),
                 batch: append.batch,
                 unit_remaining: 0,
-                claim: if config.internal {
-                    Claim::Internal
-                } else {
-                    Claim::User
-                },
+                claim: append.partition.partition().claim,
             });
             pending.partitions.push(append.partition);
         }

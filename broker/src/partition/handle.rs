@@ -7,7 +7,7 @@ use super::doorbell::{Doorbell, Waiters};
 use super::engine::Shared;
 use super::{PartitionConfig, ReadableRange};
 use crate::model::{Offset, PartitionId};
-use crate::storage::{PartitionLog, Read, ReadError, ReadRequest};
+use crate::storage::{Claim, PartitionLog, Read, ReadError, ReadRequest};
 
 /// A partition. Cheap to clone.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub struct PartitionHandle {
 pub(super) struct Partition {
     pub(super) log: Arc<PartitionLog>,
     pub(super) waiters: Waiters,
+    /// What space its appends may take.
+    pub(super) claim: Claim,
     /// Copied out on each append; changed when a topic is altered.
     config: Mutex<PartitionConfig>,
 }
@@ -31,6 +33,10 @@ impl Partition {
         Partition {
             log,
             waiters: Waiters::default(),
+            claim: match config.internal {
+                true => Claim::Internal,
+                false => Claim::User,
+            },
             config: Mutex::new(config),
         }
     }

@@ -3,13 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Append, AppendError};
 use crate::limits;
-use crate::model::Offset;
+use crate::model::{FlushLevel, Offset};
 
 /// While a flush runs, the next group is written behind it once so much waits:
 /// bytes. Less is written in no time when the flush is over, and what comes in
@@ -24,10 +24,38 @@ pub(super) type Results = Vec<Result<Offset, AppendError>>;
 pub(super) struct Submission {
     pub(super) appends: Vec<Append>,
     pub(super) bytes: usize,
-    /// One of its appends waits for a flush.
-    pub(super) needs_flush: bool,
+    pub(super) durability: Durability,
     pub(super) permit: OwnedSemaphorePermit,
     pub(super) reply: oneshot::Sender<Results>,
+}
+
+/// What the flush levels of a submission's partitions ask for, when it is
+/// submitted: a level that changes later counts for what comes later.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Durability {
+    /// It is acknowledged once it is flushed.
+    pub(super) needs_flush: bool,
+    /// Or else it is flushed within this time.
+    pub(super) flush_within: Option<Duration>,
+}
+
+impl Durability {
+    pub(super) fn of(appends: &[Append]) -> Durability {
+        let mut durability = Durability::default();
+        for append in appends {
+            match append.partition.partition().config().flush {
+                FlushLevel::Always => durability.needs_flush = true,
+                FlushLevel::Interval(interval) => {
+                    let within = durability
+                        .flush_within
+                        .map_or(interval, |w| w.min(interval));
+                    durability.flush_within = Some(within);
+                }
+                FlushLevel::Os => {}
+            }
+        }
+        durability
+    }
 }
 
 /// The queue between tasks and journal hands.
@@ -70,7 +98,7 @@ impl Mailbox {
             return Err(submission);
         }
         state.bytes += submission.bytes;
-        state.unflushed += usize::from(!submission.needs_flush);
+        state.unflushed += usize::from(!submission.durability.needs_flush);
         state.queue.push_back(submission);
         let wanted = state.is_wanted();
         drop(state);
@@ -135,7 +163,7 @@ impl Mailbox {
         let group: Vec<Submission> = state.queue.drain(..count).collect();
         for submission in &group {
             state.bytes -= submission.bytes;
-            state.unflushed -= usize::from(!submission.needs_flush);
+            state.unflushed -= usize::from(!submission.durability.needs_flush);
         }
         group
     }

@@ -147,8 +147,8 @@ struct Place {
 impl Place {
     /// The offset of the next record; `None` when it isn't to be handed out.
     fn advance(&mut self, gap: u32) -> Option<u64> {
-        let offset = self.next_offset + u64::from(gap);
-        self.next_offset = offset + 1;
+        let offset = self.next_offset.saturating_add(gap.into());
+        self.next_offset = offset.saturating_add(1);
         if self.skip > 0 {
             self.skip -= 1;
             return None;

@@ -13,6 +13,8 @@ pub(super) struct Cursors {
     partitions: Vec<Cursor>,
     /// The start of all partitions, when none is named.
     start: Start,
+    /// No partition is named: all are read.
+    whole: bool,
     until_end: bool,
 }
 
@@ -44,6 +46,7 @@ impl Cursors {
         let mut partitions: Vec<_> = partitions.iter().map(cursor).collect();
         partitions.sort_by_key(|cursor| cursor.partition);
         Self {
+            whole: partitions.is_empty(),
             partitions,
             start,
             until_end,
@@ -51,19 +54,26 @@ impl Cursors {
     }
 
     /// What to ask the broker for: partitions that are read to their end are
-    /// left out.
+    /// left out. Those that a topic which is read whole got meanwhile are read
+    /// from their beginning.
     pub(super) fn request(&self, topic: &str, max_bytes: Option<u32>) -> v1::FetchRequest {
         let unfinished = self.partitions.iter().filter(|cursor| !cursor.is_at_end());
         let partitions = unfinished.map(|cursor| v1::PartitionStart {
             partition: cursor.partition,
             start: Some(cursor.next.map_or(cursor.start, Start::Offset).into_wire()),
         });
+        let and_others = self.whole && !self.until_end && !self.partitions.is_empty();
+        let start = match and_others {
+            true => Start::Earliest,
+            false => self.start,
+        };
         v1::FetchRequest {
             topic: topic.to_owned(),
             partitions: partitions.collect(),
-            start: Some(self.start.into_wire()),
+            start: Some(start.into_wire()),
             until_end: self.until_end,
             max_bytes,
+            and_others,
         }
     }
 
@@ -179,6 +189,24 @@ mod tests {
             asked(&cursors),
             [(0, Start::Offset(8)), (1, Start::Offset(3))]
         );
+    }
+
+    #[test]
+    fn partitions_that_are_added_are_read_from_their_beginning() {
+        let mut cursors = Cursors::new(&[], Start::Latest, false);
+        assert!(!cursors.request("t", None).and_others);
+        cursors.opened(&[position(0, 5, 9)]);
+        let resumed = cursors.request("t", None);
+        assert!(resumed.and_others);
+        assert_eq!(resumed.start, Some(Start::Earliest.into_wire()));
+        // While the connection lives, the broker says that there are more.
+        cursors.opened(&[position(1, 0, 0)]);
+        assert_eq!(
+            asked(&cursors),
+            [(0, Start::Offset(5)), (1, Start::Offset(0))]
+        );
+        let named = Cursors::new(&[(0, None)], Start::Latest, false);
+        assert!(!named.request("t", None).and_others);
     }
 
     #[test]

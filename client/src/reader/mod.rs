@@ -43,7 +43,11 @@ struct ReaderSettings {
 }
 
 /// Reads records of a topic: those of a partition in their order, none twice
-/// and none left out, also over lost connections.
+/// and none left out, also over lost connections. When all partitions are read,
+/// and not only to their end, those that are added to the topic are read too.
+///
+/// A topic that is deleted and created again while there is no connection is
+/// another one: positions in the old one say nothing about it.
 ///
 /// As a [`Stream`] it yields records; [`Reader::next_batch`] yields batches,
 /// which is faster for small records. Each checks the checksum that the
@@ -53,8 +57,8 @@ struct ReaderSettings {
 /// say once that records are missing, and the records behind them follow. After
 /// any other error the reader has ended.
 ///
-/// It reads ahead no more than the connection's window, 4 MiB, and runs no task
-/// of its own: what isn't asked for isn't fetched.
+/// It reads ahead no more than the stream's window, 4 MiB, and a message; it runs
+/// no task of its own: what isn't asked for isn't fetched.
 ///
 /// ```no_run
 /// # async fn example() -> Result<(), statecast_client::Error> {
@@ -83,9 +87,11 @@ pub struct Reader {
     caught_up: bool,
     /// The broker has said where reading begins, in this connection.
     opened: bool,
-    /// Failures to connect in a row.
+    /// It has been so once, in this connection or one before.
+    was_open: bool,
+    /// Failures since the broker last said something besides where it begins.
     failures: u32,
-    /// When to give up connecting.
+    /// When to give up, since the first of them.
     give_up_at: Option<Instant>,
 }
 
@@ -122,7 +128,7 @@ impl Reader {
         let mut reader = Self {
             channel: client.next_fetch_channel(),
             topic: settings.topic.as_str().into(),
-            give_up_at: Some(clock::now() + client.settings().retry_for),
+            give_up_at: Some(clock::after(client.settings().retry_for)),
             client,
             settings,
             cursors,
@@ -131,6 +137,7 @@ impl Reader {
             records: None,
             caught_up: false,
             opened: false,
+            was_open: false,
             failures: 0,
         };
         reader.connect(Duration::ZERO);
@@ -222,14 +229,20 @@ impl Reader {
     }
 
     fn take(&mut self, response: FetchResponse) -> Option<Result<Event, Error>> {
-        match response.event? {
-            WireEvent::Opened(opened) => {
-                self.cursors.opened(&opened.positions);
-                self.opened = true;
-                self.failures = 0;
-                self.give_up_at = None;
-                None
+        let event = response.event?;
+        if let WireEvent::Opened(opened) = event {
+            self.cursors.opened(&opened.positions);
+            self.opened = true;
+            if !std::mem::replace(&mut self.was_open, true) {
+                self.has_progressed();
             }
+            return None;
+        }
+        if !self.opened {
+            return Some(Err(self.end("a fetch began without its positions")));
+        }
+        self.has_progressed();
+        match event {
             WireEvent::Batches(batches) => {
                 self.caught_up = false;
                 self.arrived.extend(batches.batches);
@@ -242,8 +255,20 @@ impl Reader {
             WireEvent::Quarantined(gap) => {
                 Some(self.missing(gap.partition, gap.from_offset, gap.to_offset, false))
             }
-            WireEvent::Heartbeat(_) => None,
+            WireEvent::Opened(_) | WireEvent::Heartbeat(_) => None,
         }
+    }
+
+    /// To open again and fail again, after the first time, is no progress.
+    fn has_progressed(&mut self) {
+        self.failures = 0;
+        self.give_up_at = None;
+    }
+
+    /// The broker makes no sense.
+    fn end(&mut self, why: &str) -> Error {
+        self.link = Link::Ended;
+        Error::Protocol(why.into())
     }
 
     fn caught_up(&mut self) -> Event {
@@ -256,6 +281,10 @@ impl Reader {
 
     /// Checks a batch; `None` when all of it was handed out before.
     fn hand_out(&mut self, wire: FetchedBatch) -> Option<Result<Batch, Error>> {
+        if wire.next_offset <= wire.base_offset {
+            self.arrived.clear();
+            return Some(Err(self.end("a batch ends before it begins")));
+        }
         let offsets = self
             .cursors
             .take(wire.partition, wire.base_offset, wire.next_offset);
@@ -299,13 +328,14 @@ impl Reader {
     fn lost(&mut self, error: Error) -> Option<Result<Event, Error>> {
         self.opened = false;
         if let Some((partition, from, to)) = self.overtaken(&error) {
+            let missing = self.missing(partition, from, to, true);
             self.connect(Duration::ZERO);
-            return Some(self.missing(partition, from, to, true));
+            return Some(missing);
         }
         let now = clock::now();
         let give_up_at = self
             .give_up_at
-            .or_else(|| Some(now + self.settings.reconnect_for?));
+            .or_else(|| Some(clock::after(self.settings.reconnect_for?)));
         let delay = self.client.settings().backoff.delay(self.failures);
         let too_late = give_up_at.is_some_and(|time| now + delay > time);
         if !error.is_retryable() || too_late {

@@ -230,6 +230,58 @@ async fn retention_that_overtakes_a_lost_connection_is_told() {
         "{error:?}"
     );
     assert_eq!(next(&mut reader).await.unwrap().0, 4);
+    let asked = &broker.fetch_requests()[2].partitions[0];
+    let asked = asked.start.unwrap().position;
+    assert_eq!(asked, Some(v1::start::Position::Offset(4)));
+}
+
+#[tokio::test]
+async fn stream_that_opens_and_fails_each_time_is_given_up() {
+    let broker = FakeBroker::start(1).await;
+    let whole = [opened(&[(0, 0, 9)]), batches(vec![fetched(0, 0, &["0"])])];
+    broker.play(whole.into_iter().chain([Play::Vanish]));
+    for _ in 0..1000 {
+        broker.play([opened(&[(0, 1, 9)]), Play::Vanish]);
+    }
+    let reader = broker.client().await.reader("t");
+    let reader = reader.reconnect_for(Duration::from_millis(50));
+    let mut reader = reader.open().await.unwrap();
+    assert_eq!(next(&mut reader).await.unwrap().0, 0);
+    let error = next(&mut reader).await.unwrap_err();
+    assert!(error.is_retryable(), "{error:?}");
+    assert!(reader.next_batch().await.is_none());
+}
+
+#[tokio::test]
+async fn partitions_that_are_added_are_read() {
+    let broker = FakeBroker::start(1).await;
+    broker.play([
+        opened(&[(0, 0, 9)]),
+        batches(vec![fetched(0, 0, &["0"])]),
+        opened(&[(1, 0, 0)]),
+        batches(vec![fetched(1, 0, &["new"])]),
+        Play::Vanish,
+    ]);
+    broker.play([opened(&[(0, 1, 9), (1, 1, 9), (2, 0, 1)])]);
+    let reader = broker.client().await.reader("t").start(Start::Latest);
+    let mut reader = reader.open().await.unwrap();
+    assert_eq!(next(&mut reader).await.unwrap().1, "0");
+    assert_eq!(next(&mut reader).await.unwrap().1, "new");
+    // The next one opens a new connection, and waits on it.
+    let waited = tokio::select! {
+        biased;
+        () = async {
+            while broker.fetch_requests().len() < 2 {
+                tokio::task::yield_now().await;
+            }
+        } => None,
+        item = reader.next_batch() => Some(item),
+    };
+    assert!(waited.is_none(), "{waited:?}");
+    let resumed = &broker.fetch_requests()[1];
+    assert!(resumed.and_others);
+    let start = resumed.start.unwrap().position.unwrap();
+    assert!(matches!(start, v1::start::Position::Earliest(_)));
 }
 
 #[tokio::test]

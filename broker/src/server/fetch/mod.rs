@@ -1,10 +1,11 @@
 //! `Fetch`: streams records from a start on, then every new one.
 //!
 //! The reader is polled only when the transport can send, so a consumer that
-//! never reads holds one response, one more that was read ahead, and nothing
-//! else. Dropped with the call.
+//! never reads holds one response, one more that was read ahead, and what the
+//! transport has of them. Dropped with the call.
 
 mod ahead;
+mod follow;
 mod reader;
 mod start;
 
@@ -14,7 +15,8 @@ use super::Context;
 use super::error::Refusal;
 use crate::limits;
 use ahead::Ahead;
-use reader::Reader;
+use follow::Follow;
+use reader::{Reader, ReaderOptions};
 
 /// The responses of one call.
 pub(super) type FetchStream = Ahead<Reader>;
@@ -28,18 +30,22 @@ pub(super) async fn open(
     if !limits::FETCH_BYTES.contains(&max_bytes) {
         let (low, high) = (limits::FETCH_BYTES.start(), limits::FETCH_BYTES.end());
         let message = format_args!("max_bytes is {max_bytes}; it must lie within {low} to {high}");
-        return Err(Refusal::invalid(message).with("limit", high));
+        return Err(Refusal::invalid(message)
+            .with("size", max_bytes)
+            .with("limit", high));
     }
     if context.draining.is_cancelled() {
         return Err(Refusal::stopping());
     }
-    let positions = start::positions(&context.broker, &request).await?;
-    let draining = context.draining.clone();
-    Ok(Ahead::new(Reader::new(
-        request.topic,
-        positions,
-        request.until_end,
-        max_bytes,
-        draining,
-    )))
+    let topic = context.broker.topic(&request.topic)?;
+    let opened = start::positions(&context.broker, &topic, &request).await?;
+    let grows = start::is_whole(&request) && !request.until_end;
+    Ok(Ahead::new(Reader::new(ReaderOptions {
+        follow: grows.then(|| Follow::new(context.broker.clone(), topic)),
+        topic: request.topic,
+        until_end: request.until_end,
+        max_bytes: max_bytes as usize,
+        draining: context.draining.clone(),
+        opened,
+    })))
 }

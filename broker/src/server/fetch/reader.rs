@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::ahead::Source;
+use super::follow::{Change, Follow};
 use super::start::Opened;
 use crate::limits;
 use crate::model::Offset;
@@ -33,6 +34,19 @@ pub(in crate::server) struct Reader {
     /// To be said before anything else is read.
     events: VecDeque<Event>,
     draining: CancellationToken,
+    /// Where partitions may be added; `None` when the reader doesn't want them.
+    follow: Option<Follow>,
+}
+
+/// What a call asks for.
+pub(super) struct ReaderOptions {
+    pub(super) topic: String,
+    pub(super) opened: Vec<Opened>,
+    pub(super) until_end: bool,
+    /// Of a response.
+    pub(super) max_bytes: usize,
+    pub(super) draining: CancellationToken,
+    pub(super) follow: Option<Follow>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,44 +76,32 @@ struct Slot {
 const FOR_EVER: Offset = Offset(u64::MAX);
 
 impl Reader {
-    pub(super) fn new(
-        topic: String,
-        opened: Vec<Opened>,
-        until_end: bool,
-        max_bytes: u32,
-        draining: CancellationToken,
-    ) -> Reader {
-        let slot = |Opened {
-                        number,
-                        partition,
-                        position,
-                    }| {
-            let until = if until_end {
-                partition.range().high_watermark
-            } else {
-                FOR_EVER
-            };
-            Slot {
-                number,
-                partition,
-                position,
-                until,
-                was_read: false,
-            }
-        };
-        let slots: Vec<Slot> = opened.into_iter().map(slot).collect();
+    pub(super) fn new(options: ReaderOptions) -> Reader {
+        let ReaderOptions {
+            topic,
+            opened,
+            until_end,
+            max_bytes,
+            draining,
+            follow,
+        } = options;
+        let slots = opened
+            .into_iter()
+            .map(|opened| Slot::new(opened, until_end));
+        let slots: Vec<Slot> = slots.collect();
         Reader {
             topic,
             busy: (0..slots.len()).collect(),
             slots,
             bell: Arc::default(),
             read: Vec::new(),
-            max_bytes: max_bytes as usize,
+            max_bytes,
             until_end,
             phase: Phase::Opening,
             held: Vec::new(),
             events: VecDeque::new(),
             draining,
+            follow,
         }
     }
 
@@ -110,6 +112,7 @@ impl Reader {
             return Ok(Some(Event::Opened(v1::FetchOpened { positions })));
         }
         loop {
+            self.look_for_more();
             if let Some(event) = self.events.pop_front() {
                 self.phase = Phase::Behind;
                 return Ok(Some(event));
@@ -145,8 +148,31 @@ impl Reader {
         }
     }
 
+    /// Opens partitions that were added.
+    fn look_for_more(&mut self) {
+        match self.follow.as_mut().and_then(Follow::take_change) {
+            None | Some(Change::Altered) => {}
+            Some(Change::Deleted) => self.follow = None,
+            Some(Change::Grown(opened)) => {
+                let known = self.slots.len();
+                let slots = opened.into_iter().map(|opened| Slot::new(opened, false));
+                self.slots.extend(slots);
+                self.busy.extend(known..self.slots.len());
+                let positions = self.slots[known..].iter().map(Slot::describe).collect();
+                let event = Event::Opened(v1::FetchOpened { positions });
+                self.events.push_back(event);
+            }
+        }
+    }
+
     /// Waits for news of a partition; a heartbeat when there is none for long.
     async fn wait(&mut self) -> Result<Option<Event>, Refusal> {
+        let changed = async {
+            match &self.follow {
+                Some(follow) => follow.changed().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
             rung = self.bell.rung() => {
@@ -154,6 +180,7 @@ impl Reader {
                 Ok(None)
             }
             () = self.draining.cancelled() => Err(Refusal::stopping()),
+            () = changed => Ok(None),
             () = tokio::time::sleep(limits::HEARTBEAT) => {
                 Ok(Some(Event::Heartbeat(v1::Heartbeat {})))
             }
@@ -181,6 +208,8 @@ impl Reader {
             }
             bytes += read_bytes;
             batches.extend(read);
+            // Much that is in memory is read without a wait.
+            tokio::task::consume_budget().await;
         }
         Ok(batches)
     }
@@ -252,11 +281,35 @@ impl Reader {
     }
 }
 
+/// What a batch takes in a response besides its records: bytes, at most.
+const BATCH_OVERHEAD: usize = 80;
+
+/// What batches take in a response: bytes, at most.
 fn size_of(batches: &[v1::FetchedBatch]) -> usize {
-    batches.iter().map(|batch| batch.batch.len()).sum()
+    let size = |batch: &v1::FetchedBatch| BATCH_OVERHEAD + batch.batch.len();
+    batches.iter().map(size).sum()
 }
 
 impl Slot {
+    fn new(opened: Opened, until_end: bool) -> Slot {
+        let Opened {
+            number,
+            partition,
+            position,
+        } = opened;
+        let until = match until_end {
+            true => partition.range().high_watermark,
+            false => FOR_EVER,
+        };
+        Slot {
+            number,
+            partition,
+            position,
+            until,
+            was_read: false,
+        }
+    }
+
     fn describe(&self) -> v1::PartitionPosition {
         let range = self.partition.range();
         v1::PartitionPosition {

@@ -16,14 +16,14 @@ pub(super) struct Opened {
     pub(super) position: Offset,
 }
 
-/// The partitions that a request names, each with its start.
+/// The partitions of a topic that a request reads, each with its start.
 pub(super) async fn positions(
     broker: &Broker,
+    topic: &Topic,
     request: &v1::FetchRequest,
 ) -> Result<Vec<Opened>, Refusal> {
-    let topic = broker.topic(&request.topic)?;
     let mut opened = Vec::new();
-    for (number, start) in starts(&topic, request)? {
+    for (number, start) in starts(topic, request)? {
         let partition = topic.partition(number)?.clone();
         let position = position(broker, &partition, start).await;
         let position = position.map_err(|refusal| refusal.about(&request.topic, number))?;
@@ -36,33 +36,45 @@ pub(super) async fn positions(
     Ok(opened)
 }
 
+/// Whether all partitions are read.
+pub(super) fn is_whole(request: &v1::FetchRequest) -> bool {
+    request.partitions.is_empty() || request.and_others
+}
+
 /// Numbers of the partitions, each with the start that counts for it.
 fn starts(
     topic: &Topic,
     request: &v1::FetchRequest,
 ) -> Result<Vec<(u32, Option<Position>)>, Refusal> {
     let default = request.start.and_then(|start| start.position);
-    if request.partitions.is_empty() {
-        return Ok((0..topic.partition_count())
-            .map(|number| (number, default))
-            .collect());
-    }
+    let count = request.partitions.len();
     let limit = limits::PARTITIONS_PER_FETCH;
-    if request.partitions.len() > limit {
-        let message = format_args!("one fetch reads {limit} partitions at most");
-        return Err(Refusal::invalid(message).with("limit", limit));
+    if count > limit {
+        let message = format_args!("one fetch reads {limit} partitions at most, not {count}");
+        return Err(Refusal::invalid(message)
+            .with("size", count)
+            .with("limit", limit));
     }
     let own = |named: &v1::PartitionStart| named.start.and_then(|start| start.position);
     let starts = request
         .partitions
         .iter()
         .map(|named| (named.partition, own(named).or(default)));
-    let starts: Vec<_> = starts.collect();
-    let mut numbers: Vec<u32> = starts.iter().map(|(number, _)| *number).collect();
-    numbers.sort_unstable();
-    if let Some(twice) = numbers.windows(2).find(|pair| pair[0] == pair[1]) {
+    let mut starts: Vec<_> = starts.collect();
+    starts.sort_by_key(|(number, _)| *number);
+    if let Some(twice) = starts.windows(2).find(|pair| pair[0].0 == pair[1].0) {
         let refusal = Refusal::invalid("a partition is named twice");
-        return Err(refusal.about(&request.topic, twice[0]));
+        return Err(refusal.about(&request.topic, twice[0].0));
+    }
+    if is_whole(request) {
+        let named = |number| {
+            starts
+                .binary_search_by_key(&number, |(named, _)| *named)
+                .is_ok()
+        };
+        let others = (0..topic.partition_count()).filter(|&number| !named(number));
+        let others: Vec<_> = others.map(|number| (number, default)).collect();
+        starts.extend(others);
     }
     Ok(starts)
 }
