@@ -12,12 +12,17 @@ use statecast_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+/// How prost begins when a message can't be decoded; tonic passes on nothing but
+/// the text.
+const UNDECODABLE: &str = "failed to decode Protobuf message";
+
 /// Why an operation failed. Cheap to clone: one failed batch is the error of
 /// each of its records.
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The broker refused; [`Refusal::reason`] says why.
+    /// The broker refused, or would have: what breaks its limits, as a record
+    /// that is too large, isn't even sent. [`Refusal::reason`] says why.
     #[error("{0}")]
     Refused(Arc<Refusal>),
     /// The broker can't be reached, or the connection was lost.
@@ -35,8 +40,8 @@ pub enum Error {
     /// The producer was closed.
     #[error("the producer is closed")]
     Closed,
-    /// What was asked for can't be sent: a record over its limit, a header
-    /// without a name, an address that is none. Nothing was sent.
+    /// What was asked for makes no sense: an address that is none, a batch with
+    /// a wrong checksum. Nothing was sent.
     #[error("{0}")]
     InvalidInput(Arc<str>),
     /// Retention overtook this reader: these records were removed before it
@@ -85,6 +90,8 @@ pub enum Error {
 pub struct Refusal {
     /// Why; `None` when this library is older than the reason.
     pub reason: Option<Reason>,
+    /// The gRPC status code, for reasons that this library doesn't know.
+    pub code: i32,
     /// The name of the reason, such as `TOPIC_NOT_FOUND`.
     pub name: String,
     /// For people.
@@ -97,9 +104,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Whether the same request may succeed later.
+    /// Whether the same request may succeed later. Of a reason that this library
+    /// doesn't know, the status code tells.
     pub fn is_retryable(&self) -> bool {
-        self.retry_after.is_some() || self.reason.is_some_and(Reason::retryable)
+        let unavailable = self.code == Code::Unavailable as i32;
+        self.retry_after.is_some() || self.reason.map_or(unavailable, Reason::retryable)
     }
 
     /// A number of the metadata.
@@ -173,6 +182,7 @@ impl Error {
     ) -> Self {
         Self::Refused(Arc::new(Refusal {
             reason: Some(reason),
+            code: reason.code(),
             name: reason.as_str().to_owned(),
             message,
             metadata,
@@ -188,6 +198,7 @@ impl Error {
             let retry_after = status.get_details_retry_info().and_then(|r| r.retry_delay);
             return Self::Refused(Arc::new(Refusal {
                 reason: Reason::from_str(&info.reason).ok(),
+                code: status.code() as i32,
                 name: info.reason,
                 message: status.message().to_owned(),
                 metadata: info.metadata.into_iter().collect(),
@@ -195,11 +206,19 @@ impl Error {
             }));
         }
         match status.code() {
-            // What tonic makes of a connection that failed or went away; a
-            // broker of ours always adds its reason.
-            Code::Unavailable | Code::Unknown | Code::Cancelled | Code::Internal => {
-                Self::Connection(describe(status).into())
+            // The same bytes would come again. Of a message that is too large
+            // tonic says `OutOfRange`.
+            Code::Internal if status.message().starts_with(UNDECODABLE) => {
+                Self::protocol(status.message())
             }
+            // What tonic makes of a connection that failed or went away, and a
+            // proxy of overload; a broker of ours always adds its reason.
+            Code::Unavailable
+            | Code::Unknown
+            | Code::Cancelled
+            | Code::Internal
+            | Code::Aborted
+            | Code::ResourceExhausted => Self::Connection(describe(status).into()),
             Code::DeadlineExceeded => Self::Timeout {
                 waited: Duration::ZERO,
                 last: describe(status).into(),
@@ -212,6 +231,7 @@ impl Error {
     pub(crate) fn from_batch_error(error: v1::BatchError) -> Self {
         Self::Refused(Arc::new(Refusal {
             reason: Reason::from_str(&error.reason).ok(),
+            code: error.code,
             name: error.reason,
             message: error.message,
             metadata: error.metadata.into_iter().collect(),
@@ -289,6 +309,33 @@ mod tests {
         let error = Error::from_status(&status);
         assert_eq!((error.reason(), error.name()), (None, "FROM_THE_FUTURE"));
         assert!(!error.is_retryable());
+    }
+
+    #[test]
+    fn unknown_reason_goes_by_the_status_code() {
+        let refused = |code: Code| {
+            Error::from_batch_error(v1::BatchError {
+                code: code as i32,
+                reason: "FROM_THE_FUTURE".to_owned(),
+                ..v1::BatchError::default()
+            })
+        };
+        assert!(refused(Code::Unavailable).is_retryable());
+        assert!(!refused(Code::InvalidArgument).is_retryable());
+        let details = ErrorDetails::with_error_info("FROM_THE_FUTURE", ERROR_DOMAIN, []);
+        let status = Status::with_error_details(Code::Unavailable, "later", details);
+        assert!(Error::from_status(&status).is_retryable());
+    }
+
+    #[test]
+    fn overload_on_the_way_is_retryable_and_what_cannot_be_decoded_is_not() {
+        let calm = Error::from_status(&Status::resource_exhausted("calm down"));
+        assert!(matches!(calm, Error::Connection(_)) && calm.is_retryable());
+        let large = Error::from_status(&Status::out_of_range("message length too large"));
+        assert!(matches!(large, Error::Protocol(_)) && !large.is_retryable());
+        let undecodable = <v1::Topic as prost::Message>::decode(&[0xFF_u8][..]).unwrap_err();
+        let undecodable = Error::from_status(&Status::internal(undecodable.to_string()));
+        assert!(matches!(undecodable, Error::Protocol(_)), "{undecodable:?}");
     }
 
     #[test]
