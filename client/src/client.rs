@@ -166,7 +166,8 @@ impl Client {
         Admin::new(self.clone())
     }
 
-    /// A producer with the default settings.
+    /// A producer with the default settings; panics outside of a Tokio runtime,
+    /// since it starts a task.
     pub fn producer(&self) -> crate::Producer {
         self.producer_builder().build()
     }
@@ -245,8 +246,9 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = clock::now() + self.settings().retry_for;
-        let mut failures = 0;
+        // None: for ever.
+        let deadline = clock::now().checked_add(self.settings().retry_for);
+        let mut failures = 0_u32;
         loop {
             let request = Request::new(request.clone());
             let error = match self
@@ -257,12 +259,14 @@ impl Client {
                 Err(error) => error,
             };
             let delay = self.settings().backoff.delay(failures);
-            if !error.is_retryable() || clock::now() + delay > deadline {
+            let again = clock::now().checked_add(delay);
+            let too_late = deadline.is_some_and(|deadline| again.is_none_or(|at| at > deadline));
+            if !error.is_retryable() || too_late {
                 return Err(error);
             }
             tracing::debug!(%error, "call failed, trying again");
             tokio::time::sleep(delay).await;
-            failures += 1;
+            failures = failures.saturating_add(1);
         }
     }
 }
