@@ -4,10 +4,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use statecast_proto::batch::{BatchBuilder, EncodedBatch};
+use statecast_proto::batch::{BatchBuilder, BatchLimits, EncodedBatch};
 use statecast_proto::v1::{PartitionBatch, ProduceStreamRequest};
 
 use super::completion::Completion;
+
+/// A batch holds no more records.
+const MAX_RECORDS: u32 = BatchLimits::DEFAULT.max_records;
 
 /// A batch that waits to be sent.
 #[derive(Debug)]
@@ -39,6 +42,17 @@ impl WaitingBatch {
         }
     }
 
+    /// Whether a record of at most `bytes` can be added, so that the batch stays
+    /// within `limit`.
+    pub(super) fn has_room(&self, bytes: usize, limit: usize) -> bool {
+        match &self.content {
+            Content::Open(builder) => {
+                builder.record_count() < MAX_RECORDS && builder.encoded_len() + bytes <= limit
+            }
+            Content::Encoded(_) => false,
+        }
+    }
+
     /// Encodes it for good, and gives the builder back for the next one.
     pub(super) fn cut(self) -> (CutBatch, Option<BatchBuilder>) {
         let (encoded, builder) = match self.content {
@@ -52,6 +66,7 @@ impl WaitingBatch {
             completion: self.completion,
             cost: self.cost,
             since: self.since,
+            damaged: 0,
         };
         (batch, builder)
     }
@@ -60,7 +75,7 @@ impl WaitingBatch {
 /// A batch whose bytes are final; a retry sends the same ones. This is where an
 /// idempotent producer will number its batches: once, however often they are
 /// sent.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct CutBatch {
     pub(super) topic: Arc<str>,
     pub(super) partition: u32,
@@ -68,6 +83,8 @@ pub(super) struct CutBatch {
     pub(super) completion: Arc<Completion>,
     pub(super) cost: usize,
     pub(super) since: Instant,
+    /// How often the broker said that it arrived with other bytes.
+    pub(super) damaged: u8,
 }
 
 /// The batches of one request, answered together.

@@ -49,7 +49,8 @@ impl ProducerBuilder {
     /// How long a record may wait for others to share its batch. Without it,
     /// batches still grow under load: records gather while four requests are on
     /// their way. It pays when fewer, larger batches matter more than latency,
-    /// as with compression. Default: 0.
+    /// as with compression. At most half of the delivery timeout, so that time is
+    /// left to deliver. Default: 0.
     pub fn linger(mut self, linger: Duration) -> Self {
         self.settings.pace.linger = linger;
         self
@@ -82,15 +83,18 @@ impl ProducerBuilder {
     }
 
     /// How long a record is tried to be delivered before it fails with
-    /// [`Error::Timeout`](crate::Error::Timeout). Default: 2 minutes.
+    /// [`Error::Timeout`](crate::Error::Timeout); it is noticed up to a second
+    /// later. [`Duration::MAX`] is for ever. Default: 2 minutes.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.settings.delivery_timeout = timeout;
         self
     }
 
-    /// Starts the producer's task; must be called within a Tokio runtime. It
-    /// connects when the first record is sent.
-    pub fn build(self) -> Producer {
+    /// Starts the producer's task; panics outside of a Tokio runtime. It connects
+    /// when the first record is sent.
+    pub fn build(mut self) -> Producer {
+        let pace = &mut self.settings.pace;
+        pace.linger = pace.linger.min(self.settings.delivery_timeout / 2);
         Producer::start(self.client, self.settings)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 
@@ -53,10 +54,17 @@ impl Delivery {
     }
 
     fn position(&self, outcome: &Result<u64, Error>) -> Result<RecordPosition, Error> {
-        let base_offset = outcome.clone()?;
+        let base_offset = match outcome {
+            Ok(base_offset) => *base_offset,
+            Err(error) => {
+                self.batch.told.store(true, Ordering::Relaxed);
+                return Err(error.clone());
+            }
+        };
         Ok(RecordPosition {
             partition: self.batch.partition,
-            offset: base_offset + u64::from(self.index),
+            // What would overflow was never taken for a success.
+            offset: base_offset.saturating_add(self.index.into()),
         })
     }
 }
@@ -66,6 +74,8 @@ impl Delivery {
 pub(super) struct Completion {
     partition: u32,
     outcome: OnceLock<Result<u64, Error>>,
+    /// Somebody was told that it failed.
+    told: AtomicBool,
     /// One list for the batch: a task that awaits many records of it in turn is
     /// woken once. Never locked together with the queue.
     wakers: Mutex<Vec<Waker>>,
@@ -76,6 +86,7 @@ impl Completion {
         Arc::new(Self {
             partition,
             outcome: OnceLock::new(),
+            told: AtomicBool::new(false),
             wakers: Mutex::new(Vec::new()),
         })
     }
@@ -92,6 +103,22 @@ impl Completion {
     pub(super) fn settle(&self, outcome: Result<u64, Error>) {
         let first = self.outcome.set(outcome).is_ok();
         assert!(first, "a batch is settled once");
+        self.wake();
+    }
+
+    /// Settles it if nobody did: the one who would is gone.
+    pub(super) fn abandon(&self, error: Error) {
+        if self.outcome.set(Err(error)).is_ok() {
+            self.wake();
+        }
+    }
+
+    /// Whether it failed and nobody was told yet.
+    pub(super) fn is_untold_failure(&self) -> bool {
+        matches!(self.outcome(), Some(Err(_))) && !self.told.load(Ordering::Relaxed)
+    }
+
+    fn wake(&self) {
         let wakers = std::mem::take(&mut *self.lock());
         wakers.into_iter().for_each(Waker::wake);
     }

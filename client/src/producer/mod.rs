@@ -2,12 +2,16 @@
 //!
 //! A record is encoded once, straight into the batch of its partition
 //! (`shared`, `batch`). The transport takes requests from the `outbox` when it
-//! has room, as the rules of the `queue` allow. The `session` reads the answers
-//! and settles each batch's `completion`, which all its deliveries share.
+//! has room, as the rules of the `queue` and its `flights` allow. The `session`
+//! reads the answers and settles each batch's `completion`, which all its
+//! deliveries share; the `expiry` settles what isn't delivered in time.
 
 mod batch;
 mod builder;
 mod completion;
+mod expiry;
+mod failures;
+mod flights;
 mod outbox;
 mod queue;
 mod session;
@@ -34,17 +38,25 @@ use crate::error::Error;
 /// and lengths, the timestamp.
 const RECORD_OVERHEAD: usize = 32;
 const HEADER_OVERHEAD: usize = 16;
+/// No topic has more; the broker takes as many in all.
+const MAX_PARTITIONS: u32 = 100_000;
 /// How often the broker is asked whether the topics have more partitions.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Sends records to topics. Cheap to clone; clones share the connection, the
 /// batches and the order.
 ///
-/// - Records of one partition are appended in the order in which they were
-///   sent, also over lost connections.
+/// - Records of one partition are first appended in the order in which they
+///   were sent, also over lost connections, with one exception below.
 /// - A lost connection is made again and what wasn't acknowledged is sent
 ///   again. A record whose acknowledgement was lost with the connection is then
 ///   appended twice: delivery is *at least once*.
+/// - A batch that the broker refuses for now, as when its disk is full, is sent
+///   again before anything else. It fails when a later batch of its partition,
+///   which was on its way already, is acknowledged first. The exception: when
+///   that acknowledgement is lost with the connection, both are sent again, and
+///   the records of the later batch lie before and behind those of the refused
+///   one.
 /// - Every batch carries a checksum that the broker verifies before it
 ///   appends, and hands to consumers.
 ///
@@ -115,34 +127,45 @@ impl Producer {
 
     /// Sends a batch that the caller encoded; goes out as it is. The delivery
     /// is that of its first record, the others follow without gaps.
+    ///
+    /// It goes without lingering, and so does everything that was sent before
+    /// it. Fails with [`Error::InvalidInput`] when its checksum isn't that of
+    /// its payload.
     pub async fn send_batch(
         &self,
         topic: &str,
         partition: u32,
         batch: EncodedBatch,
     ) -> Result<Delivery, Error> {
+        if statecast_proto::checksum(&batch.payload) != batch.checksum {
+            return Err(Error::invalid("the batch has a wrong checksum"));
+        }
         let shared = &self.handle.shared;
-        let (cost, permit) = self.admit(batch.payload.len()).await?;
         loop {
+            let (cost, permit) = self.admit(batch.payload.len()).await?;
             match shared.push_batch(topic, partition, batch.clone(), cost) {
                 Ok(delivery) => {
                     permit.forget();
                     return Ok(delivery);
                 }
-                Err(Refused::UnknownTopic) => self.learn(topic).await?,
+                // Others need the room while the broker is asked.
+                Err(Refused::UnknownTopic) => drop(permit),
                 Err(Refused::Error(error)) => return Err(error),
             }
+            self.learn(topic).await?;
         }
     }
 
     /// Waits until everything that was sent before is settled, and sends it
-    /// without lingering. Fails with the first failure among it; the deliveries
-    /// tell which records it was.
+    /// without lingering.
+    ///
+    /// Fails with the first failure among it, or with an earlier one that nobody
+    /// was told of yet: no [`Delivery`] of its batch was awaited or asked, and
+    /// no flush told. So whoever drops deliveries learns here that records were
+    /// lost; which ones, only the deliveries tell.
     pub async fn flush(&self) -> Result<(), Error> {
-        let (unsettled, waker) = self.handle.shared.lock().queue.flush();
-        wake(waker);
         let mut result = Ok(());
-        for completion in unsettled {
+        for completion in self.handle.shared.flush() {
             let outcome = completion.delivery(0).await.map(drop);
             result = result.and(outcome);
         }
@@ -163,16 +186,18 @@ impl Producer {
         record: &RecordRef<'_>,
     ) -> Result<Delivery, Error> {
         let shared = &self.handle.shared;
-        let (cost, permit) = self.admit(encoded_bound(record)).await?;
         loop {
+            let (cost, permit) = self.admit(encoded_bound(record)).await?;
             match shared.push(topic, target, record, cost) {
                 Ok(delivery) => {
                     permit.forget();
                     return Ok(delivery);
                 }
-                Err(Refused::UnknownTopic) => self.learn(topic).await?,
+                // Others need the room while the broker is asked.
+                Err(Refused::UnknownTopic) => drop(permit),
                 Err(Refused::Error(error)) => return Err(error),
             }
+            self.learn(topic).await?;
         }
     }
 
@@ -198,6 +223,12 @@ impl Producer {
 /// Asks the broker about a topic.
 async fn learn(shared: &Shared, name: &str) -> Result<(), Error> {
     let topic = shared.client.admin().describe_topic(name).await?.topic;
+    if topic.partitions > MAX_PARTITIONS {
+        return Err(Error::protocol(format_args!(
+            "topic {name} is said to have {} partitions",
+            topic.partitions
+        )));
+    }
     let max = topic
         .config
         .max_batch_bytes

@@ -32,7 +32,8 @@ impl Outbox {
         }
     }
 
-    /// Encodes the batches; `None` when the session ended meanwhile.
+    /// Encodes the batches; `None` when they aren't to be sent now: others go
+    /// first, or the session ended.
     fn cut(&self, batches: Vec<WaitingBatch>) -> Option<Arc<Request>> {
         let mut request = Vec::with_capacity(batches.len());
         let mut builders = Vec::with_capacity(batches.len());
@@ -69,10 +70,11 @@ impl Stream for Outbox {
             let step = self.shared.lock().queue.step(self.session, now, cx.waker());
             match step {
                 Step::Send(request) => return Poll::Ready(Some(batch::message(&request))),
-                Step::Cut(batches) => match self.cut(batches) {
-                    Some(request) => return Poll::Ready(Some(batch::message(&request))),
-                    None => return Poll::Ready(None),
-                },
+                Step::Cut(batches) => {
+                    if let Some(request) = self.cut(batches) {
+                        return Poll::Ready(Some(batch::message(&request)));
+                    }
+                }
                 Step::At(time) => {
                     std::task::ready!(self.poll_timer(time, cx));
                 }

@@ -7,8 +7,9 @@
 //!   at once: nothing is gained by holding it. Beyond that, records gather
 //!   until a request's worth is there or an answer comes. So batches grow with
 //!   the load and latency doesn't suffer when there is none.
-//! - Requests are answered in their order. After a lost connection all that
-//!   weren't answered are sent again, in the same order.
+//! - What became of requests that were taken from here is in `flights`: they
+//!   are answered in their order, and sent again in their order after a lost
+//!   connection or a refusal.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -17,8 +18,10 @@ use std::time::{Duration, Instant};
 
 use statecast_proto::batch::BatchBuilder;
 
-use super::batch::{Request, WaitingBatch};
+use super::batch::{CutBatch, Request, WaitingBatch};
 use super::completion::Completion;
+use super::flights::{Flights, Next, RefusedBatch};
+use crate::error::Error;
 
 /// Requests that may be on their way before small ones are held back: one that
 /// the broker is making durable, the next group behind it, and one each on the
@@ -48,13 +51,9 @@ pub(super) struct Queue {
     first: u64,
     /// Sum of the lengths of `waiting`.
     waiting_bytes: usize,
-    in_flight: VecDeque<Flight>,
-    /// How many of `in_flight` were sent in this session.
-    sent: usize,
+    flights: Flights,
     /// Grows with each connection; an outbox of an older one sends no more.
     session: u64,
-    /// Nothing new is sent while refused batches wait to be sent again.
-    paused: bool,
     /// Batches with numbers below go without lingering.
     urgent_below: u64,
     closed: bool,
@@ -65,22 +64,6 @@ pub(super) struct Queue {
     /// The one that was used longest ago comes first: its bytes are the likeliest
     /// to have been acknowledged, and then its buffer is used again.
     spare: VecDeque<BatchBuilder>,
-}
-
-#[derive(Debug)]
-enum Flight {
-    /// Taken from `waiting`, and being encoded outside the lock. At most one.
-    Cutting(Vec<Arc<Completion>>),
-    Cut(Arc<Request>),
-}
-
-impl Flight {
-    fn completions(&self) -> Vec<Arc<Completion>> {
-        match self {
-            Self::Cutting(completions) => completions.clone(),
-            Self::Cut(request) => request.iter().map(|b| Arc::clone(&b.completion)).collect(),
-        }
-    }
 }
 
 /// What an outbox is to do next.
@@ -98,6 +81,16 @@ pub(super) enum Step {
     End,
 }
 
+/// What became of batches that waited for too long.
+#[derive(Debug, Default)]
+pub(super) struct Expired {
+    /// With why they were refused last, if they were.
+    pub(super) cut: Vec<(CutBatch, Option<Error>)>,
+    pub(super) waiting: Vec<WaitingBatch>,
+    /// Whom to wake: what is behind them may go now.
+    pub(super) waker: Option<Waker>,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Readiness {
     Now,
@@ -112,10 +105,8 @@ impl Queue {
             waiting: VecDeque::new(),
             first: 0,
             waiting_bytes: 0,
-            in_flight: VecDeque::new(),
-            sent: 0,
+            flights: Flights::default(),
             session: 0,
-            paused: false,
             urgent_below: 0,
             closed: false,
             sender: None,
@@ -142,29 +133,33 @@ impl Queue {
         self.waiting_bytes += bytes;
     }
 
-    /// Whom to wake, after something was queued: only when it can go now.
+    /// Whom to wake, after something was queued or answered: only when it can go
+    /// now, or when nothing ever will.
     pub(super) fn sender_to_wake(&mut self) -> Option<Waker> {
-        if self.sender.is_none() || self.paused {
-            return None;
-        }
-        match self.readiness(None) {
-            Readiness::Now => self.sender.take(),
-            Readiness::At(_) if !self.timed => self.sender.take(),
-            Readiness::At(_) | Readiness::No => None,
-        }
+        self.sender.as_ref()?;
+        let wake = match self.flights.next() {
+            Next::Send => true,
+            Next::Nothing => false,
+            Next::New => match self.readiness(None) {
+                Readiness::Now => true,
+                Readiness::At(_) => !self.timed,
+                Readiness::No => self.is_finished(),
+            },
+        };
+        if wake { self.sender.take() } else { None }
     }
 
     /// What was queued up to now goes without lingering. Returns everything
     /// that isn't settled, and whom to wake.
     pub(super) fn flush(&mut self) -> (Vec<Arc<Completion>>, Option<Waker>) {
         self.urge();
-        let waiting = self
-            .waiting
-            .iter()
-            .map(|batch| Arc::clone(&batch.completion));
-        let in_flight = self.in_flight.iter().flat_map(Flight::completions);
-        let unsettled = in_flight.chain(waiting).collect();
-        (unsettled, self.sender_to_wake())
+        (self.unsettled(), self.sender_to_wake())
+    }
+
+    fn unsettled(&self) -> Vec<Arc<Completion>> {
+        let waiting = self.waiting.iter();
+        let waiting = waiting.map(|batch| Arc::clone(&batch.completion));
+        self.flights.completions().chain(waiting).collect()
     }
 
     /// What was queued up to now goes as soon as there is room for a request.
@@ -183,7 +178,22 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.in_flight.is_empty()
+        self.waiting.is_empty() && self.flights.is_empty()
+    }
+
+    /// Whether nothing will ever be sent any more. A request that waits for its
+    /// answer may have to be sent again.
+    fn is_finished(&self) -> bool {
+        self.closed && self.is_empty()
+    }
+
+    /// Closes it for good, and returns what will never be settled by an answer.
+    pub(super) fn abandon(&mut self) -> Vec<Arc<Completion>> {
+        self.closed = true;
+        let unsettled = self.unsettled();
+        self.flights.clear();
+        while self.pop().is_some() {}
+        unsettled
     }
 
     pub(super) fn spare_builder(&mut self) -> Option<BatchBuilder> {
@@ -193,8 +203,7 @@ impl Queue {
     /// A new connection: all requests that weren't answered are sent again.
     pub(super) fn begin_session(&mut self) -> u64 {
         self.session += 1;
-        self.sent = 0;
-        self.paused = false;
+        self.flights.send_again();
         self.session
     }
 
@@ -213,19 +222,14 @@ impl Queue {
         if session != self.session {
             return Step::End;
         }
-        if let Some(Flight::Cut(request)) = self.in_flight.get(self.sent) {
-            self.sent += 1;
-            return Step::Send(Arc::clone(request));
-        }
-        // What an outbox of an earlier session still encodes goes first.
-        let wait = self.paused || self.sent < self.in_flight.len();
-        if !wait && self.closed && self.waiting.is_empty() {
-            return Step::End;
-        }
-        let ready = if wait {
-            Readiness::No
-        } else {
-            self.readiness(Some(now))
+        let ready = match self.flights.next() {
+            Next::Send => match self.flights.send() {
+                Some(request) => return Step::Send(request),
+                None => Readiness::No,
+            },
+            Next::Nothing => Readiness::No,
+            Next::New if self.is_finished() => return Step::End,
+            Next::New => self.readiness(Some(now)),
         };
         match ready {
             Readiness::Now => Step::Cut(self.take()),
@@ -241,8 +245,8 @@ impl Queue {
         }
     }
 
-    /// Takes back what [`Step::Cut`] gave away, now encoded. False when the
-    /// session ended meanwhile: the next one sends it.
+    /// Takes back what [`Step::Cut`] gave away, now encoded. Returns whether it
+    /// is to be sent at once; else it is sent in its turn, by whom to wake.
     pub(super) fn cut(
         &mut self,
         session: u64,
@@ -251,95 +255,70 @@ impl Queue {
     ) -> (bool, Option<Waker>) {
         let room = SPARE_BUILDERS.saturating_sub(self.spare.len());
         self.spare.extend(builders.into_iter().take(room));
-        let cutting = |flight: &&mut Flight| matches!(flight, Flight::Cutting(_));
-        let flight = self.in_flight.iter_mut().rev().find(cutting);
-        *flight.expect("what is being cut keeps its place") = Flight::Cut(request);
-        if session == self.session {
-            self.sent += 1;
-            (true, None)
-        } else {
-            (false, self.sender.take())
+        let kept = self.flights.cut(request);
+        if !kept || session != self.session {
+            return (false, self.sender.take());
         }
+        (self.flights.send_last(), None)
     }
 
-    /// The oldest request, now that it was answered. Also whom to wake, since
-    /// there is room for another.
-    pub(super) fn answered(&mut self) -> Option<(Arc<Request>, Option<Waker>)> {
-        if self.sent == 0 {
-            return None;
-        }
-        let Some(Flight::Cut(request)) = self.in_flight.pop_front() else {
-            unreachable!("only what was cut is sent");
-        };
-        self.sent -= 1;
-        Some((request, self.sender_to_wake()))
+    /// The request that the next answer is for. It keeps its place until
+    /// [`Queue::answered`].
+    pub(super) fn awaited(&self) -> Option<Arc<Request>> {
+        self.flights.awaited().map(Arc::clone)
     }
 
-    /// Holds back new requests, because refused batches must go first.
-    pub(super) fn pause(&mut self) {
-        self.paused = true;
+    /// The awaited request was answered and all its batches are settled, save
+    /// those that were refused for now: they are sent again before anything
+    /// else. Returns whom to wake, since there may be room for another request.
+    pub(super) fn answered(&mut self, refused: Vec<RefusedBatch>) -> Option<Waker> {
+        self.flights.answered(refused);
+        self.sender_to_wake()
     }
 
-    /// Whether each request was answered; one that is being encoded will be
-    /// sent in any case, and isn't.
-    pub(super) fn is_answered(&self) -> bool {
-        self.in_flight.is_empty()
+    /// Whether refused batches hold everything else back.
+    pub(super) fn is_paused(&self) -> bool {
+        self.flights.is_paused()
     }
 
-    /// Goes on after a pause, when nothing is left to be sent again.
+    /// As [`Flights::overtake`].
+    pub(super) fn overtake(&mut self, later: &CutBatch) -> Vec<RefusedBatch> {
+        self.flights.overtake(later)
+    }
+
+    /// As [`Flights::held_by`].
+    pub(super) fn held_by(&self) -> Option<Error> {
+        self.flights.held_by().cloned()
+    }
+
+    /// Sends refused batches again, if everything that was sent was answered.
     pub(super) fn resume(&mut self) -> Option<Waker> {
-        if !std::mem::take(&mut self.paused) {
-            return None;
-        }
-        self.sender.take()
+        self.flights.resume();
+        self.sender_to_wake()
     }
 
-    /// Sends these first, and then goes on.
-    pub(super) fn resume_with(&mut self, request: Request) -> Option<Waker> {
-        assert_eq!(self.sent, 0, "refused batches wait until all is answered");
-        if !request.is_empty() {
-            self.in_flight.push_front(Flight::Cut(Arc::new(request)));
-        }
-        self.paused = false;
-        self.sender.take()
+    /// As [`Flights::fail_sent`].
+    pub(super) fn fail_sent(&mut self, all: bool) -> Vec<Arc<Request>> {
+        self.flights.fail_sent(all)
     }
 
-    /// When the first record of the oldest request or batch came.
-    pub(super) fn oldest(&self) -> Option<Instant> {
-        let in_flight = self.in_flight.iter().find_map(|flight| match flight {
-            Flight::Cut(request) => request.first().map(|batch| batch.since),
-            Flight::Cutting(_) => None,
-        });
-        in_flight.or_else(|| self.waiting.front().map(|batch| batch.since))
+    /// As [`Flights::is_overdue`].
+    pub(super) fn is_overdue(&self, before: Instant) -> bool {
+        self.flights.is_overdue(before)
     }
 
-    /// Between sessions: takes out what came before this time, or was on its
-    /// way in any case.
-    pub(super) fn give_up(
-        &mut self,
-        before: Instant,
-        all_in_flight: bool,
-    ) -> (Vec<Arc<Request>>, Vec<WaitingBatch>) {
-        self.sent = 0;
-        let mut requests = Vec::new();
-        self.in_flight.retain(|flight| match flight {
-            Flight::Cut(request)
-                if all_in_flight || request.first().is_some_and(|b| b.since < before) =>
-            {
-                requests.push(Arc::clone(request));
-                false
-            }
-            _ => true,
-        });
-        let mut batches = Vec::new();
-        while self
-            .waiting
-            .front()
-            .is_some_and(|batch| batch.since < before)
-        {
-            batches.extend(self.pop());
+    /// Takes out what came before this time and isn't on its way.
+    pub(super) fn expire(&mut self, before: Instant) -> Expired {
+        let cut = self.flights.expire(before);
+        let mut waiting = Vec::new();
+        while self.waiting.front().is_some_and(|b| b.since < before) {
+            waiting.extend(self.pop());
         }
-        (requests, batches)
+        Expired {
+            cut,
+            waiting,
+            waker: self.sender_to_wake(),
+        }
     }
 
     /// The next request's worth of batches; it keeps its place among those in
@@ -356,8 +335,7 @@ impl Queue {
             batches.extend(self.pop());
         }
         let completions = batches.iter().map(|batch| Arc::clone(&batch.completion));
-        self.in_flight
-            .push_back(Flight::Cutting(completions.collect()));
+        self.flights.begin(completions.collect());
         batches
     }
 
@@ -374,21 +352,24 @@ impl Queue {
         let Some(oldest) = self.waiting.front() else {
             return Readiness::No;
         };
-        if self.in_flight.len() >= self.pace.max_in_flight {
+        if self.flights.len() >= self.pace.max_in_flight {
             return Readiness::No;
         }
         let full = self.waiting_bytes >= self.pace.batch_bytes;
         if full || self.closed || self.first < self.urgent_below {
             return Readiness::Now;
         }
-        if self.in_flight.len() >= EAGER {
+        if self.flights.len() >= EAGER {
             return Readiness::No;
         }
-        let due = oldest.since + self.pace.linger;
-        if self.pace.linger.is_zero() || now.is_some_and(|now| now >= due) {
-            Readiness::Now
-        } else {
-            Readiness::At(due)
+        if self.pace.linger.is_zero() {
+            return Readiness::Now;
+        }
+        match oldest.since.checked_add(self.pace.linger) {
+            Some(due) if now.is_some_and(|now| now >= due) => Readiness::Now,
+            Some(due) => Readiness::At(due),
+            // For ever: until the batch is full, or flushed.
+            None => Readiness::No,
         }
     }
 }

@@ -56,6 +56,23 @@ fn send(queue: &mut Queue, session: u64) -> Option<Vec<u32>> {
     }
 }
 
+fn lingering(linger: Duration) -> Pace {
+    Pace {
+        linger,
+        ..NO_LINGER
+    }
+}
+
+/// The awaited request is refused for now.
+fn refuse(queue: &mut Queue) {
+    let refused = queue.awaited().unwrap();
+    let refused = refused.iter().map(|batch| RefusedBatch {
+        batch: batch.clone(),
+        error: Error::Closed,
+    });
+    let _ = queue.answered(refused.collect());
+}
+
 #[test]
 fn small_batches_go_at_once_while_few_requests_are_on_their_way() {
     let mut queue = Queue::new(NO_LINGER);
@@ -65,7 +82,7 @@ fn small_batches_go_at_once_while_few_requests_are_on_their_way() {
         let sent = send(&mut queue, session);
         assert_eq!(sent.is_some(), partition < 4, "partition {partition}");
     }
-    queue.answered().unwrap();
+    let _ = queue.answered(Vec::new());
     assert_eq!(send(&mut queue, session), Some(vec![4, 5]));
 }
 
@@ -78,7 +95,7 @@ fn full_requests_go_until_too_many_are_on_their_way() {
     }
     let sent: Vec<_> = std::iter::from_fn(|| send(&mut queue, session)).collect();
     assert_eq!(sent, [[0], [1], [2], [3], [4], [5]]);
-    queue.answered().unwrap();
+    let _ = queue.answered(Vec::new());
     assert_eq!(send(&mut queue, session), Some(vec![6]));
     assert_eq!(send(&mut queue, session), None);
 }
@@ -97,11 +114,7 @@ fn request_holds_no_more_than_its_worth_but_at_least_one_batch() {
 
 #[test]
 fn lingering_batch_waits_for_its_time_for_company_or_for_flush() {
-    let pace = Pace {
-        linger: Duration::from_secs(60),
-        ..NO_LINGER
-    };
-    let mut queue = Queue::new(pace);
+    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
     let session = queue.begin_session();
     let now = start();
     queue.add(batch(0, 10));
@@ -130,7 +143,7 @@ fn lost_connection_sends_what_was_not_answered_again_in_order() {
         queue.add(batch(partition, 100));
         assert!(send(&mut queue, session).is_some());
     }
-    queue.answered().unwrap();
+    let _ = queue.answered(Vec::new());
     queue.add(batch(3, 100));
     let next = queue.begin_session();
     assert_eq!(send(&mut queue, session), None, "the old outbox is done");
@@ -163,54 +176,48 @@ fn refused_batches_go_before_what_waits() {
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
-    let (refused, _) = queue.answered().unwrap();
-    queue.pause();
+    refuse(&mut queue);
     queue.add(batch(1, 100));
     assert_eq!(send(&mut queue, session), None);
-    assert!(queue.is_answered());
-    let refused = Arc::into_inner(refused).unwrap();
-    queue.resume_with(refused);
+    assert_eq!(queue.flush().0.len(), 2, "neither is settled");
+    assert!(queue.held_by().is_some());
+    assert!(queue.resume().is_some(), "whoever sends is parked");
     assert_eq!(send(&mut queue, session), Some(vec![0]));
     assert_eq!(send(&mut queue, session), Some(vec![1]));
 }
 
 #[test]
-fn giving_up_takes_what_is_too_old_and_leaves_the_rest() {
+fn request_that_is_cut_while_others_are_refused_goes_behind_them() {
     let mut queue = Queue::new(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
-    queue.add(batch(1, 10));
-    let before = start().checked_sub(Duration::from_secs(60)).unwrap();
-    let (requests, batches) = queue.give_up(before, false);
-    assert_eq!((requests.len(), batches.len()), (0, 0));
-    let (requests, batches) = queue.give_up(before, true);
-    assert_eq!((requests.len(), batches.len()), (1, 0));
-    let (requests, batches) = queue.give_up(start() + Duration::from_secs(60), false);
-    assert_eq!((requests.len(), batches.len()), (0, 1));
-    assert!(queue.is_empty());
-}
-
-#[test]
-fn closed_queue_ends_once_everything_was_sent() {
-    let mut queue = Queue::new(NO_LINGER);
-    let session = queue.begin_session();
-    queue.add(batch(0, 10));
-    queue.close();
-    assert_eq!(send(&mut queue, session), Some(vec![0]));
-    assert!(matches!(
-        queue.step(session, start(), Waker::noop()),
-        Step::End
-    ));
+    queue.add(batch(1, 100));
+    for resumed_first in [false, true] {
+        let Step::Cut(batches) = queue.step(session, start(), Waker::noop()) else {
+            panic!("a full batch goes");
+        };
+        refuse(&mut queue);
+        if resumed_first {
+            let _ = queue.resume();
+        }
+        let (goes, _) = queue.cut(session, cut(batches), Vec::new());
+        assert!(!goes);
+        let _ = queue.resume();
+        assert_eq!(send(&mut queue, session), Some(vec![0]));
+        assert_eq!(send(&mut queue, session), Some(vec![1]));
+        for _ in 0..2 {
+            let _ = queue.answered(Vec::new());
+        }
+        queue.add(batch(0, 100));
+        assert_eq!(send(&mut queue, session), Some(vec![0]));
+        queue.add(batch(1, 100));
+    }
 }
 
 #[test]
 fn batches_that_waited_for_room_get_their_timer_once_there_is_room() {
-    let pace = Pace {
-        linger: Duration::from_secs(60),
-        ..NO_LINGER
-    };
-    let mut queue = Queue::new(pace);
+    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
     let session = queue.begin_session();
     for partition in 0..4 {
         queue.add(batch(partition, 100));
@@ -221,16 +228,75 @@ fn batches_that_waited_for_room_get_their_timer_once_there_is_room() {
     }
     let step = queue.step(session, start(), Waker::noop());
     assert!(matches!(step, Step::Idle), "{step:?}");
-    let (_, waker) = queue.answered().unwrap();
+    let waker = queue.answered(Vec::new());
     assert!(waker.is_some(), "nobody would start the timer");
     let step = queue.step(session, start(), Waker::noop());
     assert!(matches!(step, Step::At(_)), "{step:?}");
-    let (_, waker) = queue.answered().unwrap();
+    let waker = queue.answered(Vec::new());
     assert!(waker.is_none(), "the timer runs");
 }
 
 #[test]
-fn refused_batches_wait_for_a_request_that_is_being_cut() {
+fn lingering_for_ever_lasts_until_flush() {
+    let mut queue = Queue::new(lingering(Duration::MAX));
+    let session = queue.begin_session();
+    queue.add(batch(0, 10));
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::Idle), "{step:?}");
+    assert!(queue.flush().1.is_some());
+    assert_eq!(send(&mut queue, session), Some(vec![0]));
+}
+
+#[test]
+fn what_is_too_old_expires_unless_it_is_on_its_way() {
+    let mut queue = Queue::new(NO_LINGER);
+    let session = queue.begin_session();
+    queue.add(batch(0, 100));
+    assert!(send(&mut queue, session).is_some());
+    queue.add(batch(1, 10));
+    let long_ago = start().checked_sub(Duration::from_secs(60)).unwrap();
+    let expired = queue.expire(long_ago);
+    assert_eq!((expired.cut.len(), expired.waiting.len()), (0, 0));
+    assert!(!queue.is_overdue(long_ago));
+    let later = start() + Duration::from_secs(60);
+    let expired = queue.expire(later);
+    assert_eq!((expired.cut.len(), expired.waiting.len()), (0, 1));
+    assert!(queue.is_overdue(later));
+    queue.begin_session();
+    let expired = queue.expire(later);
+    assert_eq!((expired.cut.len(), expired.waiting.len()), (1, 0));
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn lingering_batch_makes_no_connection_overdue() {
+    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
+    queue.begin_session();
+    queue.add(batch(0, 10));
+    assert!(!queue.is_overdue(start() + Duration::from_secs(60)));
+}
+
+#[test]
+fn closed_queue_ends_once_everything_was_answered() {
+    let mut queue = Queue::new(NO_LINGER);
+    let session = queue.begin_session();
+    queue.add(batch(0, 10));
+    queue.close();
+    assert_eq!(send(&mut queue, session), Some(vec![0]));
+    refuse(&mut queue);
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::Idle), "{step:?}");
+    assert!(queue.resume().is_some());
+    assert_eq!(send(&mut queue, session), Some(vec![0]));
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::Idle), "{step:?}");
+    assert!(queue.answered(Vec::new()).is_some());
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::End), "{step:?}");
+}
+
+#[test]
+fn abandoned_queue_gives_back_everything_and_takes_nothing() {
     let mut queue = Queue::new(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
@@ -239,11 +305,10 @@ fn refused_batches_wait_for_a_request_that_is_being_cut() {
     let Step::Cut(batches) = queue.step(session, start(), Waker::noop()) else {
         panic!("a full batch goes");
     };
-    queue.answered().unwrap();
-    queue.pause();
-    assert!(!queue.is_answered());
-    let (still_on, _) = queue.cut(session, cut(batches), Vec::new());
-    assert!(still_on && !queue.is_answered());
-    queue.answered().unwrap();
-    assert!(queue.is_answered());
+    queue.add(batch(2, 100));
+    assert_eq!(queue.abandon().len(), 3);
+    assert!(queue.is_closed() && queue.is_empty());
+    // Whoever encoded meanwhile comes too late.
+    let (goes, _) = queue.cut(session, cut(batches), Vec::new());
+    assert!(!goes && queue.is_empty());
 }

@@ -1,45 +1,51 @@
 //! The task behind a producer: one connection after the other, and what the
 //! broker's answers mean.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
 
+use statecast_proto::reason::Reason;
 use statecast_proto::v1::batch_result::Outcome;
 use statecast_proto::v1::log_client::LogClient;
 use statecast_proto::v1::{BatchResult, ProduceStreamResponse};
+use tokio::time::Sleep;
 use tonic::Streaming;
 
-use super::batch::{CutBatch, Request};
+use super::batch::CutBatch;
+use super::expiry::Expiry;
+use super::flights::RefusedBatch;
 use super::outbox::Outbox;
 use super::shared::{Shared, wake};
-use crate::clock;
 use crate::connection::MAX_MESSAGE;
 use crate::error::Error;
 
-/// How often a session looks for records that wait too long.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often a batch that arrives with other bytes is sent again: what damages
+/// it every time won't stop.
+const MAX_DAMAGED: u8 = 2;
 
 /// Sends what is queued until the producer is closed and everything settled.
 pub(super) async fn run(shared: Arc<Shared>) {
+    let _abandon = Abandon(&shared);
+    let mut expiry = Expiry::new(&shared);
     let mut failures = 0;
     while work(&shared).await {
-        let mut session = Session::new(&shared);
+        let mut session = Session::new(&shared, &mut expiry);
         let ended = session.run().await;
+        let failed_some = ended.as_ref().is_err_and(|error| session.blame(error));
+        if session.progressed || failed_some || ended.is_ok() {
+            failures = 0;
+        }
         // Its outbox may linger in the transport; it must not send any more.
         shared.lock().queue.begin_session();
         let Err(error) = ended else {
-            failures = 0;
             continue;
         };
-        if session.progressed {
-            failures = 0;
-        }
-        session.end(&error);
+        expiry.expire();
         tracing::debug!(%error, failures, "produce stream ended, opening another");
-        let backoff = shared.client.settings().backoff;
-        tokio::time::sleep(backoff.delay(failures)).await;
+        let backoff = shared.client.settings().backoff.delay(failures);
+        expiry.during(tokio::time::sleep(backoff)).await;
         failures = failures.saturating_add(1);
     }
 }
@@ -60,57 +66,48 @@ async fn work(shared: &Shared) -> bool {
     .await
 }
 
-struct Session<'a> {
+/// Leaves no delivery unsettled when the task ends before its work is done: the
+/// runtime shuts down, or it panicked.
+struct Abandon<'a>(&'a Shared);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        let ended = "the producer's task ended before the broker acknowledged";
+        self.0.abandon(&Error::Connection(ended.into()));
+    }
+}
+
+struct Session<'a, 'e> {
     shared: &'a Arc<Shared>,
+    expiry: &'e mut Expiry<'a>,
     id: u64,
-    /// Refused batches to be sent again once everything sent was answered.
-    refused: Vec<Refused>,
+    /// Runs until refused batches are sent again.
+    pause: Option<Pin<Box<Sleep>>>,
+    /// Refused batches may wait to be sent again.
+    paused: bool,
+    /// Answers in a row that refused something for now.
+    refusals: u32,
     /// Something was answered, so the broker is there.
     progressed: bool,
 }
 
-/// A batch that was refused for a reason that may pass.
-struct Refused {
-    request: Arc<Request>,
-    index: usize,
-    error: Error,
-}
-
-impl Refused {
-    fn batch(&self) -> &CutBatch {
-        &self.request[self.index]
-    }
-}
-
-impl<'a> Session<'a> {
-    fn new(shared: &'a Arc<Shared>) -> Self {
+impl<'a, 'e> Session<'a, 'e> {
+    fn new(shared: &'a Arc<Shared>, expiry: &'e mut Expiry<'a>) -> Self {
         Self {
             id: shared.lock().queue.begin_session(),
             shared,
-            refused: Vec::new(),
+            expiry,
+            pause: None,
+            paused: false,
+            refusals: 0,
             progressed: false,
         }
     }
 
     /// Runs until the connection is lost, or nothing is left to do.
     async fn run(&mut self) -> Result<(), Error> {
-        let outbox = Outbox::new(Arc::clone(self.shared), self.id);
-        let mut client =
-            LogClient::new(self.shared.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let limit = self.shared.client.settings().request_timeout;
-        let opened = tokio::time::timeout(limit, client.produce_stream(outbox)).await;
-        let opened = opened.map_err(|_| Error::Timeout {
-            waited: limit,
-            last: "the broker didn't answer".into(),
-        })?;
-        let mut answers = opened
-            .map_err(|status| Error::from_status(&status))?
-            .into_inner();
-        while let Some(answer) = self.answer(&mut answers).await? {
-            self.progressed = true;
-            self.take(answer)?;
-            self.resend().await;
-        }
+        let answers = self.open().await?;
+        self.exchange(answers).await?;
         if self.shared.lock().queue.is_empty() {
             Ok(())
         } else {
@@ -118,155 +115,172 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The next answer; fails when the oldest record waits for too long.
-    async fn answer(
-        &self,
-        answers: &mut Streaming<ProduceStreamResponse>,
-    ) -> Result<Option<ProduceStreamResponse>, Error> {
-        loop {
-            match tokio::time::timeout(CHECK_INTERVAL, answers.message()).await {
-                Ok(Ok(answer)) => return Ok(answer),
-                Ok(Err(status)) => return Err(Error::from_status(&status)),
-                Err(_) if self.is_overdue() => {
-                    return Err(Error::Connection(
-                        "the broker didn't acknowledge in time".into(),
-                    ));
-                }
-                Err(_) => {}
-            }
+    async fn open(&mut self) -> Result<Streaming<ProduceStreamResponse>, Error> {
+        let outbox = Outbox::new(Arc::clone(self.shared), self.id);
+        let mut client =
+            LogClient::new(self.shared.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let limit = self.shared.client.settings().request_timeout;
+        let opening = tokio::time::timeout(limit, client.produce_stream(outbox));
+        match self.expiry.during(opening).await {
+            Ok(Ok(opened)) => Ok(opened.into_inner()),
+            Ok(Err(status)) => Err(Error::from_status(&status)),
+            Err(_) => Err(Error::Timeout {
+                waited: limit,
+                last: "the broker didn't answer".into(),
+            }),
         }
     }
 
-    fn is_overdue(&self) -> bool {
-        let oldest = self.shared.lock().queue.oldest();
-        oldest.is_some_and(|since| since < self.too_old())
-    }
-
-    /// Records from before this time have waited for too long.
-    fn too_old(&self) -> Instant {
-        let now = clock::now();
-        now.checked_sub(self.shared.settings.delivery_timeout)
-            .unwrap_or(now)
+    /// Takes answers until there are no more; fails when none comes for what is
+    /// too old.
+    async fn exchange(
+        &mut self,
+        mut answers: Streaming<ProduceStreamResponse>,
+    ) -> Result<(), Error> {
+        let mut silent = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = self.expiry.tick() => {
+                    if silent && self.expiry.is_overdue() {
+                        return Err(Error::Connection(self.expiry.cause()));
+                    }
+                    silent = true;
+                    self.expiry.expire();
+                }
+                () = elapsed(&mut self.pause) => self.resume(),
+                answer = answers.message() => {
+                    match answer.map_err(|status| Error::from_status(&status))? {
+                        Some(answer) => self.take(answer)?,
+                        None => return Ok(()),
+                    }
+                    silent = false;
+                    self.progressed = true;
+                    self.expiry.forgive();
+                }
+            }
+        }
     }
 
     /// Settles the oldest request.
     fn take(&mut self, answer: ProduceStreamResponse) -> Result<(), Error> {
-        let answered = self.shared.lock().queue.answered();
-        let Some((request, waker)) = answered else {
+        let Some(request) = self.shared.lock().queue.awaited() else {
             return Err(Error::protocol("an answer without a request"));
         };
-        wake(waker);
         if answer.results.len() != request.len() {
-            let error = Error::protocol("an answer with too few or too many results");
-            self.fail(request.iter(), &error);
-            return Err(error);
+            return Err(Error::protocol(
+                "an answer with too few or too many results",
+            ));
         }
+        let mut refused = Vec::new();
         let mut settled = 0;
-        for (index, result) in answer.results.into_iter().enumerate() {
-            settled += self.take_result(&request, index, result);
+        for (batch, result) in request.iter().zip(answer.results) {
+            settled += self.take_result(batch, result, &mut refused);
         }
         self.shared.buffer.add_permits(settled);
+        self.refusals = if refused.is_empty() {
+            0
+        } else {
+            self.refusals.saturating_add(1)
+        };
+        let waker = {
+            let queue = &mut self.shared.lock().queue;
+            let waker = queue.answered(refused);
+            self.paused = queue.is_paused();
+            waker
+        };
+        wake(waker);
+        if self.paused {
+            self.pause();
+        }
         Ok(())
     }
 
     /// Returns the cost of what is settled.
-    fn take_result(&mut self, request: &Arc<Request>, index: usize, result: BatchResult) -> usize {
-        let batch = &request[index];
+    fn take_result(
+        &mut self,
+        batch: &CutBatch,
+        result: BatchResult,
+        refused: &mut Vec<RefusedBatch>,
+    ) -> usize {
         let error = match result.outcome {
             Some(Outcome::Appended(appended)) => {
-                return self.overtaken(batch) + self.shared.settle(batch, Ok(appended.base_offset));
+                let base = appended.base_offset;
+                let end = base.checked_add(batch.encoded.record_count.into());
+                let offset = end.map(|_| base);
+                let offset = offset.ok_or_else(|| Error::protocol("an offset out of bounds"));
+                return self.overtaken(batch, refused) + self.shared.settle(batch, offset);
             }
             Some(Outcome::Error(error)) => Error::from_batch_error(error),
             None => Error::protocol("a result without an outcome"),
         };
-        if !error.is_retryable() || batch.since < self.too_old() {
+        let damaged = error.reason() == Some(Reason::ChecksumMismatch);
+        let hopeless = damaged && batch.damaged == MAX_DAMAGED;
+        if !error.is_retryable() || hopeless || self.expiry.is_too_old(batch) {
             return self.shared.settle(batch, Err(error));
         }
-        self.shared.lock().queue.pause();
-        self.refused.push(Refused {
-            request: Arc::clone(request),
-            index,
-            error,
-        });
+        let mut batch = batch.clone();
+        batch.damaged += u8::from(damaged);
+        refused.push(RefusedBatch { batch, error });
         0
     }
 
     /// A later batch of the partition was appended: what was refused before it
     /// can't be sent again without changing the order. Returns the cost of what
     /// is settled.
-    fn overtaken(&mut self, later: &CutBatch) -> usize {
-        let mut settled = 0;
-        self.refused.retain(|refused| {
-            let batch = refused.batch();
-            let same = batch.partition == later.partition && batch.topic == later.topic;
-            if same {
-                settled += self.shared.settle(batch, Err(refused.error.clone()));
-            }
-            !same
+    fn overtaken(&self, later: &CutBatch, refused: &mut Vec<RefusedBatch>) -> usize {
+        // Refusals are rare, in this answer and in those before.
+        if refused.is_empty() && !self.paused {
+            return 0;
+        }
+        let mut overtaken = self.shared.lock().queue.overtake(later);
+        overtaken.extend(refused.extract_if(.., |refused| refused.is_overtaken_by(later)));
+        let settled = overtaken.into_iter().map(|refused| {
+            let RefusedBatch { batch, error } = refused;
+            self.shared.settle(&batch, Err(error))
         });
-        settled
+        settled.sum()
     }
 
-    fn fail<'b>(&self, batches: impl Iterator<Item = &'b CutBatch>, error: &Error) {
-        let settled = batches.map(|batch| self.shared.settle(batch, Err(error.clone())));
-        self.shared.buffer.add_permits(settled.sum());
-    }
-
-    /// Sends refused batches again, when everything behind them was answered.
-    async fn resend(&mut self) {
-        let Some(first) = self.refused.first() else {
-            // What was refused may have been overtaken since.
-            let waker = self.shared.lock().queue.resume();
-            wake(waker);
+    /// Refused batches are to be sent again after a while, once everything that
+    /// was sent is answered.
+    fn pause(&mut self) {
+        let Some(error) = self.shared.lock().queue.held_by() else {
             return;
         };
-        if !self.shared.lock().queue.is_answered() {
-            return;
-        }
-        let asked = first
-            .error
-            .refusal()
-            .and_then(|refusal| refusal.retry_after);
-        let backoff = self.shared.client.settings().backoff.delay(1);
-        tokio::time::sleep(asked.unwrap_or(backoff)).await;
-        self.requeue();
+        let backoff = self.shared.client.settings().backoff;
+        let asked = error.refusal().and_then(|refusal| refusal.retry_after);
+        let wait = asked.unwrap_or_else(|| backoff.delay(self.refusals));
+        self.pause = Some(Box::pin(tokio::time::sleep(wait.min(backoff.max))));
     }
 
-    fn requeue(&mut self) {
-        let again = self.refused.drain(..).map(|refused| {
-            let batch = refused.batch();
-            CutBatch {
-                topic: Arc::clone(&batch.topic),
-                encoded: batch.encoded.clone(),
-                completion: Arc::clone(&batch.completion),
-                ..*batch
-            }
-        });
-        let waker = self.shared.lock().queue.resume_with(again.collect());
+    fn resume(&mut self) {
+        self.pause = None;
+        let waker = self.shared.lock().queue.resume();
         wake(waker);
     }
 
-    /// The connection is gone: what is too old fails, the rest waits for the
-    /// next session.
-    fn end(&mut self, error: &Error) {
-        let (requests, batches) = {
-            let mut state = self.shared.lock();
-            // An error that a retry doesn't mend is that of what was on its way.
-            state.queue.give_up(self.too_old(), !error.is_retryable())
-        };
-        // Refused batches are older than what is still in flight.
-        self.requeue();
-        let error = match error {
-            error if !error.is_retryable() => error.clone(),
-            error => Error::Timeout {
-                waited: self.shared.settings.delivery_timeout,
-                last: error.to_string().into(),
-            },
-        };
-        self.fail(requests.iter().flat_map(|request| request.iter()), &error);
-        let failed = batches
-            .iter()
-            .map(|batch| Shared::fail_waiting(batch, error.clone()));
-        self.shared.buffer.add_permits(failed.sum());
+    /// The connection is gone. An error that a retry doesn't mend is that of
+    /// the request which the broker came to, or of all when it isn't even one
+    /// of ours. Returns whether something failed.
+    fn blame(&mut self, error: &Error) -> bool {
+        self.expiry.blame(error);
+        if error.is_retryable() {
+            return false;
+        }
+        let all = error.refusal().is_none();
+        let requests = self.shared.lock().queue.fail_sent(all);
+        let batches = requests.iter().flat_map(|request| request.iter());
+        let settled = batches.map(|batch| self.shared.settle(batch, Err(error.clone())));
+        self.shared.buffer.add_permits(settled.sum());
+        !requests.is_empty()
+    }
+}
+
+/// Never, when no pause is on.
+async fn elapsed(pause: &mut Option<Pin<Box<Sleep>>>) {
+    match pause {
+        Some(pause) => pause.as_mut().await,
+        None => pending().await,
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
-use statecast_proto::batch::{BatchBuilder, BatchLimits, Compression, EncodedBatch, RecordRef};
+use statecast_proto::batch::{BatchBuilder, Compression, EncodedBatch, RecordRef};
 use statecast_proto::reason::Reason;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
@@ -11,14 +11,15 @@ use tonic::transport::Channel;
 use super::batch::{Content, CutBatch, WaitingBatch};
 use super::builder::ProducerSettings;
 use super::completion::{Completion, Delivery};
+use super::failures::Failures;
 use super::queue::Queue;
 use super::topics::{KnownTopic, KnownTopics};
 use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
 
-/// A batch holds no more records.
-const MAX_RECORDS: u32 = BatchLimits::DEFAULT.max_records;
+/// The broker takes no larger request: bytes of batches.
+const MAX_REQUEST: usize = 8 << 20;
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -37,6 +38,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) queue: Queue,
     pub(super) topics: KnownTopics,
+    pub(super) failures: Failures,
 }
 
 /// Where a record is to go.
@@ -62,6 +64,7 @@ impl Shared {
             state: Mutex::new(State {
                 queue: Queue::new(settings.pace),
                 topics: KnownTopics::default(),
+                failures: Failures::default(),
             }),
             buffer: Semaphore::new(settings.buffer_bytes),
             settings,
@@ -111,23 +114,58 @@ impl Shared {
     /// the caller gives back to the buffer, for many batches at once.
     #[must_use]
     pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) -> usize {
-        if let Err(error) = &outcome
-            && matches!(
-                error.reason(),
-                Some(Reason::TopicNotFound | Reason::PartitionNotFound)
-            )
-        {
-            self.lock().topics.forget(&batch.topic);
+        match outcome {
+            Ok(_) => batch.completion.settle(outcome),
+            Err(error) => self.fail(&batch.topic, &batch.completion, error),
         }
-        batch.completion.settle(outcome);
         batch.cost
     }
 
     /// As [`Shared::settle`], for a batch that was never sent.
     #[must_use]
-    pub(super) fn fail_waiting(batch: &WaitingBatch, error: Error) -> usize {
-        batch.completion.settle(Err(error));
+    pub(super) fn fail_waiting(&self, batch: &WaitingBatch, error: Error) -> usize {
+        self.fail(&batch.topic, &batch.completion, error);
         batch.cost
+    }
+
+    #[cold]
+    fn fail(&self, topic: &str, completion: &Arc<Completion>, error: Error) {
+        let topic_changed = matches!(
+            error.reason(),
+            Some(Reason::TopicNotFound | Reason::PartitionNotFound | Reason::BatchTooLarge)
+        );
+        completion.settle(Err(error));
+        let mut state = self.lock();
+        if topic_changed {
+            state.topics.forget(topic);
+        }
+        state.failures.add(completion);
+    }
+
+    /// What a flush waits for: the failures that nobody was told of, and then
+    /// all that isn't settled.
+    pub(super) fn flush(&self) -> Vec<Arc<Completion>> {
+        let (mut awaited, unsettled, waker) = {
+            let mut state = self.lock();
+            let (unsettled, waker) = state.queue.flush();
+            (state.failures.untold(), unsettled, waker)
+        };
+        wake(waker);
+        awaited.extend(unsettled);
+        awaited
+    }
+
+    /// Takes nothing more, and fails what isn't settled: nobody is left who
+    /// would send it.
+    pub(super) fn abandon(&self, error: &Error) {
+        let unsettled = self.lock().queue.abandon();
+        self.buffer.close();
+        for completion in unsettled {
+            completion.abandon(error.clone());
+            if completion.is_untold_failure() {
+                self.lock().failures.add(&completion);
+            }
+        }
     }
 }
 
@@ -145,7 +183,10 @@ impl State {
         let limit = topic.batch_bytes();
         let partition = match target {
             Target::Partition(partition) => partition,
-            Target::Any => topic.partition_for(record.key, |open| queue.waiting(open).is_some()),
+            Target::Any => topic.partition_for(record.key, |open| {
+                let open = queue.waiting(open);
+                open.is_some_and(|batch| batch.has_room(cost, limit))
+            }),
         };
         let topic_name = Arc::clone(topic.name());
         let Some(open) = topic.open(partition) else {
@@ -154,9 +195,8 @@ impl State {
 
         // The record goes to the open batch, unless that is full.
         if let Some(batch) = queue.waiting(*open)
+            && batch.has_room(cost, limit)
             && let Content::Open(builder) = &mut batch.content
-            && builder.record_count() < MAX_RECORDS
-            && builder.encoded_len() + cost <= limit
         {
             let before = builder.encoded_len();
             let index = builder.record_count();
@@ -179,6 +219,7 @@ impl State {
             .push(record)
             .map_err(Error::from)
             .map_err(Refused::Error)?;
+        fits_request(builder.encoded_len())?;
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
         *open = queue.add(WaitingBatch {
@@ -203,6 +244,7 @@ impl State {
         if partition >= topic.partitions() {
             return Err(Refused::Error(no_such_partition(name, partition)));
         }
+        fits_request(encoded.payload.len())?;
         topic.close(partition);
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
@@ -246,4 +288,19 @@ fn no_such_partition(topic: &str, partition: u32) -> Error {
         format!("topic {topic} has no partition {partition}"),
         metadata.map(|(key, value)| (key.to_owned(), value)).into(),
     )
+}
+
+/// One batch that is too large would end the stream of all.
+fn fits_request(size: usize) -> Result<(), Refused> {
+    if size <= MAX_REQUEST {
+        return Ok(());
+    }
+    let metadata = [("size", size), ("limit", MAX_REQUEST)];
+    Err(Refused::Error(Error::refused_here(
+        Reason::BatchTooLarge,
+        format!("a batch of {size} bytes is over the limit of {MAX_REQUEST}"),
+        metadata
+            .map(|(key, value)| (key.to_owned(), value.to_string()))
+            .into(),
+    )))
 }

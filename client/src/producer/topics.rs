@@ -13,7 +13,7 @@ pub(super) struct KnownTopic {
     name: Arc<str>,
     /// For each partition the number of the batch that takes its next record.
     open: Vec<u64>,
-    /// Where records without a key go until the batch there is cut.
+    /// Where records without a key go until the batch there is full or cut.
     sticky: u32,
     /// The largest batch: bytes.
     batch_bytes: usize,
@@ -44,24 +44,25 @@ impl KnownTopic {
         u32::try_from(self.open.len()).unwrap_or(u32::MAX)
     }
 
-    /// Partitions are only ever added.
-    pub(super) fn grow(&mut self, partitions: u32) {
-        let partitions = self.open.len().max(partitions as usize);
+    /// Takes over what may have changed. Partitions are only ever added.
+    fn update(&mut self, learnt: &Self) {
+        let partitions = self.open.len().max(learnt.open.len());
         self.open.resize(partitions, NONE);
+        self.batch_bytes = learnt.batch_bytes;
     }
 
-    /// The partition of the key; or the sticky one, which moves on when no batch
-    /// of it waits any more.
+    /// The partition of the key; or the sticky one, which moves on when its
+    /// batch has no room for the record, or waits no more.
     pub(super) fn partition_for(
         &mut self,
         key: Option<&[u8]>,
-        is_waiting: impl FnOnce(u64) -> bool,
+        has_room: impl FnOnce(u64) -> bool,
     ) -> u32 {
         let partitions = self.partitions();
         if let Some(key) = key {
             return partition_for_key(key, partitions);
         }
-        if !is_waiting(self.open[self.sticky as usize]) {
+        if !has_room(self.open[self.sticky as usize]) {
             self.sticky = (self.sticky + 1) % partitions;
         }
         self.sticky
@@ -104,7 +105,7 @@ impl KnownTopics {
 
     pub(super) fn learn(&mut self, topic: KnownTopic) {
         if let Some(&index) = self.by_name.get(&topic.name) {
-            self.topics[index].grow(topic.partitions());
+            self.topics[index].update(&topic);
         } else {
             self.by_name
                 .insert(Arc::clone(&topic.name), self.topics.len());
@@ -164,11 +165,12 @@ mod tests {
     }
 
     #[test]
-    fn a_topic_learnt_again_only_grows() {
+    fn a_topic_learnt_again_has_its_new_limit_and_never_fewer_partitions() {
         let mut topics = KnownTopics::default();
         topics.learn(KnownTopic::new("t", 4, 1024, 0));
         topics.learn(KnownTopic::new("t", 8, 1024, 0));
-        topics.learn(KnownTopic::new("t", 2, 1024, 0));
-        assert_eq!(topics.get("t").unwrap().partitions(), 8);
+        topics.learn(KnownTopic::new("t", 2, 512, 0));
+        let topic = topics.get("t").unwrap();
+        assert_eq!((topic.partitions(), topic.batch_bytes()), (8, 512));
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Answer {
     AppendAndVanish,
     /// The connection is lost first.
     Vanish,
+    /// The stream ends with this reason.
+    End(Reason),
     /// Its batches for this partition are refused, the others appended.
     Refuse {
         partition: u32,
@@ -96,6 +98,10 @@ impl FakeBroker {
         broker
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// A client that doesn't make tests wait for its retries.
     pub(crate) async fn client(&self) -> Client {
         let backoff = Backoff {
@@ -146,12 +152,23 @@ impl FakeBroker {
         self.shared.state.lock().unwrap()
     }
 
-    /// Carries out a request; `None` when the connection is to be lost.
-    fn answer(&self, request: v1::ProduceStreamRequest) -> Option<v1::ProduceStreamResponse> {
+    /// Requests of produce streams that came, however often they were sent.
+    pub(crate) fn requests(&self) -> usize {
+        self.lock().answered
+    }
+
+    /// Carries out a request; an error ends the stream.
+    fn answer(
+        &self,
+        request: v1::ProduceStreamRequest,
+    ) -> Result<v1::ProduceStreamResponse, Status> {
+        let vanish = || Status::unavailable("the script says vanish");
         let mut state = self.lock();
         let answer = state.script.pop_front().unwrap_or(Answer::Append);
-        if matches!(answer, Answer::Vanish) {
-            return None;
+        match answer {
+            Answer::Vanish => return Err(vanish()),
+            Answer::End(reason) => return Err(status(reason, Vec::new())),
+            Answer::Append | Answer::AppendAndVanish | Answer::Refuse { .. } => {}
         }
         let results = request.batches.into_iter().map(|batch| {
             let outcome = match &answer {
@@ -176,7 +193,10 @@ impl FakeBroker {
         let response = v1::ProduceStreamResponse {
             results: results.collect(),
         };
-        (!matches!(answer, Answer::AppendAndVanish)).then_some(response)
+        match answer {
+            Answer::AppendAndVanish => Err(vanish()),
+            _ => Ok(response),
+        }
     }
 }
 
@@ -240,9 +260,8 @@ impl Log for FakeBroker {
                     .await
                     .unwrap();
                 let answer = broker.answer(request);
-                let vanish = answer.is_none();
-                let answer = answer.ok_or_else(|| Status::unavailable("the script says vanish"));
-                if sender.send(answer).await.is_err() || vanish {
+                let ends = answer.is_err();
+                if sender.send(answer).await.is_err() || ends {
                     return;
                 }
             }

@@ -5,7 +5,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use statecast_client::{Compression, Delivery, Error, Producer, Reason, RecordRef};
+use statecast_client::{
+    BatchBuilder, Compression, Delivery, EncodedBatch, Error, Producer, Reason, RecordRef,
+};
 
 use super::fake_broker::{Answer, FakeBroker};
 
@@ -107,7 +109,8 @@ async fn batch_refused_for_now_is_sent_again() {
     let refuse = Answer::Refuse {
         partition: 0,
         reason: Reason::DiskFull,
-        retry_after_ms: Some(1),
+        // Longer than any test, but no longer than the client's patience.
+        retry_after_ms: Some(u32::MAX),
     };
     broker.script([refuse.clone(), refuse]);
     let producer = broker.client().await.producer();
@@ -284,7 +287,7 @@ async fn dropped_producer_delivers_what_was_sent() {
 async fn delivery_fails_when_the_broker_stays_away() {
     let broker = FakeBroker::start(1).await;
     let client = broker.client().await;
-    let timeout = Duration::from_millis(1);
+    let timeout = Duration::from_millis(200);
     let producer = client.producer_builder().delivery_timeout(timeout).build();
     broker.script(std::iter::repeat_n(Answer::Vanish, 1000));
     let delivery = send(&producer, 0, "in vain").await;
@@ -345,4 +348,188 @@ async fn delivery_is_pending_until_the_answer() {
     assert!(delivery.now().is_none());
     broker.allow_answers(usize::MAX);
     assert_eq!(delivery.await.unwrap().offset, 0);
+}
+
+#[tokio::test]
+async fn close_waits_for_what_was_refused_for_now() {
+    let broker = FakeBroker::start(1).await;
+    broker.script(std::iter::repeat_n(refuse_for_now(0), 20));
+    let producer = broker.client().await.producer();
+    let delivery = send(&producer, 0, "a").await;
+    while broker.requests() < 2 {
+        tokio::task::yield_now().await;
+    }
+    producer.close().await.unwrap();
+    delivery.now().unwrap().unwrap();
+    assert_eq!(broker.appended(), [(0, "a".to_owned())]);
+}
+
+#[tokio::test]
+async fn flush_and_close_tell_of_failures_before_them_once() {
+    let broker = FakeBroker::start(1).await;
+    let refuse = Answer::Refuse {
+        partition: 0,
+        reason: Reason::RecordTooLarge,
+        retry_after_ms: None,
+    };
+    let producer = broker.client().await.producer();
+    broker.script([refuse.clone()]);
+    drop(send(&producer, 0, "nobody asks").await);
+    // A batch of its own, which fails before the next is acknowledged.
+    while broker.requests() < 1 {
+        tokio::task::yield_now().await;
+    }
+    send(&producer, 0, "kept").await.await.unwrap();
+    let error = producer.flush().await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::RecordTooLarge));
+    broker.script([refuse]);
+    send(&producer, 0, "told").await.await.unwrap_err();
+    producer.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_ends_the_stream_fails_only_the_request_that_it_is_about() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    broker.script([Answer::Append, Answer::End(Reason::TooManyBatches)]);
+    let client = broker.client().await;
+    let producer = client.producer_builder().batch_bytes(1024).build();
+    let mut deliveries = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        deliveries.push(send(&producer, 0, &name.repeat(2000)).await);
+    }
+    broker.allow_answers(usize::MAX);
+    let mut reasons = Vec::new();
+    for delivery in deliveries {
+        reasons.push(delivery.await.err().and_then(|error| error.reason()));
+    }
+    assert_eq!(reasons, [None, Some(Reason::TooManyBatches), None, None]);
+    assert_eq!(first_appearances(&broker).len(), 3);
+}
+
+#[tokio::test]
+async fn batch_that_no_request_can_hold_is_not_sent() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    let payload = vec![0; (8 << 20) + 1];
+    let batch = EncodedBatch {
+        checksum: statecast_proto::checksum(&payload),
+        payload: payload.into(),
+        record_count: 1,
+    };
+    let error = producer.send_batch("t", 0, batch).await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::BatchTooLarge));
+    let metadata = &error.refusal().unwrap().metadata;
+    assert_eq!(
+        (&*metadata["size"], &*metadata["limit"]),
+        ("8388609", "8388608")
+    );
+    assert_eq!(broker.requests(), 0);
+}
+
+#[tokio::test]
+async fn batch_with_a_wrong_checksum_is_not_sent() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    let mut builder = BatchBuilder::new(Compression::None);
+    builder.push(&RecordRef::of_value(b"v")).unwrap();
+    let mut batch = builder.finish();
+    batch.checksum ^= 1;
+    let error = producer.send_batch("t", 0, batch).await.unwrap_err();
+    assert!(matches!(error, Error::InvalidInput(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn batch_that_arrives_damaged_each_time_fails_soon() {
+    let broker = FakeBroker::start(1).await;
+    let damaged = Answer::Refuse {
+        partition: 0,
+        reason: Reason::ChecksumMismatch,
+        retry_after_ms: Some(1),
+    };
+    broker.script(std::iter::repeat_n(damaged, 3));
+    let producer = broker.client().await.producer();
+    let error = send(&producer, 0, "v").await.await.unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::ChecksumMismatch));
+    assert_eq!(broker.requests(), 3);
+    send(&producer, 0, "next").await.await.unwrap();
+}
+
+#[tokio::test]
+async fn records_without_a_key_spread_while_answers_are_late() {
+    let broker = FakeBroker::start(4).await;
+    broker.allow_answers(0);
+    let client = broker.client().await;
+    let producer = client.producer_builder().batch_bytes(1024).build();
+    let value = [b'x'; 400];
+    let mut deliveries = Vec::new();
+    for _ in 0..200 {
+        let record = RecordRef::of_value(&value);
+        deliveries.push(producer.send("t", &record).await.unwrap());
+    }
+    broker.allow_answers(usize::MAX);
+    let mut counts = [0; 4];
+    for delivery in deliveries {
+        counts[delivery.await.unwrap().partition as usize] += 1;
+    }
+    assert!(counts.iter().all(|count| *count > 40), "{counts:?}");
+}
+
+#[tokio::test]
+async fn for_ever_is_a_timeout_too() {
+    let broker = FakeBroker::start(1).await;
+    broker.script([refuse_for_now(0), Answer::Vanish]);
+    let client = statecast_client::Client::builder(broker.url())
+        .retry_for(Duration::MAX)
+        .request_timeout(Duration::MAX)
+        .connect()
+        .await
+        .unwrap();
+    let producer = client
+        .producer_builder()
+        .delivery_timeout(Duration::MAX)
+        .linger(Duration::MAX)
+        .build();
+    let delivery = send(&producer, 0, "a").await;
+    producer.close().await.unwrap();
+    delivery.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_waits_behind_a_silent_broker_fails_in_time_too() {
+    let broker = FakeBroker::start(1).await;
+    broker.allow_answers(0);
+    let client = broker.client().await;
+    let producer = client
+        .producer_builder()
+        .max_in_flight(1)
+        .delivery_timeout(Duration::from_millis(100))
+        .build();
+    let sent = send(&producer, 0, "sent").await;
+    let waiting = send(&producer, 0, "waiting").await;
+    for delivery in [sent, waiting] {
+        let error = delivery.await.unwrap_err();
+        assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    }
+}
+
+#[test]
+fn deliveries_end_with_the_runtime_of_their_producer() {
+    let runtime = || tokio::runtime::Runtime::new().unwrap();
+    let producers = runtime();
+    let (producer, delivery) = producers.block_on(async {
+        let broker = FakeBroker::start(1).await;
+        broker.allow_answers(0);
+        let producer = broker.client().await.producer();
+        let delivery = send(&producer, 0, "v").await;
+        (producer, delivery)
+    });
+    drop(producers);
+    runtime().block_on(async {
+        let error = producer.close().await.unwrap_err();
+        assert!(matches!(error, Error::Connection(_)), "{error:?}");
+        delivery.await.unwrap_err();
+        let late = producer.send("t", &RecordRef::of_value(b"late")).await;
+        assert!(matches!(late, Err(Error::Closed)));
+    });
 }

@@ -1,0 +1,116 @@
+//! Fails what couldn't be delivered in time, whatever else goes on: a
+//! connection is opened, answers come, refused batches wait.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+use super::batch::CutBatch;
+use super::queue::Expired;
+use super::shared::{Shared, wake};
+use crate::clock;
+use crate::error::Error;
+
+/// How often is looked for what is too old: at least, and at most.
+const CHECK_INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+pub(super) struct Expiry<'a> {
+    shared: &'a Shared,
+    ticks: Interval,
+    /// What went wrong since the last answer, for the error.
+    last: Option<Arc<str>>,
+}
+
+impl<'a> Expiry<'a> {
+    pub(super) fn new(shared: &'a Shared) -> Self {
+        let (shortest, longest) = CHECK_INTERVALS;
+        let interval = (shared.settings.delivery_timeout / 8).clamp(shortest, longest);
+        let mut ticks = tokio::time::interval(interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Self {
+            shared,
+            ticks,
+            last: None,
+        }
+    }
+
+    /// Names the reason, should something expire.
+    pub(super) fn blame(&mut self, error: &Error) {
+        self.last = Some(error.to_string().into());
+    }
+
+    /// The broker answers again.
+    pub(super) fn forgive(&mut self) {
+        self.last = None;
+    }
+
+    /// Why something is late, as far as is known.
+    pub(super) fn cause(&self) -> Arc<str> {
+        let last = self.last.clone();
+        last.unwrap_or_else(|| "the broker didn't acknowledge in time".into())
+    }
+
+    /// The next time to look.
+    pub(super) async fn tick(&mut self) {
+        self.ticks.tick().await;
+    }
+
+    /// The future's output; meanwhile what gets too old fails.
+    pub(super) async fn during<F: Future>(&mut self, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        loop {
+            tokio::select! {
+                biased;
+                output = &mut future => return output,
+                () = self.tick() => self.expire(),
+            }
+        }
+    }
+
+    /// Fails what is too old and not on its way.
+    pub(super) fn expire(&self) {
+        let Some(before) = self.too_old() else {
+            return;
+        };
+        let Expired {
+            cut,
+            waiting,
+            waker,
+        } = self.shared.lock().queue.expire(before);
+        wake(waker);
+        let cut = cut.iter().map(|(batch, refused)| {
+            let error = self.timeout(refused.as_ref());
+            self.shared.settle(batch, Err(error))
+        });
+        let mut settled = cut.sum::<usize>();
+        for batch in &waiting {
+            settled += self.shared.fail_waiting(batch, self.timeout(None));
+        }
+        self.shared.buffer.add_permits(settled);
+    }
+
+    /// Whether an answer is awaited for too long.
+    pub(super) fn is_overdue(&self) -> bool {
+        let before = self.too_old();
+        before.is_some_and(|before| self.shared.lock().queue.is_overdue(before))
+    }
+
+    pub(super) fn is_too_old(&self, batch: &CutBatch) -> bool {
+        self.too_old().is_some_and(|before| batch.since < before)
+    }
+
+    /// What came before this time waits for too long; nothing does when the
+    /// timeout reaches back further than the clock.
+    fn too_old(&self) -> Option<Instant> {
+        clock::now().checked_sub(self.shared.settings.delivery_timeout)
+    }
+
+    fn timeout(&self, refused: Option<&Error>) -> Error {
+        Error::Timeout {
+            waited: self.shared.settings.delivery_timeout,
+            last: refused.map_or_else(|| self.cause(), |error| error.to_string().into()),
+        }
+    }
+}
