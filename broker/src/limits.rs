@@ -73,6 +73,13 @@ pub const HEALTH_WATCH: Duration = Duration::from_secs(1);
 /// How long stopping waits for requests in flight.
 pub const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long connections without a request may take to close when the broker
+/// stops.
+pub const FAREWELL: Duration = Duration::from_millis(250);
+
+/// How long a connection may take to say what HTTP/2 begins with.
+pub const GREETING: Duration = Duration::from_secs(10);
+
 /// What a client should wait before it tries again what may pass soon.
 pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 

@@ -2,15 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use prost::Message;
-use statecast_broker::server::{Drained, ServerOptions};
 use statecast_proto::v1::{self, fetch_response::Event, start::Position};
 use tonic::{Code, Streaming};
 
 use crate::support::{TestBroker, batch, encode, error_info, record};
 
-fn from(position: Position) -> v1::FetchRequest {
+pub(crate) fn from(position: Position) -> v1::FetchRequest {
     v1::FetchRequest {
         topic: "t".to_owned(),
         start: Some(v1::Start {
@@ -20,15 +18,18 @@ fn from(position: Position) -> v1::FetchRequest {
     }
 }
 
-fn earliest() -> v1::FetchRequest {
+pub(crate) fn earliest() -> v1::FetchRequest {
     from(Position::Earliest(v1::Earliest {}))
 }
 
-async fn fetch(broker: &TestBroker, request: v1::FetchRequest) -> Streaming<v1::FetchResponse> {
+pub(crate) async fn fetch(
+    broker: &TestBroker,
+    request: v1::FetchRequest,
+) -> Streaming<v1::FetchResponse> {
     broker.log().fetch(request).await.unwrap().into_inner()
 }
 
-async fn event(stream: &mut Streaming<v1::FetchResponse>) -> Event {
+pub(crate) async fn event(stream: &mut Streaming<v1::FetchResponse>) -> Event {
     stream
         .message()
         .await
@@ -39,7 +40,7 @@ async fn event(stream: &mut Streaming<v1::FetchResponse>) -> Event {
 }
 
 /// The next batches, whatever is said before.
-async fn batches(stream: &mut Streaming<v1::FetchResponse>) -> Vec<v1::FetchedBatch> {
+pub(crate) async fn batches(stream: &mut Streaming<v1::FetchResponse>) -> Vec<v1::FetchedBatch> {
     loop {
         if let Event::Batches(fetched) = event(stream).await {
             return fetched.batches;
@@ -314,75 +315,4 @@ async fn requests_that_make_no_sense_are_refused() {
         assert_eq!(error_info(&status).reason, reason);
     }
     broker.assert_serves().await;
-}
-
-#[tokio::test]
-async fn a_reader_of_a_deleted_topic_is_told() {
-    let broker = TestBroker::start().await;
-    broker.create_topic("t", 2).await;
-    let mut stream = fetch(&broker, earliest()).await;
-    assert!(matches!(event(&mut stream).await, Event::Opened(_)));
-    assert!(matches!(event(&mut stream).await, Event::CaughtUp(_)));
-    let delete = v1::DeleteTopicRequest {
-        name: "t".to_owned(),
-    };
-    broker.admin().delete_topic(delete).await.unwrap();
-    let status = stream.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::NotFound);
-    assert_eq!(error_info(&status).reason, "TOPIC_NOT_FOUND");
-}
-
-#[tokio::test]
-async fn a_consumer_that_never_reads_hinders_nobody() {
-    let drain = std::time::Duration::from_millis(50);
-    let broker = TestBroker::start_with(ServerOptions {
-        drain,
-        ..ServerOptions::default()
-    })
-    .await;
-    broker.create_topic("t", 1).await;
-    let value = Some(Bytes::from(vec![0; 1 << 20]));
-    let large = encode(vec![v1::Record { value, ..record(0) }]);
-    for _ in 0..24 {
-        broker.produce("t", 0, large.clone()).await;
-    }
-    // More than every window on the way holds, and none of it read.
-    let mut log = v1::log_client::LogClient::new(broker.connect().await);
-    let stream = log.fetch(earliest()).await.unwrap();
-    let mut reading = fetch(
-        &broker,
-        v1::FetchRequest {
-            until_end: true,
-            ..earliest()
-        },
-    )
-    .await;
-    let mut read = 0;
-    while let Some(response) = reading.message().await.unwrap() {
-        if let Some(Event::Batches(fetched)) = response.event {
-            read += fetched.batches.len();
-        }
-    }
-    assert_eq!(read, 24);
-    broker.assert_serves().await;
-    // It can't be told that the broker stops; the deadline is for this.
-    drop(reading);
-    let (_, drained) = broker.stop_serving().await;
-    assert_eq!(drained, Drained::InPart);
-    drop(stream);
-}
-
-#[tokio::test]
-async fn readers_are_told_that_the_broker_stops() {
-    let broker = TestBroker::start().await;
-    broker.create_topic("t", 1).await;
-    let mut log = v1::log_client::LogClient::new(broker.connect().await);
-    let mut stream = log.fetch(earliest()).await.unwrap().into_inner();
-    assert!(matches!(event(&mut stream).await, Event::Opened(_)));
-    assert!(matches!(event(&mut stream).await, Event::CaughtUp(_)));
-    let stopping = tokio::spawn(broker.stop_serving());
-    let status = stream.message().await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
-    assert_eq!(error_info(&status).reason, "STOPPING");
-    assert_eq!(stopping.await.unwrap().1, Drained::Completely);
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use statecast_broker::server::Drained;
 use statecast_proto::v1;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -15,7 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
-use crate::support::TestBroker;
+use crate::support::{TestBroker, encode};
 
 fn of(service: &str) -> HealthCheckRequest {
     HealthCheckRequest {
@@ -163,4 +164,59 @@ async fn reflection_knows_records_by_their_fields() {
         text.contains("timestamp_ms"),
         "the fields of a record are there"
     );
+}
+
+#[tokio::test]
+async fn connections_without_a_call_hold_up_no_stop() {
+    let broker = TestBroker::start().await;
+    let silent = TcpStream::connect(broker.address()).await.unwrap();
+    let mut half = TcpStream::connect(broker.address()).await.unwrap();
+    half.write_all(b"PRI * HTTP/2.0\r\n").await.unwrap();
+    // It greets, and is never heard of again.
+    let mut hung = TcpStream::connect(broker.address()).await.unwrap();
+    hung.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let mut http = TcpStream::connect(broker.http()).await.unwrap();
+    http.write_all(b"GET /rea").await.unwrap();
+    let mut health = HealthClient::new(broker.connect().await);
+    let mut watch = health.watch(of("unknown")).await.unwrap().into_inner();
+    let first = watch.message().await.unwrap().unwrap();
+    assert_eq!(first.status(), ServingStatus::ServiceUnknown);
+    let (_, drained) = broker.stop_serving().await;
+    assert_eq!(drained, Drained::Completely);
+    assert!(watch.message().await.unwrap().is_none());
+    drop((silent, half, hung, http));
+}
+
+#[tokio::test]
+async fn http_says_that_the_broker_stops() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", 1).await;
+    let http = broker.http();
+    for _ in 0..8 {
+        let large = v1::Record {
+            value: Some(vec![7; 1 << 20].into()),
+            ..v1::Record::default()
+        };
+        broker.produce("t", 0, encode(vec![large])).await;
+    }
+    // A call that stays open until its client is gone, which doesn't read.
+    let request = v1::FetchRequest {
+        topic: "t".to_owned(),
+        ..v1::FetchRequest::default()
+    };
+    let unread = broker.log().fetch(request).await.unwrap();
+    let stopping = tokio::spawn(broker.stop_serving());
+    loop {
+        let (status, body) = get(http, "/readyz").await;
+        if status == "HTTP/1.1 503 Service Unavailable" {
+            assert_eq!(body, "stopping\n");
+            break;
+        }
+        assert_eq!(status, "HTTP/1.1 200 OK");
+    }
+    assert_eq!(get(http, "/livez").await.1, "ok\n");
+    drop(unread);
+    assert_eq!(stopping.await.unwrap().1, Drained::Completely);
 }

@@ -7,6 +7,7 @@ mod bad_batches;
 mod containers;
 mod endings;
 mod fetch;
+mod fetch_open;
 mod format_1;
 mod health;
 mod inspect;

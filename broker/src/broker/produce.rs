@@ -176,6 +176,11 @@ impl Placement {
         self.of_record.iter().map(position).collect()
     }
 
+    /// Numbers of the partitions that get something, in the order of the appends.
+    pub fn partitions(&self) -> &[u32] {
+        &self.partitions
+    }
+
     fn append_of(&self, partition: u32) -> usize {
         self.partitions
             .binary_search(&partition)

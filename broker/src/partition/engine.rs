@@ -54,7 +54,7 @@ pub(super) struct Shared {
     pub(super) counters: Counters,
     options: EngineOptions,
     /// Bytes that may be submitted.
-    admission: Arc<Semaphore>,
+    pub(super) admission: Arc<Semaphore>,
     disk_reads: Arc<Semaphore>,
     partitions: RwLock<HashMap<PartitionId, Arc<Partition>>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -306,7 +306,7 @@ impl Shared {
             .await
         };
         let done = AbortOnDropHandle::new(tokio::spawn(turn)).await;
-        done.flatten()
+        done.and_then(|done| done)
             .map_err(|error| ReadError::Io(error.to_string().into()))?
     }
 

@@ -1,7 +1,9 @@
 //! The running log over the simulated disk.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -313,5 +315,62 @@ async fn retention_goes_on_when_nothing_is_appended_any_more() {
     engine.shared.sweep(&mut file_age);
     assert_eq!(partition.range().log_start_offset, Offset(1));
     append(&engine, &partition, b"new").await.unwrap();
+    engine.stop().await;
+}
+
+/// Polls something once, as a stream does whose client then stops reading.
+async fn poll_once<F: Future + Unpin>(future: &mut F) {
+    let polled = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx)));
+    assert!(polled.await.is_pending());
+}
+
+#[tokio::test]
+async fn reads_that_nobody_polls_keep_no_turn() {
+    let (storage, _) = Storage::open(Arc::new(SimDir::new()), options(), 1).unwrap();
+    let one_read = EngineOptions {
+        disk_reads: 1,
+        ..EngineOptions::default()
+    };
+    let engine = Engine::start(storage, one_read, Clock::of(|| 1_000)).unwrap();
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Os));
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let mut read = Box::pin(partition.offset_at_time(0));
+        poll_once(&mut read).await;
+        left.push(read);
+    }
+    assert_eq!(partition.offset_at_time(0).await.unwrap(), None);
+    drop(left);
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn appends_that_nobody_polls_keep_no_room() {
+    let engine = engine(&SimDir::new());
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    let all = u32::try_from(EngineOptions::default().mailbox_bytes).unwrap();
+    let admission = engine.shared.admission.clone();
+    let full = admission.acquire_many_owned(all).await.unwrap();
+    let large = vec![7; 1 << 19];
+    let of = |value: &[u8]| {
+        let partition = partition.clone();
+        let batch = batch(value);
+        vec![Append { partition, batch }]
+    };
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let mut append = Box::pin(engine.append(of(&large)));
+        poll_once(&mut append).await;
+        // It takes its place in the line.
+        tokio::task::yield_now().await;
+        left.push(append);
+    }
+    // One of them vanishes before its turn.
+    left.pop();
+    drop(full);
+    engine.append(of(b"last")).await.remove(0).unwrap();
+    for append in left {
+        append.await.remove(0).unwrap();
+    }
     engine.stop().await;
 }

@@ -54,11 +54,16 @@ impl AdminService {
         Ok(topic_config::describe(&*topic?))
     }
 
+    async fn delete(&self, name: &str) -> Result<(), Refusal> {
+        let name = topic_name(name)?;
+        Ok(self.context.broker.delete_topic(name).await?)
+    }
+
     fn list(&self, request: &v1::ListTopicsRequest) -> Result<v1::ListTopicsResponse, Refusal> {
         let page_size = request.page_size.unwrap_or(*limits::PAGE_SIZE.end());
         if !limits::PAGE_SIZE.contains(&page_size) {
             return Err(Refusal::invalid("page_size is out of bounds")
-                .with("limit", limits::PAGE_SIZE.end()));
+                .beyond(page_size, limits::PAGE_SIZE.end()));
         }
         // The token is the last name of the page before.
         let (topics, more) =
@@ -125,8 +130,12 @@ impl AdminService {
 }
 
 fn topic_name(name: &str) -> Result<TopicName, Refusal> {
-    TopicName::try_from(name)
-        .map_err(|error| Refusal::from(error).with("topic", name.escape_debug()))
+    Ok(TopicName::try_from(name)?)
+}
+
+/// Names the topic that a refusal is about, whatever was sent as its name.
+fn about(topic: &str) -> impl Fn(Refusal) -> Refusal {
+    move |refusal| refusal.with("topic", topic.escape_debug())
 }
 
 #[tonic::async_trait]
@@ -135,7 +144,10 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::CreateTopicRequest>,
     ) -> Result<Response<v1::CreateTopicResponse>, Status> {
-        let topic = Some(self.create(request.into_inner()).await?);
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let topic = self.create(request).await.map_err(about(&name))?;
+        let topic = Some(topic);
         Ok(Response::new(v1::CreateTopicResponse { topic }))
     }
 
@@ -143,7 +155,10 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::AlterTopicRequest>,
     ) -> Result<Response<v1::AlterTopicResponse>, Status> {
-        let topic = Some(self.alter(request.into_inner()).await?);
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let topic = self.alter(request).await.map_err(about(&name))?;
+        let topic = Some(topic);
         Ok(Response::new(v1::AlterTopicResponse { topic }))
     }
 
@@ -151,12 +166,8 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DeleteTopicRequest>,
     ) -> Result<Response<v1::DeleteTopicResponse>, Status> {
-        let name = topic_name(&request.get_ref().name)?;
-        self.context
-            .broker
-            .delete_topic(name)
-            .await
-            .map_err(Refusal::from)?;
+        let name = &request.get_ref().name;
+        self.delete(name).await.map_err(about(name))?;
         Ok(Response::new(v1::DeleteTopicResponse {}))
     }
 

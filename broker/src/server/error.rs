@@ -28,7 +28,7 @@ impl Refusal {
     pub(super) fn new(reason: Reason, message: impl Display) -> Refusal {
         Refusal {
             reason,
-            message: message.to_string(),
+            message: shortened(&message.to_string()),
             metadata: HashMap::new(),
         }
     }
@@ -43,10 +43,22 @@ impl Refusal {
         Refusal::new(Reason::Stopping, "the broker is stopping")
     }
 
+    /// The topic was there when the call began. Its partitions have ids of their
+    /// own, which nobody outside knows.
+    fn deleted() -> Refusal {
+        Refusal::new(Reason::TopicNotFound, "the topic was deleted")
+    }
+
     /// Names something that it is about.
     pub(super) fn with(mut self, key: &str, value: impl Display) -> Refusal {
-        self.metadata.insert(key.to_owned(), value.to_string());
+        let value = shortened(&value.to_string());
+        self.metadata.insert(key.to_owned(), value);
         self
+    }
+
+    /// A size or count, and the bound that it breaks.
+    pub(super) fn beyond(self, size: impl Display, limit: impl Display) -> Refusal {
+        self.with("size", size).with("limit", limit)
     }
 
     /// Names the partition that it is about.
@@ -79,6 +91,16 @@ impl From<Refusal> for Status {
     }
 }
 
+/// So much of what a caller sent is told back: characters.
+const ECHOED: usize = 256;
+
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(ECHOED) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 impl From<LookupError> for Refusal {
     fn from(error: LookupError) -> Refusal {
         match &error {
@@ -103,9 +125,7 @@ impl From<ProduceError> for Refusal {
             ProduceError::Append(error) => error.into(),
             ProduceError::Batch(error) => error.into(),
             ProduceError::BatchTooLarge { bytes, limit, .. } => {
-                Refusal::new(Reason::BatchTooLarge, &error)
-                    .with("size", bytes)
-                    .with("limit", limit)
+                Refusal::new(Reason::BatchTooLarge, &error).beyond(bytes, limit)
             }
             ProduceError::ChecksumMismatch { expected, actual } => {
                 Refusal::new(Reason::ChecksumMismatch, &error)
@@ -119,11 +139,13 @@ impl From<ProduceError> for Refusal {
 
 impl From<batch::BatchError> for Refusal {
     fn from(error: batch::BatchError) -> Refusal {
-        let refusal = Refusal::new(error.reason(), &error);
-        match error.limit() {
-            Some(limit) => refusal.with("limit", limit),
-            None => refusal,
+        let mut refusal = Refusal::new(error.reason(), &error);
+        for (key, value) in [("size", error.size()), ("limit", error.limit())] {
+            if let Some(value) = value {
+                refusal = refusal.with(key, value);
+            }
         }
+        refusal
     }
 }
 
@@ -133,7 +155,7 @@ impl From<AppendError> for Refusal {
             AppendError::DiskFull => Reason::DiskFull,
             AppendError::ReadOnly(_) => Reason::LogReadOnly,
             // Whoever deletes a topic while others write to it.
-            AppendError::Deleted(_) => Reason::TopicNotFound,
+            AppendError::Deleted(_) => return Refusal::deleted(),
             AppendError::Stopping => Reason::Stopping,
         };
         Refusal::new(reason, &error)
@@ -149,7 +171,7 @@ impl From<ReadError> for Refusal {
             } => Refusal::new(Reason::OffsetOutOfRange, &error)
                 .with("offset", offset)
                 .with("high_watermark", high_watermark),
-            ReadError::Deleted(_) => Refusal::new(Reason::TopicNotFound, &error),
+            ReadError::Deleted(_) => Refusal::deleted(),
             ReadError::Io(_) => Refusal::new(Reason::ReadFailed, &error),
         }
     }
@@ -176,18 +198,15 @@ impl From<CatalogError> for Refusal {
             }
             CatalogError::PartitionCount { asked } => {
                 Refusal::new(Reason::InvalidPartitionCount, &error)
-                    .with("partitions", asked)
-                    .with("limit", limits::PARTITIONS_PER_TOPIC.end())
+                    .beyond(asked, limits::PARTITIONS_PER_TOPIC.end())
             }
             CatalogError::Fewer { now, asked } => {
                 Refusal::new(Reason::InvalidPartitionCount, &error)
-                    .with("partitions", asked)
-                    .with("now", now)
+                    .with("partitions", now)
+                    .with("size", asked)
             }
             CatalogError::BrokerFull { asked, .. } => {
-                Refusal::new(Reason::TooManyPartitions, &error)
-                    .with("partitions", asked)
-                    .with("limit", limits::PARTITIONS)
+                Refusal::new(Reason::TooManyPartitions, &error).beyond(asked, limits::PARTITIONS)
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::pin::Pin;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
 use statecast_proto::v1::admin_server::SERVICE_NAME as ADMIN;
 use statecast_proto::v1::log_server::SERVICE_NAME as LOG;
 use tonic::{Request, Response, Status};
@@ -65,10 +65,9 @@ impl Health for HealthService {
         if !is_known(&request.get_ref().service) {
             let unknown = stream::iter([Ok(response(ServingStatus::ServiceUnknown))]);
             // The protocol keeps the stream open: the service may come.
-            return Ok(Response::new(Box::pin(stream::StreamExt::chain(
-                unknown,
-                stream::pending(),
-            ))));
+            let draining = self.context.draining.clone().cancelled_owned();
+            let open = unknown.chain(stream::pending()).take_until(draining);
+            return Ok(Response::new(Box::pin(open)));
         }
         let changes = stream::unfold(Some((self.context.clone(), None)), next_change);
         Ok(Response::new(Box::pin(changes)))

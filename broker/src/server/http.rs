@@ -12,23 +12,20 @@ use tokio::net::TcpListener;
 use super::{Context, ServeError, process};
 use crate::partition::Traffic;
 
-/// Serves HTTP, if there is a listener, until draining begins.
+/// Serves HTTP, if there is a listener, until it is dropped.
 pub(super) async fn serve(
     listener: Option<TcpListener>,
     context: Context,
 ) -> Result<(), ServeError> {
     let Some(listener) = listener else {
-        return Ok(());
+        return std::future::pending().await;
     };
-    let draining = context.draining.clone();
     let routes = Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(context);
-    axum::serve(listener, routes)
-        .with_graceful_shutdown(draining.cancelled_owned())
-        .await?;
+    axum::serve(listener, routes).await?;
     Ok(())
 }
 

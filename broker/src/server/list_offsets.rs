@@ -13,7 +13,7 @@ pub(super) async fn list_offsets(
     let topic = broker.topic(&request.topic)?;
     if request.partitions.len() > limits::PARTITIONS_PER_FETCH {
         return Err(Refusal::invalid("more partitions than a topic can have")
-            .with("limit", limits::PARTITIONS_PER_FETCH));
+            .beyond(request.partitions.len(), limits::PARTITIONS_PER_FETCH));
     }
     let numbers = match request.partitions {
         all if all.is_empty() => (0..topic.partition_count()).collect(),

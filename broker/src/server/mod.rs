@@ -2,6 +2,7 @@
 //! generated types.
 
 mod admin;
+mod connections;
 mod error;
 mod fetch;
 mod health;
@@ -22,9 +23,9 @@ use statecast_proto::v1::admin_server::AdminServer;
 use statecast_proto::v1::log_server::LogServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::pb::health_server::HealthServer;
 
 use crate::broker::Broker;
@@ -100,7 +101,8 @@ impl Context {
 
 /// Serves until `shutdown` resolves, then drains: takes no new connections, ends
 /// streams, answers what was appended, and returns once that is done or
-/// [`ServerOptions::drain`] is over. The broker is not stopped.
+/// [`ServerOptions::drain`] is over. HTTP is served to the end. The broker is not
+/// stopped.
 pub async fn serve(
     broker: Broker,
     listeners: Listeners,
@@ -112,19 +114,29 @@ pub async fn serve(
         draining: CancellationToken::new(),
     };
     let draining = context.draining.clone();
+    let calls = TaskTracker::new();
     let http = http::serve(listeners.http, context.clone());
-    let grpc = serve_grpc(listeners.grpc, context, options)?;
-    let deadline = async {
+    let grpc = serve_grpc(listeners.grpc, context, options, &calls)?;
+    let drained = async {
         shutdown.await;
         draining.cancel();
-        tokio::time::sleep(options.drain).await;
+        calls.close();
+        tokio::select! {
+            () = calls.wait() => {
+                // A connection may be one that nobody closes any more.
+                tokio::time::sleep(limits::FAREWELL).await;
+                Drained::Completely
+            }
+            () = tokio::time::sleep(options.drain) => {
+                tracing::warn!("stopping with requests still in flight");
+                Drained::InPart
+            }
+        }
     };
     tokio::select! {
-        served = async { tokio::try_join!(grpc, http) } => served.map(|_| Drained::Completely),
-        () = deadline => {
-            tracing::warn!("stopping with requests still in flight");
-            Ok(Drained::InPart)
-        }
+        served = grpc => served.map(|()| Drained::Completely),
+        failed = http => failed.map(|()| Drained::InPart),
+        drained = drained => Ok(drained),
     }
 }
 
@@ -133,6 +145,7 @@ fn serve_grpc(
     listener: TcpListener,
     context: Context,
     options: ServerOptions,
+    calls: &TaskTracker,
 ) -> Result<impl Future<Output = Result<(), ServeError>>, ServeError> {
     let log = LogServer::new(log::LogService::new(context.clone()))
         .max_decoding_message_size(limits::MESSAGE_BYTES);
@@ -155,11 +168,12 @@ fn serve_grpc(
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(limits::KEEPALIVE))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT));
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let routes = connections::counted(routes.into_axum_router(), calls);
+    let incoming = connections::incoming(listener);
     let draining = context.draining.cancelled_owned();
     Ok(async move {
         server
-            .add_routes(routes)
+            .add_routes(Routes::from(routes))
             .serve_with_incoming_shutdown(incoming, draining)
             .await?;
         Ok(())

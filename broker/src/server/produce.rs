@@ -30,7 +30,8 @@ pub(super) async fn produce(
             .check(incoming)
             .map_err(|error| refused(error.into()))?;
         let count = u64::from(append.batch.record_count);
-        let bases = append_all(broker, vec![append]).await.map_err(refused)?;
+        let bases = append_all(broker, vec![append]).await;
+        let bases = bases.map_err(|(_, refusal)| refused(refusal))?;
         let position = |i| v1::RecordPosition {
             partition,
             offset: bases[0].0 + i,
@@ -42,7 +43,9 @@ pub(super) async fn produce(
     let refused = |refusal: Refusal| refusal.with("topic", &topic);
     let spread = checker.spread_by_key(&topic, payload, checksum);
     let spread = spread.map_err(|error| refused(error.into()))?;
-    let bases = append_all(broker, spread.appends).await.map_err(refused)?;
+    let bases = append_all(broker, spread.appends).await;
+    let bases = bases
+        .map_err(|(index, refusal)| refusal.about(&topic, spread.placement.partitions()[index]))?;
     let positions = spread.placement.positions(&bases).into_iter();
     let position = |(partition, Offset(offset))| v1::RecordPosition { partition, offset };
     Ok(v1::ProduceResponse {
@@ -50,11 +53,15 @@ pub(super) async fn produce(
     })
 }
 
-/// The offset of the first record of each append, or the first error.
-async fn append_all(broker: &Broker, appends: Vec<Append>) -> Result<Vec<Offset>, Refusal> {
-    let results = broker.engine().append(appends).await;
-    results
-        .into_iter()
-        .collect::<Result<_, _>>()
-        .map_err(Refusal::from)
+/// The offset of the first record of each append; or which one failed first,
+/// and why.
+async fn append_all(
+    broker: &Broker,
+    appends: Vec<Append>,
+) -> Result<Vec<Offset>, (usize, Refusal)> {
+    let results = broker.engine().append(appends).await.into_iter();
+    let failed = |(index, result): (usize, Result<_, _>)| {
+        result.map_err(|error| (index, Refusal::from(error)))
+    };
+    results.enumerate().map(failed).collect()
 }

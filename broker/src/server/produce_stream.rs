@@ -249,19 +249,21 @@ where
     }
 }
 
-/// Bytes of a request's batches, if they and their number lie within the bounds.
+/// Bytes of a request's batches and names, if they and their number lie within the bounds.
 fn request_size(request: &v1::ProduceStreamRequest) -> Result<usize, Refusal> {
     let count = request.batches.len();
     if !limits::BATCHES_PER_REQUEST.contains(&count) {
         let limit = limits::BATCHES_PER_REQUEST.end();
         let message = format_args!("a request has 1 to {limit} batches, not {count}");
-        return Err(Refusal::new(Reason::TooManyBatches, message).with("limit", limit));
+        return Err(Refusal::new(Reason::TooManyBatches, message).beyond(count, limit));
     }
-    let bytes = request.batches.iter().map(|batch| batch.batch.len()).sum();
+    // The names are kept for the answer.
+    let size = |batch: &v1::PartitionBatch| batch.batch.len() + batch.topic.len();
+    let bytes = request.batches.iter().map(size).sum();
     if bytes > limits::REQUEST_BYTES {
         let limit = limits::REQUEST_BYTES;
         let message = format_args!("a request has {limit} bytes of batches at most, not {bytes}");
-        return Err(Refusal::new(Reason::BatchTooLarge, message).with("limit", limit));
+        return Err(Refusal::new(Reason::BatchTooLarge, message).beyond(bytes, limit));
     }
     Ok(bytes)
 }

@@ -29,7 +29,11 @@ fn cleanup(cleanup: i32) -> Result<Option<Cleanup>, Refusal> {
     match v1::Cleanup::try_from(cleanup) {
         Ok(v1::Cleanup::Unspecified) => Ok(None),
         Ok(v1::Cleanup::Delete) => Ok(Some(Cleanup::Delete)),
-        Err(_) => Err(invalid("cleanup", "this broker doesn't know that cleanup")),
+        Err(_) => Err(invalid(
+            "cleanup",
+            "this broker doesn't know that cleanup",
+            "delete",
+        )),
     }
 }
 
@@ -41,12 +45,15 @@ fn flush(flush: v1::FlushLevel) -> Result<FlushLevel, Refusal> {
         None => Err(invalid(
             "flush",
             "this broker doesn't know that flush level",
+            "always, interval_ms, os",
         )),
     }
 }
 
-fn invalid(setting: &str, message: &str) -> Refusal {
-    Refusal::new(Reason::InvalidConfig, message).with("setting", setting)
+fn invalid(setting: &str, message: &str, allowed: &str) -> Refusal {
+    Refusal::new(Reason::InvalidConfig, message)
+        .with("setting", setting)
+        .with("allowed", allowed)
 }
 
 /// A topic as responses show it.

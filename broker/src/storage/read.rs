@@ -10,7 +10,7 @@ use super::journal::JournalRead;
 use super::log::{LogState, PartitionLog, Run};
 use super::segment::{SegmentEnd, SegmentRead, SegmentReader};
 use crate::limits;
-use crate::model::{BatchHeader, Offset, PartitionId};
+use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
 
 /// A batch as it lies in the log; its checksums were verified if it came from
 /// disk.
@@ -73,7 +73,7 @@ pub struct ReadRequest {
     /// No batch that begins here or later is returned. The high watermark
     /// bounds it, too.
     pub until: Offset,
-    /// The most bytes of batches, but at least one batch.
+    /// The most bytes of batches with their headers, but at least one batch.
     pub max_bytes: usize,
 }
 
@@ -283,7 +283,7 @@ fn in_journal(state: &LogState, request: &ReadRequest, until: Offset) -> Place {
         if run.base_offset >= until || hole {
             break;
         }
-        bytes += run.payload_len as usize;
+        bytes += HEADER_LEN + run.payload_len as usize;
         if bytes > request.max_bytes && !runs.is_empty() {
             break;
         }

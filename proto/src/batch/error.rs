@@ -84,4 +84,14 @@ impl BatchError {
             BatchError::Malformed(_) | BatchError::Empty => None,
         }
     }
+
+    /// What exceeds the bound, where that was counted to its end.
+    pub fn size(&self) -> Option<u64> {
+        match *self {
+            BatchError::KeyTooLarge { size, .. }
+            | BatchError::RecordTooLarge { size, .. }
+            | BatchError::UncompressedTooLarge { size, .. } => Some(size as u64),
+            _ => None,
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::start::Opened;
 use crate::broker::{Broker, Topic};
+use crate::partition::PartitionHandle;
 
 /// A topic that is read whole.
 #[derive(Debug)]
@@ -41,7 +42,7 @@ impl Follow {
         let Ok(topic) = self.broker.topic(self.topic.meta().name.as_str()) else {
             return Some(Change::Deleted);
         };
-        let first = |topic: &Topic| topic.partitions().first().map(|partition| partition.id());
+        let first = |topic: &Topic| topic.partitions().first().map(PartitionHandle::id);
         if first(&topic) != first(&self.topic) {
             // Another one of the same name.
             return Some(Change::Deleted);

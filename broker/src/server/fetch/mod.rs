@@ -30,9 +30,7 @@ pub(super) async fn open(
     if !limits::FETCH_BYTES.contains(&max_bytes) {
         let (low, high) = (limits::FETCH_BYTES.start(), limits::FETCH_BYTES.end());
         let message = format_args!("max_bytes is {max_bytes}; it must lie within {low} to {high}");
-        return Err(Refusal::invalid(message)
-            .with("size", max_bytes)
-            .with("limit", high));
+        return Err(Refusal::invalid(message).beyond(max_bytes, high));
     }
     if context.draining.is_cancelled() {
         return Err(Refusal::stopping());

@@ -51,9 +51,7 @@ fn starts(
     let limit = limits::PARTITIONS_PER_FETCH;
     if count > limit {
         let message = format_args!("one fetch reads {limit} partitions at most, not {count}");
-        return Err(Refusal::invalid(message)
-            .with("size", count)
-            .with("limit", limit));
+        return Err(Refusal::invalid(message).beyond(count, limit));
     }
     let own = |named: &v1::PartitionStart| named.start.and_then(|start| start.position);
     let starts = request
