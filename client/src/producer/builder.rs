@@ -90,6 +90,11 @@ impl ProducerBuilder {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn settings(&self) -> ProducerSettings {
+        self.settings.clone()
+    }
+
     /// Starts the producer's task; panics outside of a Tokio runtime. It connects
     /// when the first record is sent.
     pub fn build(mut self) -> Producer {

@@ -113,9 +113,9 @@ impl Completion {
         }
     }
 
-    /// Whether it failed and nobody was told yet.
-    pub(super) fn is_untold_failure(&self) -> bool {
-        matches!(self.outcome(), Some(Err(_))) && !self.told.load(Ordering::Relaxed)
+    /// Whether somebody was told that it failed.
+    pub(super) fn is_told(&self) -> bool {
+        self.told.load(Ordering::Relaxed)
     }
 
     fn wake(&self) {

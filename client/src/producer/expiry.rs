@@ -78,15 +78,18 @@ impl<'a> Expiry<'a> {
             cut,
             waiting,
             waker,
-        } = self.shared.lock().queue.expire(before);
+        } = self.shared.take_expired(before);
         wake(waker);
-        let cut = cut.iter().map(|(batch, refused)| {
+        let mut settled = 0;
+        for (batch, refused) in cut {
             let error = self.timeout(refused.as_ref());
-            self.shared.settle(batch, Err(error))
-        });
-        let mut settled = cut.sum::<usize>();
-        for batch in &waiting {
-            settled += self.shared.fail_waiting(batch, self.timeout(None));
+            self.shared.fail(&batch.topic, &batch.completion, error);
+            settled += batch.cost;
+        }
+        for batch in waiting {
+            let error = self.timeout(None);
+            self.shared.fail(&batch.topic, &batch.completion, error);
+            settled += batch.cost;
         }
         self.shared.buffer.add_permits(settled);
     }

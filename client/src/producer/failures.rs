@@ -10,18 +10,26 @@ const MAX_REMEMBERED: usize = 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Failures {
-    /// Oldest first; some may have been told since.
+    /// Oldest first. Some may have been told since; some may yet be about to be
+    /// settled.
     failed: Vec<Arc<Completion>>,
 }
 
 impl Failures {
-    /// Remembers a batch that has failed.
+    /// Remembers a batch that fails. Whoever takes it out of the queue adds it
+    /// here first, so that a flush finds it in one of both.
     pub(super) fn add(&mut self, completion: &Arc<Completion>) {
         if self.failed.len() == MAX_REMEMBERED {
             self.forget_told();
         }
         if self.failed.len() < MAX_REMEMBERED {
             self.failed.push(Arc::clone(completion));
+        }
+    }
+
+    pub(super) fn add_all<'a>(&mut self, completions: impl Iterator<Item = &'a Arc<Completion>>) {
+        for completion in completions {
+            self.add(completion);
         }
     }
 
@@ -32,7 +40,7 @@ impl Failures {
     }
 
     fn forget_told(&mut self) {
-        self.failed.retain(|failed| failed.is_untold_failure());
+        self.failed.retain(|failed| !failed.is_told());
     }
 }
 

@@ -96,7 +96,7 @@ impl Drop for Handle {
 impl Producer {
     fn start(client: Client, settings: ProducerSettings) -> Self {
         let shared = Arc::new(Shared::new(client, settings));
-        tokio::spawn(session::run(Arc::clone(&shared)));
+        tokio::spawn(session::run(session::Task(Arc::clone(&shared))));
         tokio::spawn(refresh(Arc::downgrade(&shared)));
         Self {
             handle: Arc::new(Handle { shared }),

@@ -91,6 +91,13 @@ pub(super) struct Expired {
     pub(super) waker: Option<Waker>,
 }
 
+impl Expired {
+    pub(super) fn completions(&self) -> impl Iterator<Item = &Arc<Completion>> {
+        let cut = self.cut.iter().map(|(batch, _)| &batch.completion);
+        cut.chain(self.waiting.iter().map(|batch| &batch.completion))
+    }
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Readiness {
     Now,

@@ -25,13 +25,24 @@ use crate::error::Error;
 /// it every time won't stop.
 const MAX_DAMAGED: u8 = 2;
 
+/// The right to send. It leaves no delivery unsettled when the task ends before
+/// its work is done: the runtime shuts down, or the task panicked.
+pub(super) struct Task(pub(super) Arc<Shared>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        let ended = "the producer's task ended before the broker acknowledged";
+        self.0.abandon(&Error::Connection(ended.into()));
+    }
+}
+
 /// Sends what is queued until the producer is closed and everything settled.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let _abandon = Abandon(&shared);
-    let mut expiry = Expiry::new(&shared);
+pub(super) async fn run(task: Task) {
+    let shared = &task.0;
+    let mut expiry = Expiry::new(shared);
     let mut failures = 0;
-    while work(&shared).await {
-        let mut session = Session::new(&shared, &mut expiry);
+    while work(shared).await {
+        let mut session = Session::new(shared, &mut expiry);
         let ended = session.run().await;
         let failed_some = ended.as_ref().is_err_and(|error| session.blame(error));
         if session.progressed || failed_some || ended.is_ok() {
@@ -64,17 +75,6 @@ async fn work(shared: &Shared) -> bool {
         Poll::Pending
     })
     .await
-}
-
-/// Leaves no delivery unsettled when the task ends before its work is done: the
-/// runtime shuts down, or it panicked.
-struct Abandon<'a>(&'a Shared);
-
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        let ended = "the producer's task ended before the broker acknowledged";
-        self.0.abandon(&Error::Connection(ended.into()));
-    }
 }
 
 struct Session<'a, 'e> {
@@ -233,13 +233,16 @@ impl<'a, 'e> Session<'a, 'e> {
         if refused.is_empty() && !self.paused {
             return 0;
         }
-        let mut overtaken = self.shared.lock().queue.overtake(later);
-        overtaken.extend(refused.extract_if(.., |refused| refused.is_overtaken_by(later)));
-        let settled = overtaken.into_iter().map(|refused| {
-            let RefusedBatch { batch, error } = refused;
-            self.shared.settle(&batch, Err(error))
-        });
-        settled.sum()
+        let mut settled = 0;
+        for RefusedBatch { batch, error } in self.shared.take_overtaken(later) {
+            self.shared.fail(&batch.topic, &batch.completion, error);
+            settled += batch.cost;
+        }
+        let overtaken = refused.extract_if(.., |refused| refused.is_overtaken_by(later));
+        for RefusedBatch { batch, error } in overtaken {
+            settled += self.shared.settle(&batch, Err(error));
+        }
+        settled
     }
 
     /// Refused batches are to be sent again after a while, once everything that
@@ -269,10 +272,14 @@ impl<'a, 'e> Session<'a, 'e> {
             return false;
         }
         let all = error.refusal().is_none();
-        let requests = self.shared.lock().queue.fail_sent(all);
-        let batches = requests.iter().flat_map(|request| request.iter());
-        let settled = batches.map(|batch| self.shared.settle(batch, Err(error.clone())));
-        self.shared.buffer.add_permits(settled.sum());
+        let requests = self.shared.take_sent(all);
+        let mut settled = 0;
+        for batch in requests.iter().flat_map(|request| request.iter()) {
+            let error = error.clone();
+            self.shared.fail(&batch.topic, &batch.completion, error);
+            settled += batch.cost;
+        }
+        self.shared.buffer.add_permits(settled);
         !requests.is_empty()
     }
 }

@@ -2,17 +2,19 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 use statecast_proto::batch::{BatchBuilder, Compression, EncodedBatch, RecordRef};
 use statecast_proto::reason::Reason;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
-use super::batch::{Content, CutBatch, WaitingBatch};
+use super::batch::{Content, CutBatch, Request, WaitingBatch};
 use super::builder::ProducerSettings;
 use super::completion::{Completion, Delivery};
 use super::failures::Failures;
-use super::queue::Queue;
+use super::flights::RefusedBatch;
+use super::queue::{Expired, Queue};
 use super::topics::{KnownTopic, KnownTopics};
 use crate::client::Client;
 use crate::clock;
@@ -116,30 +118,56 @@ impl Shared {
     pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) -> usize {
         match outcome {
             Ok(_) => batch.completion.settle(outcome),
-            Err(error) => self.fail(&batch.topic, &batch.completion, error),
+            Err(error) => {
+                self.lock().failures.add(&batch.completion);
+                self.fail(&batch.topic, &batch.completion, error);
+            }
         }
         batch.cost
     }
 
-    /// As [`Shared::settle`], for a batch that was never sent.
-    #[must_use]
-    pub(super) fn fail_waiting(&self, batch: &WaitingBatch, error: Error) -> usize {
-        self.fail(&batch.topic, &batch.completion, error);
-        batch.cost
-    }
-
+    /// Fails a batch that was taken out of the queue.
     #[cold]
-    fn fail(&self, topic: &str, completion: &Arc<Completion>, error: Error) {
+    pub(super) fn fail(&self, topic: &str, completion: &Completion, error: Error) {
         let topic_changed = matches!(
             error.reason(),
             Some(Reason::TopicNotFound | Reason::PartitionNotFound | Reason::BatchTooLarge)
         );
         completion.settle(Err(error));
-        let mut state = self.lock();
         if topic_changed {
-            state.topics.forget(topic);
+            self.lock().topics.forget(topic);
         }
-        state.failures.add(completion);
+    }
+
+    /// As [`Queue::expire`]; what it takes out is to be failed.
+    pub(super) fn take_expired(&self, before: Instant) -> Expired {
+        let State {
+            queue, failures, ..
+        } = &mut *self.lock();
+        let expired = queue.expire(before);
+        failures.add_all(expired.completions());
+        expired
+    }
+
+    /// As [`Queue::overtake`]; what it takes out is to be failed.
+    pub(super) fn take_overtaken(&self, later: &CutBatch) -> Vec<RefusedBatch> {
+        let State {
+            queue, failures, ..
+        } = &mut *self.lock();
+        let overtaken = queue.overtake(later);
+        failures.add_all(overtaken.iter().map(|refused| &refused.batch.completion));
+        overtaken
+    }
+
+    /// As [`Queue::fail_sent`]; what it takes out is to be failed.
+    pub(super) fn take_sent(&self, all: bool) -> Vec<Arc<Request>> {
+        let State {
+            queue, failures, ..
+        } = &mut *self.lock();
+        let requests = queue.fail_sent(all);
+        let batches = requests.iter().flat_map(|request| request.iter());
+        failures.add_all(batches.map(|batch| &batch.completion));
+        requests
     }
 
     /// What a flush waits for: the failures that nobody was told of, and then
@@ -158,13 +186,17 @@ impl Shared {
     /// Takes nothing more, and fails what isn't settled: nobody is left who
     /// would send it.
     pub(super) fn abandon(&self, error: &Error) {
-        let unsettled = self.lock().queue.abandon();
+        let unsettled = {
+            let State {
+                queue, failures, ..
+            } = &mut *self.lock();
+            let unsettled = queue.abandon();
+            failures.add_all(unsettled.iter());
+            unsettled
+        };
         self.buffer.close();
         for completion in unsettled {
             completion.abandon(error.clone());
-            if completion.is_untold_failure() {
-                self.lock().failures.add(&completion);
-            }
         }
     }
 }
@@ -303,4 +335,25 @@ fn fits_request(size: usize) -> Result<(), Refused> {
             .map(|(key, value)| (key.to_owned(), value.to_string()))
             .into(),
     )))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn flush_finds_what_was_taken_out_to_fail_and_is_not_settled_yet() {
+        let client = Client::builder("localhost:1").connect_lazy().unwrap();
+        let settings = client.producer_builder().settings();
+        let shared = Shared::new(client, settings);
+        shared.lock().topics.learn(KnownTopic::new("t", 1, 1024, 0));
+        let record = RecordRef::of_value(b"v");
+        let pushed = shared.push("t", Target::Any, &record, 10);
+        assert!(pushed.is_ok_and(|delivery| delivery.now().is_none()));
+        let expired = shared.take_expired(clock::now() + Duration::from_secs(1));
+        assert_eq!(expired.waiting.len(), 1);
+        assert_eq!(shared.flush().len(), 1);
+    }
 }

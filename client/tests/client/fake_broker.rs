@@ -94,7 +94,13 @@ impl FakeBroker {
         let server = tonic::transport::Server::builder()
             .add_service(LogServer::new(broker.clone()))
             .add_service(AdminServer::new(broker.clone()));
-        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        // What ends a stream would wait for the client's acknowledgement else.
+        let incoming = TcpListenerStream::new(listener).map(|stream| {
+            let stream = stream?;
+            stream.set_nodelay(true)?;
+            Ok::<_, std::io::Error>(stream)
+        });
+        tokio::spawn(server.serve_with_incoming(incoming));
         broker
     }
 

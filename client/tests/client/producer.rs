@@ -183,6 +183,57 @@ async fn acknowledged_records_are_there_however_refusals_meet_encoding() {
     }
 }
 
+/// A broker's answers at random, most of them good.
+fn whims(mut random: u64) -> impl Iterator<Item = Answer> {
+    std::iter::repeat_with(move || {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let partition = u32::try_from(random >> 32).unwrap() % 3;
+        match random % 16 {
+            0 => Answer::Vanish,
+            1 => Answer::AppendAndVanish,
+            2 => Answer::End(Reason::Internal),
+            3..6 => refuse_for_now(partition),
+            6 => Answer::Refuse {
+                partition,
+                reason: Reason::BatchMalformed,
+                retry_after_ms: None,
+            },
+            _ => Answer::Append,
+        }
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_the_broker_does_all_is_settled_and_what_it_acknowledged_is_there() {
+    for seed in 1..20 {
+        let broker = FakeBroker::start(3).await;
+        broker.script(whims(seed * 0x9E37_79B9).take(200));
+        let client = broker.client().await;
+        let producer = client.producer_builder().batch_bytes(1024).build();
+        let mut deliveries = Vec::new();
+        for number in 0..1500_u32 {
+            let delivery = send(&producer, number % 3, &number.to_string()).await;
+            deliveries.push((number.to_string(), delivery));
+            if number % 50 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let _ = producer.close().await;
+        let mut appended = [const { Vec::new() }; 3];
+        for (partition, value) in broker.appended() {
+            appended[partition as usize].push(value);
+        }
+        for (value, delivery) in deliveries {
+            if let Ok(position) = delivery.now().expect("close waits for all") {
+                let offset = usize::try_from(position.offset).unwrap();
+                assert_eq!(appended[position.partition as usize][offset], value);
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn refused_batch_fails_alone() {
     let broker = FakeBroker::start(2).await;
