@@ -246,8 +246,7 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        // None: for ever.
-        let deadline = clock::now().checked_add(self.settings().retry_for);
+        let deadline = clock::after(self.settings().retry_for);
         let mut failures = 0_u32;
         loop {
             let request = Request::new(request.clone());
@@ -259,9 +258,7 @@ impl Client {
                 Err(error) => error,
             };
             let delay = self.settings().backoff.delay(failures);
-            let again = clock::now().checked_add(delay);
-            let too_late = deadline.is_some_and(|deadline| again.is_none_or(|at| at > deadline));
-            if !error.is_retryable() || too_late {
+            if !error.is_retryable() || clock::after(delay) > deadline {
                 return Err(error);
             }
             tracing::debug!(%error, "call failed, trying again");

@@ -236,28 +236,23 @@ impl Flights {
     /// for, with why they were refused last, if they were.
     pub(super) fn expire(&mut self, before: Instant) -> Vec<(CutBatch, Option<Error>)> {
         let mut expired = Vec::new();
-        let is_old = |batch: &CutBatch| batch.since < before;
-        // Neither requests nor their batches are ever younger than later ones.
-        let mut at = 0;
-        while let Some(flight) = self.flights.get(at) {
-            let batches = match flight {
-                Flight::Sent(_) | Flight::Cutting(_) => Vec::new(),
-                Flight::Refused(_) | Flight::Unsent(_) => flight.batches(),
-            };
-            let old = batches.partition_point(|(batch, _)| is_old(batch));
-            let old = batches[..old].iter();
-            let count = old.len();
-            expired.extend(old.map(|(batch, error)| ((*batch).clone(), error.cloned())));
-            if count == 0 {
-                at += 1;
-                continue;
+        let flights = std::mem::take(&mut self.flights);
+        let left = flights.into_iter().filter_map(|flight| match flight {
+            Flight::Sent(_) | Flight::Cutting(_) => Some(flight),
+            Flight::Refused(_) | Flight::Unsent(_) => {
+                let batches = flight.batches();
+                // Those of a request are in the order of their first records.
+                let old = batches.partition_point(|(batch, _)| batch.since < before);
+                let taken = batches[..old].iter();
+                expired.extend(taken.map(|(batch, error)| ((*batch).clone(), error.cloned())));
+                if old == 0 {
+                    Some(flight)
+                } else {
+                    flight.without(old)
+                }
             }
-            let flight = self.flights.remove(at);
-            if let Some(left) = flight.and_then(|flight| flight.without(count)) {
-                self.flights.insert(at, left);
-                at += 1;
-            }
-        }
+        });
+        self.flights = left.collect();
         expired
     }
 

@@ -190,7 +190,7 @@ impl Queue {
 
     /// Whether nothing will ever be sent any more. A request that waits for its
     /// answer may have to be sent again.
-    fn is_finished(&self) -> bool {
+    pub(super) fn is_finished(&self) -> bool {
         self.closed && self.is_empty()
     }
 

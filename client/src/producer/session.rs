@@ -145,6 +145,10 @@ impl<'a, 'e> Session<'a, 'e> {
                     if silent && self.expiry.is_overdue() {
                         return Err(Error::Connection(self.expiry.cause()));
                     }
+                    if silent && self.shared.lock().queue.is_finished() {
+                        // Nothing depends on when the broker ends the stream.
+                        return Ok(());
+                    }
                     silent = true;
                     self.expiry.expire();
                 }

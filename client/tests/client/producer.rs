@@ -361,6 +361,15 @@ async fn unknown_topics_and_partitions_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn absurd_number_of_partitions_is_not_believed() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    let record = RecordRef::of_value(b"v");
+    let error = producer.send("absurd", &record).await.unwrap_err();
+    assert!(matches!(error, Error::Protocol(_)), "{error:?}");
+}
+
+#[tokio::test]
 async fn records_without_a_key_share_a_partition_until_their_batch_is_sent() {
     let broker = FakeBroker::start(4).await;
     let producer = broker.client().await.producer();
