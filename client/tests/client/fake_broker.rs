@@ -68,6 +68,7 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     partitions: u32,
+    max_batch_bytes: Option<u32>,
     script: VecDeque<Answer>,
     appended: Vec<PartitionBatch>,
     next_offsets: Vec<u64>,
@@ -131,6 +132,17 @@ impl FakeBroker {
     /// Holds back answers beyond this many.
     pub(crate) fn allow_answers(&self, count: usize) {
         self.shared.answers_allowed.send_replace(count);
+    }
+
+    /// What the topic is said to take from now on.
+    pub(crate) fn limit_batches(&self, bytes: u32) {
+        self.lock().max_batch_bytes = Some(bytes);
+    }
+
+    /// Sizes of the appended batches.
+    pub(crate) fn appended_sizes(&self) -> Vec<usize> {
+        let state = self.lock();
+        state.appended.iter().map(|b| b.batch.len()).collect()
     }
 
     /// Values of the appended records, in order, with their partitions.
@@ -320,7 +332,10 @@ impl Admin for FakeBroker {
             topic: Some(v1::Topic {
                 name,
                 partitions,
-                config: None,
+                config: Some(v1::TopicConfig {
+                    max_batch_bytes: self.lock().max_batch_bytes,
+                    ..v1::TopicConfig::default()
+                }),
                 created_ms: 0,
             }),
             partitions: Vec::new(),

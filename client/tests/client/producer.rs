@@ -361,6 +361,30 @@ async fn unknown_topics_and_partitions_are_refused_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn limit_that_became_lower_is_learnt_from_the_refusal() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    broker.limit_batches(4096);
+    send(&producer, 0, "learns the topic").await.await.unwrap();
+    broker.limit_batches(1024);
+    broker.script([Answer::Refuse {
+        partition: 0,
+        reason: Reason::BatchTooLarge,
+        retry_after_ms: None,
+    }]);
+    send(&producer, 0, "too large").await.await.unwrap_err();
+    broker.allow_answers(2);
+    for _ in 0..20 {
+        drop(send(&producer, 0, &"x".repeat(300)).await);
+    }
+    broker.allow_answers(usize::MAX);
+    producer.close().await.unwrap();
+    let sizes = broker.appended_sizes();
+    assert!(sizes.iter().all(|size| *size <= 1024), "{sizes:?}");
+    assert!(sizes.iter().any(|size| *size > 600), "{sizes:?}");
+}
+
+#[tokio::test]
 async fn absurd_number_of_partitions_is_not_believed() {
     let broker = FakeBroker::start(1).await;
     let producer = broker.client().await.producer();
