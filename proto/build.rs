@@ -6,9 +6,10 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 3] = [
+const FILES: [&str; 4] = [
     "statecast/v1/record.proto",
     "statecast/v1/log.proto",
+    "statecast/v1/groups.proto",
     "statecast/v1/admin.proto",
 ];
 

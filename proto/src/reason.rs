@@ -13,6 +13,7 @@ mod code {
     pub(super) const ALREADY_EXISTS: i32 = 6;
     pub(super) const RESOURCE_EXHAUSTED: i32 = 8;
     pub(super) const FAILED_PRECONDITION: i32 = 9;
+    pub(super) const ABORTED: i32 = 10;
     pub(super) const OUT_OF_RANGE: i32 = 11;
     pub(super) const INTERNAL: i32 = 13;
     pub(super) const UNAVAILABLE: i32 = 14;
@@ -94,6 +95,30 @@ reasons! {
     TooManyBatches = ("TOO_MANY_BATCHES", INVALID_ARGUMENT, false);
     /// There are more partitions or topics than the broker takes.
     TooManyPartitions = ("TOO_MANY_PARTITIONS", RESOURCE_EXHAUSTED, false);
+    /// A batch of this producer is missing before this one; the number that is expected is named.
+    SequenceGap = ("SEQUENCE_GAP", FAILED_PRECONDITION, false);
+    /// The batch was appended before, so long ago that its offset is not known any more.
+    SequenceTooOld = ("SEQUENCE_TOO_OLD", ALREADY_EXISTS, false);
+    /// Another producer with this name began later.
+    ProducerFenced = ("PRODUCER_FENCED", FAILED_PRECONDITION, false);
+    /// The broker doesn't know this producer id, or has forgotten what the partition got from it.
+    ProducerExpired = ("PRODUCER_EXPIRED", FAILED_PRECONDITION, false);
+    /// There is no consumer group of this name.
+    GroupNotFound = ("GROUP_NOT_FOUND", NOT_FOUND, false);
+    /// The group has members: what was asked for would harm them.
+    GroupActive = ("GROUP_ACTIVE", FAILED_PRECONDITION, false);
+    /// There are more groups, or members of a group, than the broker takes.
+    TooManyMembers = ("TOO_MANY_MEMBERS", RESOURCE_EXHAUSTED, false);
+    /// The partition is not assigned to this member.
+    NotAssigned = ("NOT_ASSIGNED", FAILED_PRECONDITION, false);
+    /// The partition went on to another member, or was given back and assigned anew.
+    StaleGeneration = ("STALE_GENERATION", ABORTED, false);
+    /// The group has committed nothing for the partition, and the member wants to start nowhere else.
+    NoCommittedOffset = ("NO_COMMITTED_OFFSET", FAILED_PRECONDITION, false);
+    /// The member was not heard of within its session timeout.
+    MemberExpired = ("MEMBER_EXPIRED", ABORTED, true);
+    /// Another member joined with the same name.
+    MemberReplaced = ("MEMBER_REPLACED", ABORTED, false);
     /// The disk is full; nothing was appended, and reads go on.
     DiskFull = ("DISK_FULL", RESOURCE_EXHAUSTED, true);
     /// A write failed: the log takes no appends until the broker is restarted.

@@ -14,6 +14,7 @@ fn produce(batch: Bytes) -> v1::ProduceRequest {
         partition: Some(0),
         batch,
         checksum: None,
+        request_id: None,
     }
 }
 
@@ -206,6 +207,7 @@ async fn a_bad_batch_of_a_stream_is_refused_alone() {
         partition: request.partition.unwrap(),
         batch: request.batch.clone(),
         checksum: request.checksum,
+        sequence: None,
     };
     // Two requests, as all of them together are over the bound of one.
     let (large, small): (Vec<_>, Vec<_>) = cases

@@ -145,6 +145,7 @@ async fn responses_of_tiny_batches_are_no_larger_than_asked_for() {
         partition: 0,
         batch: encode(vec![v1::Record::default()]),
         checksum: None,
+        sequence: None,
     };
     let request = v1::ProduceStreamRequest {
         batches: vec![tiny; BATCHES / 5],

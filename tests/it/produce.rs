@@ -16,6 +16,7 @@ fn one(topic: &str, partition: u32, batch: Bytes) -> v1::ProduceStreamRequest {
         partition,
         batch,
         checksum,
+        sequence: None,
     };
     v1::ProduceStreamRequest {
         batches: vec![batch],
@@ -39,6 +40,7 @@ async fn records_go_to_the_partition_of_their_key() {
         partition: None,
         batch: encode(records.clone()),
         checksum: None,
+        request_id: None,
     };
     let produced = broker.log().produce(request).await.unwrap().into_inner();
     let mut next = [0; 5];
@@ -77,6 +79,7 @@ async fn records_without_a_key_take_turns_by_call() {
             partition: None,
             batch: keyless.clone(),
             checksum: None,
+            request_id: None,
         };
         let produced = broker.log().produce(request).await.unwrap().into_inner();
         let first = produced.positions[0].partition;

@@ -101,6 +101,7 @@ async fn client_reads_what_others_compressed() {
             partition: Some(0),
             batch,
             checksum: None,
+            request_id: None,
         };
         broker.log().produce(request).await.unwrap();
 

@@ -50,6 +50,7 @@ async fn produce(broker: &Binary, records: usize) {
         partition: Some(0),
         batch: batch(records),
         checksum: None,
+        request_id: None,
     };
     log.produce(request).await.unwrap();
 }

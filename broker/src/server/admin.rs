@@ -185,6 +185,34 @@ impl Admin for AdminService {
         Ok(Response::new(self.describe(&request.get_ref().name).await?))
     }
 
+    async fn list_groups(
+        &self,
+        _request: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        Err(Status::unimplemented("groups are being built"))
+    }
+
+    async fn describe_group(
+        &self,
+        _request: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        Err(Status::unimplemented("groups are being built"))
+    }
+
+    async fn delete_group(
+        &self,
+        _request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        Err(Status::unimplemented("groups are being built"))
+    }
+
+    async fn reset_group(
+        &self,
+        _request: Request<v1::ResetGroupRequest>,
+    ) -> Result<Response<v1::ResetGroupResponse>, Status> {
+        Err(Status::unimplemented("groups are being built"))
+    }
+
     async fn get_broker_info(
         &self,
         _request: Request<v1::GetBrokerInfoRequest>,

@@ -25,6 +25,15 @@ impl Log for LogService {
     type ProduceStreamStream = ProduceStream<Streaming<v1::ProduceStreamRequest>>;
     type FetchStream = FetchStream;
 
+    async fn init_producer(
+        &self,
+        _request: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        Err(Status::unimplemented(
+            "idempotent producers are being built",
+        ))
+    }
+
     async fn produce(
         &self,
         request: Request<v1::ProduceRequest>,

@@ -16,6 +16,7 @@ pub(super) async fn produce(
         partition,
         batch: payload,
         checksum,
+        request_id: _,
     } = request;
     let mut checker = BatchChecker::new(broker.clone());
     if let Some(partition) = partition {

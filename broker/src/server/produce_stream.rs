@@ -184,6 +184,7 @@ where
                 partition,
                 batch: payload,
                 checksum,
+                sequence: _,
             } = batch;
             let incoming = IncomingBatch {
                 topic: &topic,
@@ -280,6 +281,7 @@ impl Answer {
                 None => match acks.next().unwrap_or(Err(AppendError::Stopping)) {
                     Ok(base) => Outcome::Appended(v1::Appended {
                         base_offset: base.0,
+                        duplicate: false,
                     }),
                     Err(error) => Outcome::Error(
                         Refusal::from(error)

@@ -109,6 +109,7 @@ impl Fixture {
             partition: Some(0),
             batch: batch.encode_to_vec().into(),
             checksum: None,
+            request_id: None,
         };
         let produced = LogClient::new(self.channel.clone())
             .produce(request)

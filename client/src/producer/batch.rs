@@ -97,6 +97,7 @@ pub(super) fn message(request: &Request) -> ProduceStreamRequest {
         partition: batch.partition,
         batch: batch.encoded.payload.clone(),
         checksum: Some(batch.encoded.checksum),
+        sequence: None,
     });
     ProduceStreamRequest {
         batches: batches.collect(),

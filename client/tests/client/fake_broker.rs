@@ -202,6 +202,7 @@ impl FakeBroker {
                 }),
                 _ => Outcome::Appended(v1::Appended {
                     base_offset: state.append(batch),
+                    duplicate: false,
                 }),
             };
             v1::BatchResult {
@@ -250,6 +251,13 @@ type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Log for FakeBroker {
     type ProduceStreamStream = BoxStream<v1::ProduceStreamResponse>;
     type FetchStream = BoxStream<v1::FetchResponse>;
+
+    async fn init_producer(
+        &self,
+        _request: Request<v1::InitProducerRequest>,
+    ) -> Result<Response<v1::InitProducerResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 
     async fn produce(
         &self,
@@ -316,6 +324,34 @@ impl Log for FakeBroker {
 
 #[tonic::async_trait]
 impl Admin for FakeBroker {
+    async fn list_groups(
+        &self,
+        _request: Request<v1::ListGroupsRequest>,
+    ) -> Result<Response<v1::ListGroupsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn describe_group(
+        &self,
+        _request: Request<v1::DescribeGroupRequest>,
+    ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn delete_group(
+        &self,
+        _request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
+    async fn reset_group(
+        &self,
+        _request: Request<v1::ResetGroupRequest>,
+    ) -> Result<Response<v1::ResetGroupResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn describe_topic(
         &self,
         request: Request<v1::DescribeTopicRequest>,

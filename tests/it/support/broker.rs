@@ -131,6 +131,7 @@ impl TestBroker {
             partition: Some(partition),
             batch,
             checksum: None,
+            request_id: None,
         };
         let produced = self.log().produce(request).await.unwrap();
         produced.into_inner().positions[0].offset
