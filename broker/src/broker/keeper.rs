@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::AdminError;
+use super::internal_log::InternalLog;
 use super::registry::{Registry, Topic};
-use super::topics_log::TopicsLog;
-use crate::metadata::{CatalogError, Metadata, NewRecord};
-use crate::model::{Cleanup, FlushLevel, TopicConfig, TopicName};
+use crate::metadata::{CatalogError, Metadata};
+use crate::model::{Cleanup, FlushLevel, NewRecord, TopicConfig, TopicName};
 use crate::partition::{AppendError, Engine};
 
 /// What is to be different in a topic's configuration; the rest stays.
@@ -76,7 +76,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Keeper {
     pub(super) metadata: Metadata,
-    pub(super) log: TopicsLog,
+    pub(super) log: InternalLog,
     pub(super) registry: Arc<Registry>,
     pub(super) engine: Engine,
 }

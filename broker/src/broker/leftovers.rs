@@ -14,8 +14,8 @@
 use std::collections::BTreeSet;
 
 use super::StartError;
-use super::topics_log::TopicsLog;
-use crate::metadata::{FIRST_USER_PARTITION, LogRecord, Metadata};
+use super::internal_log::InternalLog;
+use crate::metadata::{self, FIRST_USER_PARTITION, Metadata};
 use crate::model::PartitionId;
 use crate::partition::Engine;
 
@@ -24,7 +24,7 @@ use crate::partition::Engine;
 pub(super) async fn remove(
     engine: &Engine,
     metadata: &mut Metadata,
-    log: &TopicsLog,
+    log: &InternalLog,
 ) -> Result<(), StartError> {
     let mut unknown: BTreeSet<PartitionId> = engine.partition_ids()?.into_iter().collect();
     if let Some(highest) = unknown.last() {
@@ -55,14 +55,14 @@ pub(super) async fn remove(
 /// Takes those of `unknown` out that a record of the log deletes.
 async fn take_deleted(
     unknown: &mut BTreeSet<PartitionId>,
-    log: &TopicsLog,
+    log: &InternalLog,
 ) -> Result<Vec<PartitionId>, StartError> {
     let mut deleted = Vec::new();
     let (mut next, end) = log.range();
     while next < end && !unknown.is_empty() {
         let found = log.read(next).await?;
         next = found.next;
-        let named = found.records.iter().flat_map(LogRecord::deletes);
+        let named = found.records.iter().flat_map(metadata::deleted_by);
         deleted.extend(named.filter(|id| unknown.remove(id)));
     }
     Ok(deleted)

@@ -5,13 +5,13 @@
 //! metadata and outlives the calls that asked for the change.
 
 mod error;
+mod internal_log;
 mod keeper;
 mod leftovers;
 mod produce;
 mod registry;
 mod start;
 mod time_lookup;
-mod topics_log;
 
 use std::sync::Arc;
 

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::internal_log::InternalLog;
 use super::leftovers;
 use super::registry::{Registry, Topic};
-use super::topics_log::TopicsLog;
 use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
-use crate::metadata::{Metadata, ReplayError};
+use crate::metadata::{Metadata, ReplayError, TOPICS_PARTITION};
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
@@ -65,7 +65,7 @@ impl Broker {
 
     /// Starts a broker over an open log.
     async fn start(engine: Engine, options: BrokerOptions) -> Result<Broker, StartError> {
-        let log = TopicsLog::open(engine.clone());
+        let log = InternalLog::open(engine.clone(), TOPICS_PARTITION);
         let mut metadata = Metadata::open(&options.index_dir, engine.cluster_id());
         catch_up(&mut metadata, &log).await?;
         leftovers::remove(&engine, &mut metadata, &log).await?;
@@ -127,7 +127,7 @@ fn log_recovery(report: &RecoveryReport) {
 
 /// Applies the records that the index has not seen; all of them when the index
 /// turns out not to belong to this log.
-async fn catch_up(metadata: &mut Metadata, log: &TopicsLog) -> Result<(), StartError> {
+async fn catch_up(metadata: &mut Metadata, log: &InternalLog) -> Result<(), StartError> {
     let (start, end) = log.range();
     let mut next = metadata.resume_at(start, end);
     let mut damaged = log.is_damaged();

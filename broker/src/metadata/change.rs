@@ -8,8 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message;
 
-use super::{NewRecord, PartitionRange, TopicId, TopicMeta};
-use crate::model::{Cleanup, FlushLevel, PartitionId, TopicConfig, TopicName};
+use super::{PartitionRange, TopicId, TopicMeta};
+use crate::model::{Cleanup, FlushLevel, NewRecord, PartitionId, TopicConfig, TopicName};
 
 /// What happened to a topic.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl TopicChange {
         let key = Bytes::copy_from_slice(self.name().as_str().as_bytes());
         NewRecord {
             key,
-            value: value.into(),
+            value: Some(value.into()),
         }
     }
 

@@ -13,9 +13,9 @@ use prost::Message;
 
 use super::catalog::Catalog;
 use super::change::{self, TopicChange};
-use super::{LogRecord, TopicId, TopicMeta};
+use super::{TopicId, TopicMeta};
 use crate::limits;
-use crate::model::{Offset, PartitionId};
+use crate::model::{LogRecord, Offset, PartitionId};
 
 const TOPIC_PREFIX: &[u8] = b"t";
 const MARK_KEY: &[u8] = b"mark";
@@ -130,7 +130,8 @@ impl Mark {
 
 fn digest_of(meta: &TopicMeta) -> u64 {
     let record = TopicChange::Put(meta.clone().into()).encode();
-    u64::from(change::fingerprint(&record.key, &record.value))
+    let value = record.value.unwrap_or_default();
+    u64::from(change::fingerprint(&record.key, &value))
 }
 
 /// Why an index can't be used. All of them are mended by a rebuild.
@@ -237,7 +238,7 @@ impl Index {
         let key = [TOPIC_PREFIX, change.name().as_str().as_bytes()].concat();
         let mut batch = sled::Batch::default();
         match change {
-            TopicChange::Put(_) => batch.insert(key, &record.value[..]),
+            TopicChange::Put(_) => batch.insert(key, record.value.as_deref().unwrap_or_default()),
             TopicChange::Delete { .. } => batch.remove(key),
         }
         batch.insert(MARK_KEY, mark.encode(last));

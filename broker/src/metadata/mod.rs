@@ -13,9 +13,7 @@ mod index;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
-use crate::model::{Offset, PartitionId, TopicConfig, TopicName};
+use crate::model::{LogRecord, NewRecord, Offset, PartitionId, TopicConfig, TopicName};
 
 use catalog::Catalog;
 pub use catalog::CatalogError;
@@ -24,6 +22,12 @@ use index::{Index, Mark};
 
 /// The internal partition that holds the topics.
 pub const TOPICS_PARTITION: PartitionId = PartitionId(0);
+
+/// The internal partition that holds the ids and names of producers.
+pub const PRODUCERS_PARTITION: PartitionId = PartitionId(1);
+
+/// The internal partition that holds consumer groups and what they committed.
+pub const GROUPS_PARTITION: PartitionId = PartitionId(2);
 
 /// Ids below belong to internal partitions, now or later.
 pub const FIRST_USER_PARTITION: PartitionId = PartitionId(16);
@@ -81,36 +85,15 @@ impl TopicMeta {
     }
 }
 
-/// A record for the topics partition that is to be appended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewRecord {
-    /// The topic's name.
-    pub key: Bytes,
-    /// What happens to it.
-    pub value: Bytes,
-}
-
-/// A record of the topics partition.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LogRecord {
-    /// Where it lies.
-    pub offset: Offset,
-    /// The topic's name.
-    pub key: Bytes,
-    /// What happened to it.
-    pub value: Bytes,
-}
-
-impl LogRecord {
-    /// The partitions that go with this record: those of the topic that it
-    /// deletes. None when it is anything else, or not to be understood.
-    pub fn deletes(&self) -> impl Iterator<Item = PartitionId> {
-        let ranges = match TopicChange::decode(&self.key, &self.value) {
-            Ok(TopicChange::Delete { ranges, .. }) => ranges,
-            Ok(TopicChange::Put(_)) | Err(_) => Vec::new(),
-        };
-        ranges.into_iter().flat_map(PartitionRange::ids)
-    }
+/// The partitions that go with a record of the topics partition: those of the
+/// topic that it deletes. None when it is anything else, or not to be understood.
+pub fn deleted_by(record: &LogRecord) -> impl Iterator<Item = PartitionId> + use<> {
+    let value = record.value.as_deref().unwrap_or_default();
+    let ranges = match TopicChange::decode(&record.key, value) {
+        Ok(TopicChange::Delete { ranges, .. }) => ranges,
+        Ok(TopicChange::Put(_)) | Err(_) => Vec::new(),
+    };
+    ranges.into_iter().flat_map(PartitionRange::ids)
 }
 
 /// Why a record of the topics partition can't be applied.
@@ -184,7 +167,9 @@ impl Metadata {
     /// Applies the next record of the log. The one that was applied last may
     /// come again; it only has to be the same.
     pub fn apply(&mut self, record: &LogRecord) -> Result<(), ReplayError> {
-        let applied = fingerprint(&record.key, &record.value);
+        // A tombstone is none of ours, and can't be read below.
+        let value = record.value.as_deref().unwrap_or_default();
+        let applied = fingerprint(&record.key, value);
         if let Some(last) = self.mark.last
             && record.offset <= last.offset
         {
@@ -199,7 +184,7 @@ impl Metadata {
             offset: record.offset,
             cause: cause.to_string(),
         };
-        let change = TopicChange::decode(&record.key, &record.value).map_err(unreadable)?;
+        let change = TopicChange::decode(&record.key, value).map_err(unreadable)?;
         let before = self.catalog.apply(&change);
         self.mark
             .advance(record, applied, before.as_deref(), &self.catalog);

@@ -1,5 +1,7 @@
 mod format_page;
 
+use bytes::Bytes;
+
 use super::*;
 
 const CLUSTER: &str = "00";
@@ -250,7 +252,7 @@ fn a_record_of_a_newer_version_is_not_guessed_at() {
         offset: Offset(0),
         key: Bytes::from_static(b"a"),
         // Field 9, which no version knows yet.
-        value: Bytes::from_static(&[0x4a, 0]),
+        value: Some(Bytes::from_static(&[0x4a, 0])),
     };
     let error = metadata.apply(&record).unwrap_err();
     assert!(

@@ -2,8 +2,10 @@
 
 mod batch;
 mod ids;
+mod record;
 mod topic;
 
 pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError, MAX_RECORDS_PER_BATCH};
 pub use ids::{Offset, PartitionId};
+pub use record::{LogRecord, NewRecord};
 pub use topic::{Cleanup, FlushLevel, TopicConfig, TopicConfigError, TopicName, TopicNameError};

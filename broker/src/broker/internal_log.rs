@@ -1,20 +1,20 @@
-//! The internal partition of the topics: one record a batch.
+//! An internal partition: what the broker itself remembers, as records with keys.
+//! Those that are appended together become one batch.
 
 use statecast_proto::batch::{self, BatchBuilder, BatchLimits, Compression, RecordRef};
 
 use super::StartError;
 use crate::limits;
-use crate::metadata::{LogRecord, NewRecord, TOPICS_PARTITION};
-use crate::model::{FlushLevel, Offset};
+use crate::model::{FlushLevel, LogRecord, NewRecord, Offset, PartitionId};
 use crate::partition::{
     Append, AppendError, Engine, PartitionConfig, PartitionHandle, Read, StoredBatch,
 };
 
 use super::produce::checked;
 
-/// The log of the topics.
+/// The log of one internal partition.
 #[derive(Debug)]
-pub(super) struct TopicsLog {
+pub(super) struct InternalLog {
     engine: Engine,
     partition: PartitionHandle,
 }
@@ -29,8 +29,8 @@ pub(super) struct Found {
     pub(super) damaged: bool,
 }
 
-impl TopicsLog {
-    pub(super) fn open(engine: Engine) -> TopicsLog {
+impl InternalLog {
+    pub(super) fn open(engine: Engine, id: PartitionId) -> InternalLog {
         let config = PartitionConfig {
             flush: FlushLevel::Always,
             segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
@@ -38,8 +38,8 @@ impl TopicsLog {
             retention_bytes: None,
             internal: true,
         };
-        let partition = engine.partition(TOPICS_PARTITION, config);
-        TopicsLog { engine, partition }
+        let partition = engine.partition(id, config);
+        InternalLog { engine, partition }
     }
 
     /// The offsets that it holds.
@@ -101,10 +101,10 @@ impl TopicsLog {
         let mut builder = BatchBuilder::new(Compression::None);
         let content = RecordRef {
             key: Some(&record.key),
-            value: Some(&record.value),
+            value: record.value.as_deref(),
             ..RecordRef::default()
         };
-        builder.push(&content).expect("a topic's record is small");
+        builder.push(&content).expect("a record of ours is small");
         let payload = builder.finish().payload;
         let batch = checked(payload, None, &BatchLimits::default(), &mut Vec::new())
             .expect("we have just built it");
@@ -131,7 +131,7 @@ fn decode(batch: &StoredBatch, records: &mut Vec<LogRecord>) -> Result<(), Start
         records.push(LogRecord {
             offset,
             key: record.key.unwrap_or_default(),
-            value: record.value.unwrap_or_default(),
+            value: record.value,
         });
         offset = offset.advanced(1);
     }
