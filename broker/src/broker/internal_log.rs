@@ -113,9 +113,9 @@ impl InternalLog {
             batch,
         };
         let result = self.engine.append(vec![append]).await.pop();
-        let offset = result.expect("one result for one batch")?;
+        let appended = result.expect("one result for one batch")?;
         Ok(LogRecord {
-            offset,
+            offset: appended.base_offset,
             key: record.key,
             value: record.value,
         })

@@ -9,6 +9,7 @@ mod internal_log;
 mod keeper;
 mod leftovers;
 mod produce;
+mod producers;
 mod registry;
 mod start;
 mod time_lookup;
@@ -19,16 +20,18 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
 use crate::limits;
-use crate::model::{Offset, TopicConfig, TopicName};
-use crate::partition::{AppendError, Engine, PartitionHandle, ReadError};
+use crate::model::{Offset, ProducerName, TopicConfig, TopicName};
+use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
-pub use produce::{BatchChecker, ByKey, IncomingBatch};
+pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
+pub use producers::{ClaimError, Registered, SequenceClaim};
 pub use registry::Topic;
 pub use start::BrokerOptions;
 
 use keeper::{Command, Keeper};
+use producers::ProducerRegistry;
 use registry::Registry;
 
 /// A running broker. Cheap to clone.
@@ -43,13 +46,13 @@ struct Shared {
     clock: Clock,
     registry: Arc<Registry>,
     keeper: mpsc::Sender<Command>,
+    producers: ProducerRegistry,
     /// When the broker became ready: milliseconds since the Unix epoch.
     started_ms: i64,
 }
 
-/// Results of appended batches, to come: one for each, with the offset of its
-/// first record.
-pub type Acks = oneshot::Receiver<Vec<Result<Offset, AppendError>>>;
+/// Results of appended batches, to come: one for each.
+pub type Acks = oneshot::Receiver<Vec<Result<Appended, AppendError>>>;
 
 impl Broker {
     /// The log below.
@@ -125,6 +128,15 @@ impl Broker {
         self.ask(|reply| Command::Delete { name, reply }).await
     }
 
+    /// Gives a producer its id. One with a name gets, as a rule, the same id as
+    /// before in a higher epoch, and whoever had the name is refused from now on.
+    pub async fn register_producer(
+        &self,
+        name: Option<ProducerName>,
+    ) -> Result<Registered, AppendError> {
+        self.shared.producers.register(name).await
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> Command,
@@ -150,7 +162,7 @@ impl Broker {
         self.shared.engine.writable()
     }
 
-    /// Finishes changes of topics, writes and flushes what was appended, and ends.
+    /// Finishes what was asked for of topics and producers, writes and flushes what was appended, and ends.
     pub async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
         if self
@@ -163,6 +175,7 @@ impl Broker {
             // An error says that another call was first.
             let _ = stopped.await;
         }
+        self.shared.producers.stop().await;
         self.shared.engine.stop().await;
     }
 }

@@ -10,11 +10,13 @@ use crate::limits;
 use crate::model::{TopicConfig, TopicName};
 
 /// What this broker can do, for clients to look up.
-const CAPABILITIES: [&str; 6] = [
+const CAPABILITIES: [&str; 8] = [
     "log.fetch",
     "log.list_offsets",
     "log.produce",
     "log.produce_stream",
+    "producer.idempotent",
+    "produce.request_id",
     "compression.lz4",
     "compression.zstd",
 ];

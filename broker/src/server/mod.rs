@@ -7,6 +7,7 @@ mod error;
 mod fetch;
 mod health;
 mod http;
+mod init_producer;
 mod list_offsets;
 mod log;
 mod process;
