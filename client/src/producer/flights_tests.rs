@@ -2,25 +2,20 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use statecast_proto::batch::EncodedBatch;
-
+use super::super::batch::test_batch;
 use super::*;
 
 fn batch(partition: u32, since: Instant) -> CutBatch {
     CutBatch {
-        topic: "t".into(),
         partition,
-        encoded: EncodedBatch {
-            payload: Bytes::new(),
-            record_count: 1,
-            checksum: 0,
-        },
-        completion: Completion::new(partition),
-        cost: 1,
         since,
-        damaged: 0,
+        ..test_batch(Slot::test(partition), 1)
     }
+}
+
+/// Without numbers.
+fn off() -> Sequences {
+    Sequences::new(false, 8)
 }
 
 fn now() -> Instant {
@@ -32,8 +27,8 @@ fn send(flights: &mut Flights, partitions: &[u32]) {
     let since = now();
     flights.begin(Vec::new());
     let batches = partitions.iter().map(|partition| batch(*partition, since));
-    assert!(flights.cut(Arc::new(batches.collect())));
-    assert!(flights.send_last());
+    assert!(flights.cut(batches.collect()));
+    assert!(flights.send_last(&mut off()).is_some());
 }
 
 /// The awaited request is answered: these partitions are refused, the others
@@ -52,7 +47,7 @@ fn sent_next(flights: &mut Flights) -> Option<Vec<u32>> {
     if flights.next() != Next::Send {
         return None;
     }
-    let request = flights.send()?;
+    let request = flights.send(&mut off())?;
     Some(request.iter().map(|batch| batch.partition).collect())
 }
 
@@ -87,7 +82,7 @@ fn pause_ends_when_all_that_was_refused_is_overtaken() {
     assert_eq!(flights.overtake(&later[1]).len(), 1);
     assert!(!flights.is_paused());
     answer(&mut flights, &[]);
-    assert!(flights.is_empty());
+    assert_eq!(flights.len(), 0);
     assert_eq!(flights.next(), Next::New);
 }
 
@@ -111,9 +106,9 @@ fn only_the_awaited_request_fails_with_what_ended_the_stream() {
         send(&mut flights, &[partition]);
     }
     answer(&mut flights, &[0]);
-    let failed = flights.fail_sent(false);
+    let failed = flights.fail_sent(false, &mut off());
     assert_eq!(failed.len(), 1);
-    assert_eq!(failed[0][0].partition, 1);
+    assert_eq!(failed[0].partition, 1);
     flights.send_again();
     assert_eq!(sent_next(&mut flights), Some(vec![0]));
     assert_eq!(sent_next(&mut flights), Some(vec![2]));
@@ -125,23 +120,23 @@ fn the_old_part_of_a_request_expires() {
     let (old, young) = (now(), now() + Duration::from_secs(10));
     flights.begin(Vec::new());
     let request = vec![batch(0, old), batch(1, old), batch(2, young)];
-    assert!(flights.cut(Arc::new(request)));
+    assert!(flights.cut(request));
     let between = old + Duration::from_secs(5);
-    let expired: Vec<_> = flights.expire(between).into_iter().collect();
+    let expired: Vec<_> = flights.expire(between, &mut off()).into_iter().collect();
     let partitions: Vec<_> = expired.iter().map(|(batch, _)| batch.partition).collect();
     assert_eq!(partitions, [0, 1]);
     assert_eq!(sent_next(&mut flights), Some(vec![2]));
     // On its way, it is no more taken back, but overdue.
     let late = young + Duration::from_secs(5);
-    assert!(flights.expire(late).is_empty());
+    assert!(flights.expire(late, &mut off()).is_empty());
     assert!(flights.is_overdue(late) && !flights.is_overdue(between));
     answer(&mut flights, &[2]);
-    let expired = flights.expire(late);
+    let expired = flights.expire(late, &mut off());
     assert!(
         matches!(expired[..], [(_, Some(Error::Closed))]),
         "{expired:?}"
     );
-    assert!(flights.is_empty());
+    assert_eq!(flights.len(), 0);
 }
 
 /// The states in their order, and the first partition of each request.
@@ -152,7 +147,7 @@ fn picture(flights: &Flights) -> Vec<(u8, u32)> {
         Flight::Unsent(_) => 2,
         Flight::Cutting(_) => 3,
     };
-    let number = |flight: &Flight| flight.batches().first().map(|(b, _)| b.partition);
+    let number = |flight: &Flight| flight.batches().next().map(|(b, _)| b.partition);
     let flights = flights.flights.iter();
     flights
         .map(|flight| (rank(flight), number(flight).unwrap_or(u32::MAX)))
@@ -167,9 +162,9 @@ fn do_something(flights: &mut Flights, random: u64, taken: &mut u32) -> Option<u
     match (random % 8, awaited) {
         (0 | 1, _) if flights.next() == Next::New => flights.begin(Vec::new()),
         (2 | 3, _) if is_cutting => {
-            assert!(flights.cut(Arc::new(vec![batch(*taken, now())])));
+            assert!(flights.cut(vec![batch(*taken, now())]));
             *taken += 1;
-            let _ = flights.send_last();
+            let _ = flights.send_last(&mut off());
         }
         (4, _) => drop(sent_next(flights)),
         (5, Some(_)) => {

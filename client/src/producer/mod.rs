@@ -12,11 +12,15 @@ mod completion;
 mod expiry;
 mod failures;
 mod flights;
+mod identity;
 mod outbox;
 mod queue;
+mod renumbering;
+mod sequences;
 mod session;
 mod shared;
 mod topics;
+mod verdict;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -211,7 +215,7 @@ impl Producer {
             return Ok((cost, permit));
         }
         let permit = shared.buffer.acquire_many(permits).await;
-        Ok((cost, permit.map_err(|_| Error::Closed)?))
+        Ok((cost, permit.map_err(|_| shared.closed())?))
     }
 
     #[cold]

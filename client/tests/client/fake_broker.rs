@@ -22,6 +22,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::fake_producers::Producers;
+
 /// What becomes of the next request of a produce stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
@@ -72,6 +74,7 @@ struct State {
     script: VecDeque<Answer>,
     appended: Vec<PartitionBatch>,
     next_offsets: Vec<u64>,
+    producers: Producers,
     answered: usize,
     /// One script for each fetch that opens.
     fetches: VecDeque<Vec<Play>>,
@@ -162,6 +165,25 @@ impl FakeBroker {
         self.lock().appended.len()
     }
 
+    /// Producer id, epoch and base sequence of each appended batch.
+    pub(crate) fn appended_numbers(&self) -> Vec<(u64, u32, u32)> {
+        let state = self.lock();
+        let numbers = state.appended.iter().map(|batch| {
+            let sequence = batch.sequence.as_ref().unwrap();
+            (
+                sequence.producer_id,
+                sequence.epoch,
+                sequence.base_sequence,
+            )
+        });
+        numbers.collect()
+    }
+
+    /// Does something with what it knows of producers.
+    pub(crate) fn producers<T>(&self, change: impl FnOnce(&mut Producers) -> T) -> T {
+        change(&mut self.lock().producers)
+    }
+
     pub(crate) fn fetch_requests(&self) -> Vec<v1::FetchRequest> {
         self.lock().fetch_requests.clone()
     }
@@ -200,10 +222,7 @@ impl FakeBroker {
                     retry_after_ms: *retry_after_ms,
                     ..v1::BatchError::default()
                 }),
-                _ => Outcome::Appended(v1::Appended {
-                    base_offset: state.append(batch),
-                    duplicate: false,
-                }),
+                _ => state.append(batch),
             };
             v1::BatchResult {
                 outcome: Some(outcome),
@@ -220,22 +239,28 @@ impl FakeBroker {
 }
 
 impl State {
-    fn append(&mut self, batch: PartitionBatch) -> u64 {
+    fn append(&mut self, batch: PartitionBatch) -> Outcome {
         assert_eq!(
             batch.checksum,
             Some(checksum(&batch.batch)),
             "the client's checksum"
         );
-        let records = batch::decode(batch.batch.clone()).unwrap().count() as u64;
+        let records = batch::decode(batch.batch.clone()).unwrap().count();
+        let records = u32::try_from(records).unwrap();
         let next = &mut self.next_offsets[batch.partition as usize];
-        let base = *next;
-        *next += records;
-        self.appended.push(batch);
-        base
+        let judged = self.producers.judge(&batch, records, *next);
+        if let Outcome::Appended(v1::Appended {
+            duplicate: false, ..
+        }) = judged
+        {
+            *next += u64::from(records);
+            self.appended.push(batch);
+        }
+        judged
     }
 }
 
-fn status(reason: Reason, metadata: Vec<(&'static str, String)>) -> Status {
+pub(super) fn status(reason: Reason, metadata: Vec<(&'static str, String)>) -> Status {
     let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v));
     let details = ErrorDetails::with_error_info(
         reason.as_str(),
@@ -254,9 +279,10 @@ impl Log for FakeBroker {
 
     async fn init_producer(
         &self,
-        _request: Request<v1::InitProducerRequest>,
+        request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
+        let answer = self.lock().producers.begin(&request.into_inner());
+        answer.map(Response::new)
     }
 
     async fn produce(

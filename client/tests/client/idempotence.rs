@@ -1,0 +1,1 @@
+//! Exactly once and in order, whatever is lost on the way.
