@@ -103,6 +103,17 @@ impl CutBatch {
         self.number.is_some_and(|number| number.lost)
     }
 
+    /// Gives it up, unless it is already. Returns it as it was, to be failed.
+    pub(super) fn give_up(&mut self) -> Option<Self> {
+        if self.given_up {
+            return None;
+        }
+        let before = self.clone();
+        self.given_up = true;
+        self.cost = 0;
+        Some(before)
+    }
+
     /// The connection over which it was sent is gone.
     pub(super) fn lose(&mut self) {
         if let Some(number) = &mut self.number {

@@ -19,14 +19,14 @@
 //! the broker had neither, it would have to get another number while both may
 //! yet arrive under their old ones.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::{CutBatch, Request};
 use super::completion::Completion;
 use super::renumbering::{Fate, Findings};
-use super::sequences::{Sequences, Slot};
+use super::sequences::Sequences;
 use crate::error::Error;
 
 #[derive(Debug)]
@@ -223,8 +223,9 @@ impl Flights {
         }
     }
 
-    /// Takes their numbers from batches whose numbers the broker refused, when all
-    /// was answered that was sent. Returns those that fail.
+    /// Takes out what was given up and nothing depends on any more, and takes
+    /// their numbers from batches that can't be appended under them; when all was
+    /// answered that was sent, or nothing is. Returns those that fail.
     pub(super) fn renumber(&mut self, sequences: &mut Sequences) -> Vec<(CutBatch, Error)> {
         debug_assert!(self.awaited().is_none(), "all that was sent is answered");
         let mut findings = Findings::default();
@@ -259,17 +260,14 @@ impl Flights {
         self.flights = flights.into_iter().map(Flight::unsent).collect();
     }
 
-    /// Takes out the awaited request, or all that were sent. Nobody knows what
-    /// became of them.
-    pub(super) fn fail_sent(&mut self, all: bool, sequences: &mut Sequences) -> Vec<CutBatch> {
-        let mut failed = Vec::new();
-        self.flights.retain(|flight| match flight {
-            Flight::Sent(request) if all || failed.is_empty() => {
-                failed.extend(request.iter().cloned());
-                false
-            }
-            _ => true,
-        });
+    /// Takes out the awaited request, which the broker refused as a whole.
+    pub(super) fn fail_awaited(&mut self, sequences: &mut Sequences) -> Vec<CutBatch> {
+        let at = self.first_sent();
+        let Some(Flight::Sent(request)) = self.flights.get(at) else {
+            return Vec::new();
+        };
+        let mut failed = request.to_vec();
+        self.flights.remove(at);
         for batch in &failed {
             sequences.doubt(batch);
         }
@@ -277,42 +275,37 @@ impl Flights {
         failed
     }
 
-    /// Gives up the batches from before this time that no answer will come for.
-    /// Returns them, with why they were refused last, if they were.
-    pub(super) fn expire(
-        &mut self,
-        before: Instant,
-        sequences: &mut Sequences,
-    ) -> Vec<(CutBatch, Option<Error>)> {
-        let mut expired = Vec::new();
-        let mut given_up = false;
-        self.retain(|batch, refused| {
-            if batch.since < before && !batch.given_up {
-                expired.push((batch.clone(), refused.cloned()));
-                batch.given_up = true;
-                batch.cost = 0;
+    /// Gives up all that was sent: nobody knows what became of it.
+    pub(super) fn fail_sent(&mut self) -> Vec<CutBatch> {
+        let mut failed = Vec::new();
+        let flights = std::mem::take(&mut self.flights);
+        let given_up = flights.into_iter().map(|flight| {
+            let was_sent = matches!(flight, Flight::Sent(_));
+            let mut flight = flight.unsent();
+            if let Flight::Unsent(request) = &mut flight
+                && was_sent
+            {
+                failed.extend(request.iter_mut().filter_map(CutBatch::give_up));
             }
-            given_up |= batch.given_up;
-            !batch.given_up || batch.is_lost()
+            flight
         });
-        if given_up {
-            self.drop_given_up(sequences);
-        }
-        expired
+        self.flights = given_up.collect();
+        self.retain(|batch, _| !batch.given_up || batch.is_lost());
+        failed
     }
 
-    /// Takes out what was given up where nothing depends on it any more.
-    fn drop_given_up(&mut self, sequences: &mut Sequences) {
-        let batches = self.flights.iter().flat_map(Flight::batches);
-        let depend = batches.filter(|(batch, _)| batch.is_lost() && !batch.given_up);
-        let needed: HashSet<Slot> = depend.map(|(batch, _)| batch.slot).collect();
-        self.retain(|batch, _| {
-            let kept = !batch.given_up || needed.contains(&batch.slot);
-            if !kept {
-                sequences.give_up(batch);
+    /// Gives up the batches from before this time that no answer will come for.
+    /// Returns them, with why they were refused last, if they were.
+    pub(super) fn expire(&mut self, before: Instant) -> Vec<(CutBatch, Option<Error>)> {
+        let mut expired = Vec::new();
+        self.retain(|batch, refused| {
+            if batch.since < before {
+                let batch = batch.give_up();
+                expired.extend(batch.map(|batch| (batch, refused.cloned())));
             }
-            kept
+            !batch.given_up || batch.is_lost()
         });
+        expired
     }
 
     /// Keeps of the batches that aren't on their way those for which this is

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::super::batch::test_batch;
+use super::super::sequences::Slot;
 use super::*;
 
 fn batch(partition: u32, since: Instant) -> CutBatch {
@@ -15,7 +16,7 @@ fn batch(partition: u32, since: Instant) -> CutBatch {
 
 /// Without numbers.
 fn off() -> Sequences {
-    Sequences::new(false, 8)
+    Sequences::test(None)
 }
 
 fn now() -> Instant {
@@ -106,7 +107,7 @@ fn only_the_awaited_request_fails_with_what_ended_the_stream() {
         send(&mut flights, &[partition]);
     }
     answer(&mut flights, &[0]);
-    let failed = flights.fail_sent(false, &mut off());
+    let failed = flights.fail_awaited(&mut off());
     assert_eq!(failed.len(), 1);
     assert_eq!(failed[0].partition, 1);
     flights.send_again();
@@ -122,16 +123,16 @@ fn the_old_part_of_a_request_expires() {
     let request = vec![batch(0, old), batch(1, old), batch(2, young)];
     assert!(flights.cut(request));
     let between = old + Duration::from_secs(5);
-    let expired: Vec<_> = flights.expire(between, &mut off()).into_iter().collect();
+    let expired: Vec<_> = flights.expire(between).into_iter().collect();
     let partitions: Vec<_> = expired.iter().map(|(batch, _)| batch.partition).collect();
     assert_eq!(partitions, [0, 1]);
     assert_eq!(sent_next(&mut flights), Some(vec![2]));
     // On its way, it is no more taken back, but overdue.
     let late = young + Duration::from_secs(5);
-    assert!(flights.expire(late, &mut off()).is_empty());
+    assert!(flights.expire(late).is_empty());
     assert!(flights.is_overdue(late) && !flights.is_overdue(between));
     answer(&mut flights, &[2]);
-    let expired = flights.expire(late, &mut off());
+    let expired = flights.expire(late);
     assert!(
         matches!(expired[..], [(_, Some(Error::Closed))]),
         "{expired:?}"

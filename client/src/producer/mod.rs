@@ -13,6 +13,8 @@ mod expiry;
 mod failures;
 mod flights;
 mod identity;
+#[cfg(test)]
+mod model_tests;
 mod outbox;
 mod queue;
 mod renumbering;

@@ -22,7 +22,7 @@ use statecast_proto::batch::BatchBuilder;
 use super::batch::{CutBatch, Request, WaitingBatch};
 use super::completion::Completion;
 use super::flights::{Flights, Next, RefusedBatch};
-use super::sequences::{Identity, Sequences, Slot};
+use super::sequences::{Identity, Sequences, Slot, Wanted};
 use crate::error::Error;
 
 /// Requests that may be on their way before small ones are held back: one that
@@ -141,11 +141,9 @@ impl Queue {
         self.sequences.slot(topic, partition)
     }
 
-    /// The last identity, if the broker is to be asked for one before the next
-    /// connection is used.
-    pub(super) fn wants_identity(&self) -> Option<Option<Identity>> {
-        let wants = self.sequences.wants_identity();
-        wants.then(|| self.sequences.former())
+    /// As [`Sequences::wanted`].
+    pub(super) fn identity_wanted(&self) -> Option<Wanted> {
+        self.sequences.wanted()
     }
 
     /// As [`Sequences::identify`].
@@ -243,6 +241,8 @@ impl Queue {
     pub(super) fn begin_session(&mut self) -> u64 {
         self.session += 1;
         self.flights.send_again();
+        let failed = self.flights.renumber(&mut self.sequences);
+        debug_assert!(failed.is_empty(), "nothing is refused");
         self.session
     }
 
@@ -355,9 +355,13 @@ impl Queue {
         self.sequences.give_up(batch);
     }
 
-    /// As [`Flights::fail_sent`].
+    /// As [`Flights::fail_sent`], or as [`Flights::fail_awaited`].
     pub(super) fn fail_sent(&mut self, all: bool) -> Vec<CutBatch> {
-        self.flights.fail_sent(all, &mut self.sequences)
+        if all {
+            self.flights.fail_sent()
+        } else {
+            self.flights.fail_awaited(&mut self.sequences)
+        }
     }
 
     /// As [`Flights::is_overdue`].
@@ -367,7 +371,7 @@ impl Queue {
 
     /// Takes out what came before this time and isn't on its way.
     pub(super) fn expire(&mut self, before: Instant) -> Expired {
-        let cut = self.flights.expire(before, &mut self.sequences);
+        let cut = self.flights.expire(before);
         let mut waiting = Vec::new();
         while self.waiting.front().is_some_and(|b| b.since < before) {
             waiting.extend(self.pop());

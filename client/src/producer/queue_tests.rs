@@ -40,7 +40,7 @@ fn cut(batches: Vec<WaitingBatch>) -> Request {
 }
 
 fn queue(pace: Pace) -> Queue {
-    Queue::new(pace, Sequences::new(false, pace.max_in_flight))
+    Queue::new(pace, Sequences::test(None))
 }
 
 fn partitions(request: &Request) -> Vec<u32> {

@@ -1,14 +1,22 @@
-//! What becomes of a partition's numbers when the broker refuses the first of its
-//! batches that aren't settled. No I/O.
+//! What becomes of a partition's numbers when batches were given up, or when the
+//! broker refuses the first of those that aren't settled. No I/O.
 //!
-//! Everything that was sent is answered, and later batches can't be there without
-//! the first; so none of them was appended.
+//! Nothing is on its way over this connection, and later batches can't be there
+//! without the first; so when the first was refused, none was appended. But of a
+//! connection that was lost, copies may yet arrive, each where it fits. The cases,
+//! for a partition:
 //!
-//! | the first was refused with | every copy was answered | a copy may be on its way |
-//! |---|---|---|
-//! | `SEQUENCE_GAP`: what came before it was refused for good, given up, or lost by a broker whose topic isn't flushed each time | they go on from the number that the broker expects | they begin under another identity, since numbers mustn't be used twice |
-//! | `PRODUCER_EXPIRED`: the broker has forgotten the producer, or the topic is another one of the same name | they begin again from 0; under another identity if 0 was refused | those with such copies fail: nobody can tell whether they were appended. The others begin under another identity |
-//! | anything else | its number is fine | its number is fine |
+//! 1. All batches with such copies were given up: they are dropped, and the others
+//!    begin under another identity. They know nothing of the numbers before them.
+//! 2. The first was refused with `SEQUENCE_GAP`: what came before it was refused for
+//!    good, or too old to be sent, or lost by a broker that doesn't flush the topic
+//!    each time. They go on from the number that the broker expects; under another
+//!    identity if there are copies, for numbers mustn't be used twice.
+//! 3. The first was refused with `PRODUCER_EXPIRED`: the broker has forgotten the
+//!    producer, or it is another topic of the same name. Those with copies fail, for
+//!    nobody can tell whether they were appended. The others begin again from 0;
+//!    under another identity if there were copies, or if 0 was refused.
+//! 4. Else, the numbers are fine.
 
 use std::collections::HashMap;
 
@@ -31,8 +39,10 @@ pub(super) struct Findings {
 struct Finding {
     /// The number of the first, and why the broker refused it.
     refused: Option<(u32, Error)>,
-    /// Of any of its batches, a copy may be on its way.
+    /// There are batches of which copies may yet arrive.
     lost: bool,
+    /// There are such batches that weren't given up.
+    awaited: bool,
 }
 
 /// The partitions whose batches are numbered anew, with what fails those that may
@@ -66,29 +76,52 @@ impl Findings {
             Finding {
                 refused: number.zip(refused.cloned()),
                 lost: false,
+                awaited: false,
             }
         });
         finding.lost |= batch.is_lost();
+        finding.awaited |= batch.is_lost() && !batch.given_up;
     }
 
-    /// Tells the numbers what the broker wants.
+    /// Tells the numbers what becomes of them.
     pub(super) fn settle(self, sequences: &mut Sequences) -> Renumbered {
         let mut renumbered = Renumbered::default();
         for (slot, finding) in self.partitions {
-            let Some((base, error)) = finding.refused else {
-                continue;
-            };
-            let in_doubt = finding.lost || sequences.is_doubtful(slot);
-            match remedy(base, &error, in_doubt) {
+            match finding.remedy(sequences.is_doubtful(slot)) {
                 Remedy::None => continue,
                 Remedy::Restart(next) => sequences.restart(slot, next),
                 Remedy::Leave => sequences.leave(slot),
             }
-            let expired = error.reason() == Some(Reason::ProducerExpired);
-            let fails = expired.then_some(error);
+            let refused = finding.refused.map(|(_, error)| error);
+            let fails = refused.filter(|error| error.reason() == Some(Reason::ProducerExpired));
             renumbered.partitions.insert(slot, fails);
         }
         renumbered
+    }
+}
+
+impl Finding {
+    fn remedy(&self, doubtful: bool) -> Remedy {
+        if self.lost && !self.awaited {
+            return Remedy::Leave;
+        }
+        let Some((base, error)) = &self.refused else {
+            return Remedy::None;
+        };
+        let copies = self.lost || doubtful;
+        match error.reason() {
+            Some(Reason::SequenceGap) => {
+                let expected = error.refusal().and_then(|refusal| refusal.number(EXPECTED));
+                let expected = expected.and_then(|expected| u32::try_from(expected).ok());
+                match expected {
+                    Some(expected) if !copies => Remedy::Restart(expected),
+                    _ => Remedy::Leave,
+                }
+            }
+            Some(Reason::ProducerExpired) if copies || *base == 0 => Remedy::Leave,
+            Some(Reason::ProducerExpired) => Remedy::Restart(0),
+            _ => Remedy::None,
+        }
     }
 }
 
@@ -114,22 +147,6 @@ impl Renumbered {
     }
 }
 
-fn remedy(base: u32, error: &Error, in_doubt: bool) -> Remedy {
-    match error.reason() {
-        Some(Reason::SequenceGap) => {
-            let expected = error.refusal().and_then(|refusal| refusal.number(EXPECTED));
-            let expected = expected.and_then(|expected| u32::try_from(expected).ok());
-            match expected {
-                Some(expected) if !in_doubt => Remedy::Restart(expected),
-                _ => Remedy::Leave,
-            }
-        }
-        Some(Reason::ProducerExpired) if in_doubt || base == 0 => Remedy::Leave,
-        Some(Reason::ProducerExpired) => Remedy::Restart(0),
-        _ => Remedy::None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,6 +155,15 @@ mod tests {
         let metadata = metadata.iter();
         let metadata = metadata.map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
         Error::refused_here(reason, String::new(), metadata.collect())
+    }
+
+    fn remedy(base: u32, error: &Error, lost: bool) -> Remedy {
+        let finding = Finding {
+            refused: Some((base, error.clone())),
+            lost,
+            awaited: lost,
+        };
+        finding.remedy(false)
     }
 
     #[test]
@@ -164,5 +190,17 @@ mod tests {
         let full = refused(Reason::DiskFull, &[]);
         assert_eq!(remedy(9, &full, true), Remedy::None);
         assert_eq!(remedy(9, &Error::Closed, false), Remedy::None);
+    }
+
+    #[test]
+    fn numbers_are_left_once_nothing_that_may_arrive_is_awaited() {
+        let finding = |lost, awaited| Finding {
+            refused: None,
+            lost,
+            awaited,
+        };
+        assert_eq!(finding(true, true).remedy(false), Remedy::None);
+        assert_eq!(finding(true, false).remedy(false), Remedy::Leave);
+        assert_eq!(finding(false, false).remedy(true), Remedy::None);
     }
 }

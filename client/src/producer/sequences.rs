@@ -25,6 +25,13 @@ use super::batch::CutBatch;
 /// places of so many of them, whatever other producers append in between.
 pub(super) const MAX_UNANSWERED: usize = 32;
 
+/// An identity must be got before anything else is numbered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// The last one, which won't do any more.
+    pub(super) former: Option<Identity>,
+}
+
 /// Who numbers, as the broker knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
@@ -49,9 +56,24 @@ pub(super) struct Slot(u32);
 
 #[cfg(test)]
 impl Slot {
-    /// One that nothing is numbered in.
+    /// Of the partition with this number in [`Sequences::test`].
     pub(super) fn test(number: u32) -> Self {
         Self(number)
+    }
+}
+
+#[cfg(test)]
+impl Sequences {
+    /// With some partitions; without an identity they have no numbers.
+    pub(super) fn test(identity: Option<Identity>) -> Self {
+        let mut sequences = Self::new(identity.is_some(), 8);
+        for partition in 0..1000 {
+            sequences.slot(&"t".into(), partition);
+        }
+        if identity.is_some() {
+            sequences.identify(identity);
+        }
+        sequences
     }
 }
 
@@ -62,7 +84,7 @@ impl Slot {
 pub(super) struct Sequences {
     standing: Standing,
     slots: HashMap<(Arc<str>, u32), Slot>,
-    sequences: Vec<Sequence>,
+    partitions: Vec<Sequence>,
     /// The request that is being put together.
     request: u64,
     /// Batches of a partition in one request, at most.
@@ -73,8 +95,7 @@ pub(super) struct Sequences {
 enum Standing {
     /// Batches have no numbers: nobody wants them.
     Off,
-    /// An identity must be got before anything is sent.
-    Wanted { former: Option<Identity> },
+    Wanted(Wanted),
     Known(Identity),
     /// Batches have no numbers: the broker is too old.
     Unsupported,
@@ -100,12 +121,12 @@ impl Sequences {
         let max_per_request = (MAX_UNANSWERED / max_in_flight.max(1)).max(1);
         Self {
             standing: if numbered {
-                Standing::Wanted { former: None }
+                Standing::Wanted(Wanted { former: None })
             } else {
                 Standing::Off
             },
             slots: HashMap::new(),
-            sequences: Vec::new(),
+            partitions: Vec::new(),
             request: 0,
             max_per_request: u32::try_from(max_per_request).unwrap_or(u32::MAX),
         }
@@ -115,28 +136,24 @@ impl Sequences {
     pub(super) fn slot(&mut self, topic: &Arc<str>, partition: u32) -> Slot {
         let slot = self.slots.entry((Arc::clone(topic), partition));
         *slot.or_insert_with(|| {
-            let number = u32::try_from(self.sequences.len());
-            self.sequences.push(Sequence::default());
+            let number = u32::try_from(self.partitions.len());
+            self.partitions.push(Sequence::default());
             Slot(number.expect("there are fewer than 2^32 partitions"))
         })
     }
 
     /// Whether nothing may be sent before the broker has given an identity.
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.standing, Standing::Wanted { .. })
+        matches!(self.standing, Standing::Wanted(_))
     }
 
-    /// Whether the broker is to be asked for an identity before the next
-    /// connection is used; one that was too old may have been replaced.
-    pub(super) fn wants_identity(&self) -> bool {
-        self.is_blocked() || self.standing == Standing::Unsupported
-    }
-
-    /// The last identity, when another one is wanted.
-    pub(super) fn former(&self) -> Option<Identity> {
+    /// What the broker is to be asked before the next connection is used; one that
+    /// was too old to answer may have been replaced.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
         match self.standing {
-            Standing::Wanted { former } => former,
-            _ => None,
+            Standing::Wanted(wanted) => Some(wanted),
+            Standing::Unsupported => Some(Wanted { former: None }),
+            Standing::Off | Standing::Known(_) => None,
         }
     }
 
@@ -153,9 +170,9 @@ impl Sequences {
         let newest = match self.standing {
             Standing::Known(identity) => identity,
             Standing::Off | Standing::Unsupported => return,
-            Standing::Wanted { .. } => unreachable!("nothing is sent without an identity"),
+            Standing::Wanted(_) => unreachable!("nothing is sent without an identity"),
         };
-        let sequence = &mut self.sequences[batch.slot.0 as usize];
+        let sequence = &mut self.partitions[batch.slot.0 as usize];
         batch.number = Some(Number {
             identity: *sequence.identity.get_or_insert(newest),
             base: sequence.next,
@@ -174,7 +191,7 @@ impl Sequences {
         if self.standing == Standing::Off {
             return true;
         }
-        let sequence = &mut self.sequences[slot.0 as usize];
+        let sequence = &mut self.partitions[slot.0 as usize];
         if sequence.request != self.request {
             sequence.request = self.request;
             sequence.batches = 0;
@@ -194,33 +211,32 @@ impl Sequences {
     /// The batch is given up, and nobody knows whether it was appended.
     pub(super) fn doubt(&mut self, batch: &CutBatch) {
         let Some(number) = batch.number else { return };
-        let sequence = &mut self.sequences[batch.slot.0 as usize];
+        let sequence = &mut self.partitions[batch.slot.0 as usize];
         sequence.doubtful |= sequence.identity == Some(number.identity);
     }
 
     /// Whether numbers that were used must not be used again.
     pub(super) fn is_doubtful(&self, slot: Slot) -> bool {
-        self.sequences[slot.0 as usize].doubtful
+        self.partitions[slot.0 as usize].doubtful
     }
 
     /// The partition's next batch has this number.
     pub(super) fn restart(&mut self, slot: Slot, next: u32) {
-        self.sequences[slot.0 as usize].next = next;
+        self.partitions[slot.0 as usize].next = next;
     }
 
     /// The partition's next batch is the first of an identity that it didn't have
     /// before.
     pub(super) fn leave(&mut self, slot: Slot) {
-        let sequence = &mut self.sequences[slot.0 as usize];
+        let sequence = &mut self.partitions[slot.0 as usize];
         let left = sequence.identity.take();
         sequence.next = 0;
         sequence.doubtful = false;
         if let Standing::Known(newest) = self.standing
             && left == Some(newest)
         {
-            self.standing = Standing::Wanted {
-                former: Some(newest),
-            };
+            let former = Some(newest);
+            self.standing = Standing::Wanted(Wanted { former });
         }
     }
 }
@@ -240,11 +256,7 @@ mod tests {
     };
 
     fn numbered() -> (Sequences, Slot, Slot) {
-        let mut sequences = Sequences::new(true, 8);
-        let topic: Arc<str> = "t".into();
-        let slots = [0, 1].map(|partition| sequences.slot(&topic, partition));
-        sequences.identify(Some(FIRST));
-        (sequences, slots[0], slots[1])
+        (Sequences::test(Some(FIRST)), Slot::test(0), Slot::test(1))
     }
 
     fn next(sequences: &mut Sequences, slot: Slot, records: u32) -> CutBatch {
@@ -294,9 +306,9 @@ mod tests {
         number(&mut sequences, b, 3);
         sequences.leave(a);
         assert!(sequences.is_blocked());
-        assert_eq!(sequences.former(), Some(FIRST));
+        assert_eq!(sequences.wanted().unwrap().former, Some(FIRST));
         sequences.identify(Some(SECOND));
-        assert!(!sequences.wants_identity());
+        assert_eq!(sequences.wanted(), None);
         assert_eq!(number(&mut sequences, a, 1), (SECOND, 0));
         // Others go on as they did, and move on without another one.
         assert_eq!(number(&mut sequences, b, 1), (FIRST, 3));
@@ -322,13 +334,13 @@ mod tests {
     #[test]
     fn nothing_is_numbered_unless_wanted_and_known_to_the_broker() {
         let mut off = Sequences::new(false, 8);
-        assert!(!off.wants_identity());
+        assert_eq!(off.wanted(), None);
         let slot = off.slot(&"t".into(), 0);
         assert_eq!(next(&mut off, slot, 1).number, None);
 
         let (mut old, a, _) = numbered();
         old.identify(None);
-        assert!(old.wants_identity() && !old.is_blocked());
+        assert!(old.wanted().is_some() && !old.is_blocked());
         assert_eq!(next(&mut old, a, 1).number, None);
     }
 

@@ -116,10 +116,10 @@ impl<'a, 'e> Session<'a, 'e> {
 
     /// Gets an identity, if the next batches need one that isn't there.
     async fn identify(&mut self) -> Result<(), Error> {
-        let Some(former) = self.shared.lock().queue.wants_identity() else {
+        let Some(wanted) = self.shared.lock().queue.identity_wanted() else {
             return Ok(());
         };
-        let asking = identity::ask(self.shared, former);
+        let asking = identity::ask(self.shared, wanted.former);
         match self.expiry.during(asking).await {
             Ok(identity) => {
                 self.shared.lock().queue.identify(identity);

@@ -302,7 +302,9 @@ impl State {
         fits_request(builder.encoded_len())?;
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
-        let slot = open.slot.unwrap_or_else(|| queue.slot(&topic_name, partition));
+        let slot = open
+            .slot
+            .unwrap_or_else(|| queue.slot(&topic_name, partition));
         let batch = queue.add(WaitingBatch {
             topic: topic_name,
             partition,
@@ -334,7 +336,9 @@ impl State {
         fits_request(encoded.payload.len())?;
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
-        let slot = open.slot.unwrap_or_else(|| queue.slot(&topic_name, partition));
+        let slot = open
+            .slot
+            .unwrap_or_else(|| queue.slot(&topic_name, partition));
         // It takes no more records: the next one begins a batch.
         let batch = queue.add(WaitingBatch {
             topic: topic_name,

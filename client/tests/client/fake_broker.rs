@@ -31,6 +31,9 @@ pub(crate) enum Answer {
     Append,
     /// All its batches are appended, and then the connection is lost.
     AppendAndVanish,
+    /// All its batches are appended, but no answer comes, and none of later
+    /// requests: to be followed by one that vanishes.
+    AppendInSilence,
     /// The connection is lost first.
     Vanish,
     /// The stream ends with this reason.
@@ -132,6 +135,11 @@ impl FakeBroker {
         self.lock().fetches.push_back(fetch.into_iter().collect());
     }
 
+    /// What becomes of the next requests is as if nothing had been scripted.
+    pub(crate) fn clear_script(&self) {
+        self.lock().script.clear();
+    }
+
     /// Holds back answers beyond this many.
     pub(crate) fn allow_answers(&self, count: usize) {
         self.shared.answers_allowed.send_replace(count);
@@ -170,11 +178,7 @@ impl FakeBroker {
         let state = self.lock();
         let numbers = state.appended.iter().map(|batch| {
             let sequence = batch.sequence.as_ref().unwrap();
-            (
-                sequence.producer_id,
-                sequence.epoch,
-                sequence.base_sequence,
-            )
+            (sequence.producer_id, sequence.epoch, sequence.base_sequence)
         });
         numbers.collect()
     }
@@ -201,14 +205,17 @@ impl FakeBroker {
     fn answer(
         &self,
         request: v1::ProduceStreamRequest,
-    ) -> Result<v1::ProduceStreamResponse, Status> {
+    ) -> Result<Option<v1::ProduceStreamResponse>, Status> {
         let vanish = || Status::unavailable("the script says vanish");
         let mut state = self.lock();
         let answer = state.script.pop_front().unwrap_or(Answer::Append);
         match answer {
             Answer::Vanish => return Err(vanish()),
             Answer::End(reason) => return Err(status(reason, Vec::new())),
-            Answer::Append | Answer::AppendAndVanish | Answer::Refuse { .. } => {}
+            Answer::Append
+            | Answer::AppendAndVanish
+            | Answer::AppendInSilence
+            | Answer::Refuse { .. } => {}
         }
         let results = request.batches.into_iter().map(|batch| {
             let outcome = match &answer {
@@ -233,7 +240,8 @@ impl FakeBroker {
         };
         match answer {
             Answer::AppendAndVanish => Err(vanish()),
-            _ => Ok(response),
+            Answer::AppendInSilence => Ok(None),
+            _ => Ok(Some(response)),
         }
     }
 }
@@ -311,7 +319,9 @@ impl Log for FakeBroker {
                     .wait_for(|allowed| number <= *allowed)
                     .await
                     .unwrap();
-                let answer = broker.answer(request);
+                let Some(answer) = broker.answer(request).transpose() else {
+                    continue;
+                };
                 let ends = answer.is_err();
                 if sender.send(answer).await.is_err() || ends {
                     return;
