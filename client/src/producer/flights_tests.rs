@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::batch::test_batch;
-use super::super::sequences::Slot;
+use super::super::sequences::{Identity, Slot};
 use super::*;
 
 fn batch(partition: u32, since: Instant) -> CutBatch {
@@ -25,11 +25,15 @@ fn now() -> Instant {
 
 /// Takes and encodes a request for these partitions, and sends it.
 fn send(flights: &mut Flights, partitions: &[u32]) {
+    send_with(flights, &mut off(), partitions);
+}
+
+fn send_with(flights: &mut Flights, sequences: &mut Sequences, partitions: &[u32]) {
     let since = now();
     flights.begin(Vec::new());
     let batches = partitions.iter().map(|partition| batch(*partition, since));
     assert!(flights.cut(batches.collect()));
-    assert!(flights.send_last(&mut off()).is_some());
+    assert!(flights.send_last(sequences).is_some());
 }
 
 /// The awaited request is answered: these partitions are refused, the others
@@ -200,4 +204,86 @@ fn whatever_happens_requests_stay_in_order_and_none_is_lost() {
         settled.sort_unstable();
         assert!(settled.into_iter().eq(0..taken), "seed {seed}");
     }
+}
+
+const IDENTITY: Identity = Identity {
+    producer_id: 7,
+    epoch: 0,
+};
+
+/// Sends a batch for each of these times, all for one partition, over a
+/// connection that is lost.
+fn lost(sequences: &mut Sequences, times: &[Instant]) -> Flights {
+    let mut flights = Flights::default();
+    for since in times {
+        flights.begin(Vec::new());
+        assert!(flights.cut(vec![batch(0, *since)]));
+        assert!(flights.send_last(sequences).is_some());
+    }
+    flights.send_again();
+    flights
+}
+
+/// The numbers of all batches; those of batches that were given up, negative.
+fn numbers(flights: &Flights) -> Vec<Option<i64>> {
+    let batches = flights.flights.iter().flat_map(Flight::batches);
+    let number = |(batch, _): (&CutBatch, _)| {
+        let base = batch.number.map(|number| i64::from(number.base) + 1);
+        base.map(|base| if batch.given_up { -base } else { base })
+    };
+    batches.map(number).collect()
+}
+
+#[test]
+fn what_is_given_up_is_sent_while_another_that_was_lost_depends_on_it() {
+    let mut sequences = Sequences::test(Some(IDENTITY));
+    let (old, young) = (now(), now() + Duration::from_secs(10));
+    let mut flights = lost(&mut sequences, &[old, young]);
+    let expired = flights.expire(old + Duration::from_secs(5));
+    assert_eq!(expired.len(), 1);
+    assert!(flights.expire(old + Duration::from_secs(5)).is_empty());
+    assert!(flights.renumber(&mut sequences).is_empty());
+    assert_eq!(numbers(&flights), [Some(-1), Some(2)]);
+    assert_eq!(flights.completions().count(), 1, "one isn't settled");
+    // Nobody waits for the first, so that no connection is late with it.
+    assert!(flights.send(&mut sequences).is_some());
+    assert!(!flights.is_overdue(young));
+    flights.send_again();
+
+    assert_eq!(flights.expire(young + Duration::from_secs(5)).len(), 1);
+    assert!(flights.is_settled());
+    assert!(flights.renumber(&mut sequences).is_empty());
+    assert_eq!(flights.len(), 0);
+    assert!(sequences.is_blocked(), "the next number isn't known");
+}
+
+#[test]
+fn what_no_answer_tells_of_is_given_up_and_what_was_not_sent_goes_on() {
+    let mut sequences = Sequences::test(Some(IDENTITY));
+    let mut flights = lost(&mut sequences, &[now(), now(), now()]);
+    assert!(flights.send(&mut sequences).is_some());
+    assert_eq!(flights.fail_sent().len(), 1);
+    assert!(flights.renumber(&mut sequences).is_empty());
+    assert_eq!(numbers(&flights), [Some(-1), Some(2), Some(3)]);
+    for _ in 0..3 {
+        assert!(flights.send(&mut sequences).is_some());
+    }
+    assert_eq!(flights.fail_sent().len(), 2);
+    assert!(flights.is_settled());
+}
+
+#[test]
+fn batches_that_were_answered_are_numbered_anew_when_what_they_follow_is_dropped() {
+    let mut sequences = Sequences::test(Some(IDENTITY));
+    let old = now();
+    let mut flights = lost(&mut sequences, &[old]);
+    assert!(flights.send(&mut sequences).is_some());
+    send_with(&mut flights, &mut sequences, &[0]);
+    answer(&mut flights, &[0]);
+    answer(&mut flights, &[0]);
+    flights.expire(old + Duration::from_nanos(1));
+    assert_eq!(numbers(&flights), [Some(-1), Some(2)]);
+    assert!(flights.renumber(&mut sequences).is_empty());
+    assert_eq!(numbers(&flights), [None]);
+    assert!(sequences.is_blocked());
 }

@@ -4,6 +4,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use statecast_proto::batch::EncodedBatch;
+use statecast_proto::reason::Reason;
 
 use super::super::batch::Content;
 use super::*;
@@ -314,4 +315,54 @@ fn abandoned_queue_gives_back_everything_and_takes_nothing() {
     // Whoever encoded meanwhile comes too late.
     let (sent, _) = queue.cut(session, cut(batches), Vec::new());
     assert!(sent.is_none() && queue.is_settled());
+}
+
+#[test]
+fn session_ends_before_anything_is_sent_without_an_identity() {
+    let identity = Identity {
+        producer_id: 7,
+        epoch: 0,
+    };
+    let mut queue = Queue::new(NO_LINGER, Sequences::test(Some(identity)));
+    let session = queue.begin_session();
+    queue.add(batch(0, 100));
+    assert!(send(&mut queue, session).is_some());
+    queue.add(batch(1, 100));
+    let refused = queue.awaited().unwrap();
+    let refused = refused.iter().map(|batch| RefusedBatch {
+        batch: batch.clone(),
+        error: Error::refused_here(
+            Reason::ProducerExpired,
+            String::new(),
+            std::collections::BTreeMap::new(),
+        ),
+    });
+    let _ = queue.answered(refused.collect());
+    assert!(queue.resume().ended, "the producer isn't known any more");
+    assert!(queue.identity_wanted().is_some());
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::End), "{step:?}");
+
+    let session = queue.begin_session();
+    queue.identify(Some(Identity {
+        producer_id: 8,
+        epoch: 0,
+    }));
+    assert_eq!(send(&mut queue, session), Some(vec![0]));
+    assert_eq!(send(&mut queue, session), Some(vec![1]));
+}
+
+#[test]
+fn partition_with_many_small_batches_leaves_some_for_the_next_request() {
+    let identity = Identity {
+        producer_id: 7,
+        epoch: 0,
+    };
+    let mut queue = Queue::new(NO_LINGER, Sequences::test(Some(identity)));
+    let session = queue.begin_session();
+    for partition in [1, 0, 0, 0, 0, 0, 2] {
+        queue.add(batch(partition, 1));
+    }
+    assert_eq!(send(&mut queue, session), Some(vec![1, 0, 0, 0, 0]));
+    assert_eq!(send(&mut queue, session), Some(vec![0, 2]));
 }

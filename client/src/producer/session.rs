@@ -39,9 +39,11 @@ pub(super) async fn run(task: Task) {
     let shared = &task.0;
     let mut expiry = Expiry::new(shared);
     let mut failures = 0;
+    let mut pauses = 0;
     while work(shared).await {
-        let mut session = Session::new(shared, &mut expiry);
+        let mut session = Session::new(shared, &mut expiry, pauses);
         let ended = session.run().await;
+        pauses = session.pauses;
         let failed_some = ended.as_ref().is_err_and(|error| session.blame(error));
         if session.progressed || failed_some || ended.is_ok() {
             failures = 0;
@@ -83,21 +85,22 @@ struct Session<'a, 'e> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Refused batches may wait to be sent again.
     paused: bool,
-    /// How often in a row it was paused, without an answer that refused nothing.
+    /// How often in a row it was paused, without an answer that refused nothing;
+    /// in sessions before this one, too.
     pauses: u32,
     /// Something was answered, so the broker is there.
     progressed: bool,
 }
 
 impl<'a, 'e> Session<'a, 'e> {
-    fn new(shared: &'a Arc<Shared>, expiry: &'e mut Expiry<'a>) -> Self {
+    fn new(shared: &'a Arc<Shared>, expiry: &'e mut Expiry<'a>, pauses: u32) -> Self {
         Self {
             id: shared.lock().queue.begin_session(),
             shared,
             expiry,
             pause: None,
             paused: false,
-            pauses: 0,
+            pauses,
             progressed: false,
         }
     }
