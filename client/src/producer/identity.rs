@@ -1,7 +1,7 @@
 //! Asks the broker who this producer is.
 
-use statecast_proto::v1::InitProducerRequest;
 use statecast_proto::v1::log_client::LogClient;
+use statecast_proto::v1::{InitProducerRequest, ProducerIdentity};
 use tonic::Code;
 
 use super::sequences::Identity;
@@ -17,7 +17,10 @@ pub(super) async fn ask(
     let name = shared.settings.naming.name();
     let request = InitProducerRequest {
         producer_name: name.map(str::to_owned),
-        current_epoch: former.map(|identity| identity.epoch),
+        current: former.map(|former| ProducerIdentity {
+            producer_id: former.producer_id,
+            epoch: former.epoch,
+        }),
     };
     let mut client = LogClient::new(shared.channel.clone());
     let limit = shared.client.settings().request_timeout;

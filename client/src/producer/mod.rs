@@ -30,7 +30,7 @@ mod verdict;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use statecast_proto::batch::{EncodedBatch, RecordRef};
+use statecast_proto::batch::{EncodedBatch, RecordRef, count};
 use tokio::sync::SemaphorePermit;
 
 pub use self::builder::ProducerBuilder;
@@ -155,8 +155,8 @@ impl Producer {
     /// is that of its first record, the others follow without gaps.
     ///
     /// It goes without lingering, and so does everything that was sent before
-    /// it. Fails with [`Error::InvalidInput`] when its checksum isn't that of
-    /// its payload.
+    /// it. Fails with [`Error::InvalidInput`] when its checksum or its count of
+    /// records isn't that of its payload.
     pub async fn send_batch(
         &self,
         topic: &str,
@@ -165,6 +165,11 @@ impl Producer {
     ) -> Result<Delivery, Error> {
         if statecast_proto::checksum(&batch.payload) != batch.checksum {
             return Err(Error::invalid("the batch has a wrong checksum"));
+        }
+        // By the count the next batch is numbered. What can't be read at all, the
+        // broker refuses.
+        if count(&batch.payload).is_ok_and(|count| count != batch.record_count.into()) {
+            return Err(Error::invalid("the batch has a wrong count of records"));
         }
         let shared = &self.handle.shared;
         loop {

@@ -90,8 +90,8 @@ impl Producers {
         };
         let before = self.epochs.get(&producer_id).copied();
         if let (Some(_), Some(current), Some(before)) =
-            (&request.producer_name, request.current_epoch, before)
-            && before > current
+            (&request.producer_name, &request.current, before)
+            && (current.producer_id, current.epoch) != (producer_id, before)
         {
             return Err(status(Reason::ProducerFenced, Vec::new()));
         }

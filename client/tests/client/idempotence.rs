@@ -290,7 +290,7 @@ async fn named_producer_that_numbers_anew_gives_way_to_whoever_began_since() {
             // Under the next epoch, before its first record is appended.
             let begin = statecast_proto::v1::InitProducerRequest {
                 producer_name: Some("lamps".to_owned()),
-                current_epoch: None,
+                current: None,
             };
             broker.producers(|p| p.begin(&begin).unwrap());
         }
@@ -304,11 +304,8 @@ async fn named_producer_that_numbers_anew_gives_way_to_whoever_began_since() {
         } else {
             behind.unwrap();
             assert_eq!(broker.appended_numbers(), [(1, 0, 0), (1, 1, 0)]);
-            let epochs = broker.producers(|p| {
-                let requests = p.requests().iter();
-                requests.map(|r| r.current_epoch).collect::<Vec<_>>()
-            });
-            assert_eq!(epochs, [None, Some(0)]);
+            let current = broker.producers(|p| p.requests()[1].current).unwrap();
+            assert_eq!((current.producer_id, current.epoch), (1, 0));
         }
     }
 }

@@ -531,6 +531,21 @@ async fn batch_with_a_wrong_checksum_is_not_sent() {
 }
 
 #[tokio::test]
+async fn batch_with_a_wrong_count_of_records_is_not_sent() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    for compression in [Compression::None, Compression::Lz4] {
+        let mut builder = BatchBuilder::new(compression);
+        builder.push(&RecordRef::of_value(b"v")).unwrap();
+        let mut batch = builder.finish();
+        batch.record_count = 2;
+        let error = producer.send_batch("t", 0, batch).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidInput(_)), "{error:?}");
+    }
+    assert_eq!(broker.requests(), 0);
+}
+
+#[tokio::test]
 async fn batch_that_arrives_damaged_each_time_fails_soon() {
     let broker = FakeBroker::start(1).await;
     let damaged = Answer::Refuse {
