@@ -19,6 +19,7 @@ struct Producer {
 async fn init(broker: &TestBroker, name: Option<&str>) -> Producer {
     let request = v1::InitProducerRequest {
         producer_name: name.map(str::to_owned),
+        current: None,
     };
     let answer = broker.log().init_producer(request).await.unwrap();
     let v1::InitProducerResponse { producer_id, epoch } = answer.into_inner();
@@ -26,6 +27,19 @@ async fn init(broker: &TestBroker, name: Option<&str>) -> Producer {
         id: producer_id,
         epoch,
     }
+}
+
+/// Begins anew as the one that is there, under the name "billing".
+async fn renew(broker: &TestBroker, producer: Producer) -> Result<(u64, u32), tonic::Status> {
+    let request = v1::InitProducerRequest {
+        producer_name: Some("billing".to_owned()),
+        current: Some(v1::ProducerIdentity {
+            producer_id: producer.id,
+            epoch: producer.epoch,
+        }),
+    };
+    let answer = broker.log().init_producer(request).await?.into_inner();
+    Ok((answer.producer_id, answer.epoch))
 }
 
 impl Producer {
@@ -274,6 +288,7 @@ async fn names_are_held_to_the_rules() {
     for bad in ["", "a b", "ä", "a/b", &too_long] {
         let request = v1::InitProducerRequest {
             producer_name: Some(bad.to_owned()),
+            current: None,
         };
         let status = broker.log().init_producer(request).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{bad:?}");
@@ -283,6 +298,39 @@ async fn names_are_held_to_the_rules() {
     for good in [".", "__a", &longest] {
         init(&broker, Some(good)).await;
     }
+}
+
+#[tokio::test]
+async fn one_that_begins_anew_by_itself_is_fenced_by_others_only() {
+    let broker = TestBroker::start().await;
+    let first = init(&broker, Some("billing")).await;
+    let renewed = renew(&broker, first).await.unwrap();
+    assert_eq!(renewed, (first.id, first.epoch + 1));
+    // The answer may have been lost: asked again, it is the same.
+    assert_eq!(renew(&broker, first).await.unwrap(), renewed);
+    let broker = broker.restart().await;
+    assert_eq!(renew(&broker, first).await.unwrap(), renewed);
+
+    let other = init(&broker, Some("billing")).await;
+    assert!(other.epoch > renewed.1);
+    for fenced in [
+        first,
+        Producer {
+            epoch: renewed.1,
+            ..first
+        },
+    ] {
+        let status = renew(&broker, fenced).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(error_info(&status).reason, "PRODUCER_FENCED");
+    }
+    let absurd = Producer {
+        epoch: 65_536,
+        ..other
+    };
+    let status = renew(&broker, absurd).await.unwrap_err();
+    assert_eq!(error_info(&status).reason, "INVALID_REQUEST");
+    renew(&broker, other).await.unwrap();
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
 pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
-pub use producers::{ClaimError, Registered, SequenceClaim};
+pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use registry::Topic;
 pub use start::BrokerOptions;
 
@@ -129,12 +129,14 @@ impl Broker {
     }
 
     /// Gives a producer its id. One with a name gets, as a rule, the same id as
-    /// before in a higher epoch, and whoever had the name is refused from now on.
+    /// before in a higher epoch, and whoever had the name is refused from now on; one
+    /// that says who it is now, and isn't that any more, is refused itself.
     pub async fn register_producer(
         &self,
         name: Option<ProducerName>,
-    ) -> Result<Registered, AppendError> {
-        self.shared.producers.register(name).await
+        current: Option<Registered>,
+    ) -> Result<Registered, RegisterError> {
+        self.shared.producers.register(name, current).await
     }
 
     async fn ask<T>(

@@ -54,13 +54,40 @@ pub struct Registered {
     pub epoch: u16,
 }
 
-type Reply = oneshot::Sender<Result<Registered, AppendError>>;
+impl Registered {
+    fn is(self, (id, epoch): (ProducerId, u16)) -> bool {
+        (self.id, self.epoch) == (id.get(), epoch)
+    }
+}
+
+impl From<NamedProducer> for Registered {
+    fn from(producer: NamedProducer) -> Registered {
+        Registered {
+            id: producer.id.get(),
+            epoch: producer.epoch,
+        }
+    }
+}
+
+/// Why a producer can't begin.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RegisterError {
+    /// The log didn't take it.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// Another one with its name has begun since it did.
+    #[error("another producer with the name {0} has begun since")]
+    Fenced(ProducerName),
+}
+
+type Reply = oneshot::Sender<Result<Registered, RegisterError>>;
 
 /// What the keeper is asked for.
 #[derive(Debug)]
 enum Command {
     Register {
         name: Option<ProducerName>,
+        current: Option<Registered>,
         reply: Reply,
     },
     /// No more producers.
@@ -128,12 +155,20 @@ impl ProducerRegistry {
     }
 
     /// Gives out an id. With a name, those who had it before are refused from now on.
+    /// Who says what it is now must still be that, or have become something else
+    /// by an earlier call, whose answer it gets again.
     pub(super) async fn register(
         &self,
         name: Option<ProducerName>,
-    ) -> Result<Registered, AppendError> {
+        current: Option<Registered>,
+    ) -> Result<Registered, RegisterError> {
         let (reply, answer) = oneshot::channel();
-        let sent = self.keeper.send(Command::Register { name, reply }).await;
+        let command = Command::Register {
+            name,
+            current,
+            reply,
+        };
+        let sent = self.keeper.send(command).await;
         sent.map_err(|_| AppendError::Stopping)?;
         answer.await.map_err(|_| AppendError::Stopping)?
     }
@@ -220,9 +255,13 @@ impl ProducerKeeper {
     pub(super) async fn run(mut self) {
         while let Some(command) = self.commands.recv().await {
             match command {
-                Command::Register { name, reply } => {
+                Command::Register {
+                    name,
+                    current,
+                    reply,
+                } => {
                     let registered = match name {
-                        Some(name) => self.register_named(name).await,
+                        Some(name) => self.register_named(name, current).await,
                         None => self.register_anonymous().await,
                     };
                     // Whoever asked may have gone.
@@ -238,7 +277,7 @@ impl ProducerKeeper {
         }
     }
 
-    async fn register_anonymous(&mut self) -> Result<Registered, AppendError> {
+    async fn register_anonymous(&mut self) -> Result<Registered, RegisterError> {
         let id = self.new_id(false).await?;
         Ok(Registered {
             id: id.get(),
@@ -246,15 +285,30 @@ impl ProducerKeeper {
         })
     }
 
-    async fn register_named(&mut self, name: ProducerName) -> Result<Registered, AppendError> {
+    async fn register_named(
+        &mut self,
+        name: ProducerName,
+        current: Option<Registered>,
+    ) -> Result<Registered, RegisterError> {
         let before = self.producers.named(&name);
-        let producer = match before.and_then(|before| self.next_epoch(before)) {
+        if let (Some(current), Some(newest)) = (current, before) {
+            if newest.former.is_some_and(|former| current.is(former)) {
+                // The answer to its last call was lost.
+                return Ok(Registered::from(newest));
+            }
+            if !current.is((newest.id, newest.epoch)) {
+                return Err(RegisterError::Fenced(name));
+            }
+        }
+        let mut producer = match before.and_then(|before| self.next_epoch(before)) {
             Some(next) => next,
             None => NamedProducer {
                 id: self.new_id(true).await?,
                 epoch: 1,
+                former: None,
             },
         };
+        producer.former = current.map(|current| (ProducerId::from(current.id), current.epoch));
         // First the fence, then the record.
         if let Some(before) = before
             && let Some(fence) = self.known.fence(before.id)
@@ -273,10 +327,7 @@ impl ProducerKeeper {
             .entry(producer.id)
             .or_insert_with(|| Arc::new(ProducerFence::new(producer.epoch)));
         self.forget_names().await;
-        Ok(Registered {
-            id: producer.id.get(),
-            epoch: producer.epoch,
-        })
+        Ok(Registered::from(producer))
     }
 
     /// The same producer in its next epoch; `None` if it needs another id: when there

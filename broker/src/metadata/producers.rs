@@ -71,6 +71,9 @@ pub struct NamedProducer {
     pub id: ProducerId,
     /// Which of those that had the id counts; from 1 on.
     pub epoch: u16,
+    /// Who it was before, if it began anew by itself; nobody else had the name in
+    /// between.
+    pub former: Option<(ProducerId, u16)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
@@ -86,6 +89,11 @@ struct StoredName {
     id: u64,
     #[prost(uint32, tag = "2")]
     epoch: u32,
+    /// 0 when it is not the one that had the name before.
+    #[prost(uint64, tag = "3")]
+    former_id: u64,
+    #[prost(uint32, tag = "4")]
+    former_epoch: u32,
 }
 
 /// The ids that were given out, and the names.
@@ -195,9 +203,12 @@ impl Producers {
 
     /// The record that gives a name to a producer.
     pub fn begin(name: &ProducerName, producer: NamedProducer) -> NewRecord {
+        let former = producer.former;
         let stored = StoredName {
             id: producer.id.get(),
             epoch: producer.epoch.into(),
+            former_id: former.map_or(0, |(id, _)| id.get()),
+            former_epoch: former.map_or(0, |(_, epoch)| epoch.into()),
         };
         NewRecord {
             key: key_of(name),
@@ -222,10 +233,15 @@ fn key_of(name: &ProducerName) -> Bytes {
 
 fn named(value: &[u8]) -> Result<NamedProducer, &'static str> {
     let stored = StoredName::decode(value).map_err(|_| "its value is no name's")?;
-    let epoch = u16::try_from(stored.epoch).map_err(|_| "its epoch is out of bounds")?;
+    let epoch = |epoch| u16::try_from(epoch).map_err(|_| "its epoch is out of bounds");
+    let former = (ProducerId(stored.former_id), epoch(stored.former_epoch)?);
     let id = ProducerId(stored.id);
     match id.is_named() && (1..NUMBERS).contains(&id.number()) {
-        true => Ok(NamedProducer { id, epoch }),
+        true => Ok(NamedProducer {
+            id,
+            epoch: epoch(stored.epoch)?,
+            former: (stored.former_id != 0).then_some(former),
+        }),
         false => Err("its id is none of a name"),
     }
 }
@@ -242,6 +258,7 @@ mod tests {
         NamedProducer {
             id: ProducerId::new(number, true),
             epoch,
+            former: (epoch > 1).then_some((ProducerId::new(number, true), epoch - 1)),
         }
     }
 
@@ -300,7 +317,14 @@ mod tests {
     #[test]
     fn what_is_none_of_ours_is_refused() {
         let good = Producers::begin(&name("a"), producer(1, 1));
-        let id = |id, epoch| Some(StoredName { id, epoch }.encode_to_vec().into());
+        let id = |id, epoch| {
+            let stored = StoredName {
+                id,
+                epoch,
+                ..StoredName::default()
+            };
+            Some(stored.encode_to_vec().into())
+        };
         let cases = [
             (&b""[..], good.value.clone()),
             (b"x", good.value.clone()),

@@ -10,7 +10,7 @@ use statecast_proto::{batch, v1};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::broker::{AdminError, ClaimError, LookupError, ProduceError};
+use crate::broker::{AdminError, ClaimError, LookupError, ProduceError, RegisterError};
 use crate::limits;
 use crate::metadata::CatalogError;
 use crate::model::{ProducerNameError, TopicConfigError, TopicNameError};
@@ -181,6 +181,15 @@ impl From<SequenceError> for Refusal {
             SequenceError::OtherRequest { .. } | SequenceError::SplitUnit => {
                 Refusal::invalid(error)
             }
+        }
+    }
+}
+
+impl From<RegisterError> for Refusal {
+    fn from(error: RegisterError) -> Refusal {
+        match error {
+            RegisterError::Append(error) => error.into(),
+            RegisterError::Fenced(_) => Refusal::new(Reason::ProducerFenced, &error),
         }
     }
 }
