@@ -121,16 +121,30 @@ impl BatchBuilder {
         let records = self.records.split();
         let record_count = std::mem::take(&mut self.record_count);
         self.expected_len = records.len();
-        let compressed = match self.compression {
-            Compression::None => None,
-            codec => compressed_form(codec, &records, record_count),
-        };
-        let payload = compressed.unwrap_or_else(|| records.freeze());
+        let (payload, _) = pack(records, record_count, self.compression);
         EncodedBatch {
             checksum: crate::checksum(&payload),
             payload,
             record_count,
         }
+    }
+}
+
+/// The payload of a batch that consists of `records`, an uncompressed batch of
+/// `record_count` records; and how it is compressed: not at all, when that
+/// makes it no smaller.
+pub fn pack(
+    records: BytesMut,
+    record_count: u32,
+    compression: Compression,
+) -> (Bytes, Compression) {
+    let compressed = match compression {
+        Compression::None => None,
+        codec => compressed_form(codec, &records, record_count),
+    };
+    match compressed {
+        Some(payload) => (payload, compression),
+        None => (records.freeze(), Compression::None),
     }
 }
 

@@ -29,22 +29,41 @@ pub fn decode_ref(payload: &[u8]) -> RecordViews<'_> {
 /// The uncompressed form of a batch: itself, if it is not compressed. What it
 /// decompresses to is bounded by the documented limit.
 pub fn uncompressed(payload: Bytes) -> Result<Bytes, BatchError> {
+    let mut records = Vec::new();
+    if decompress(&payload, &mut records)? {
+        return Ok(records.into());
+    }
+    Ok(payload)
+}
+
+/// As [`uncompressed`], with room for the records that is used again and again.
+pub fn uncompressed_in<'a>(
+    payload: &'a [u8],
+    room: &'a mut Vec<u8>,
+) -> Result<&'a [u8], BatchError> {
+    match decompress(payload, room)? {
+        true => Ok(room),
+        false => Ok(payload),
+    }
+}
+
+/// Decompresses a batch into `out`; false when it is not compressed.
+fn decompress(payload: &[u8], out: &mut Vec<u8>) -> Result<bool, BatchError> {
     let mut form = CompressedForm::default();
-    let mut cursor = Cursor::new(&payload);
+    let mut cursor = Cursor::new(payload);
     while let Some(tag) = cursor.tag()? {
         if tag == batch_tag::RECORDS {
             // It is not compressed, or it contradicts itself, which reading the
             // records finds out.
-            return Ok(payload);
+            return Ok(false);
         }
         form.read(tag, &mut cursor)?;
     }
     if form.is_absent() {
-        return Ok(payload);
+        return Ok(false);
     }
-    let mut records = Vec::new();
-    form.decompress(BatchLimits::DEFAULT.max_uncompressed, &mut records)?;
-    Ok(records.into())
+    form.decompress(BatchLimits::DEFAULT.max_uncompressed, out)?;
+    Ok(true)
 }
 
 /// How many records a batch has, or says that it has if it is compressed. Looks at

@@ -27,10 +27,10 @@ mod split;
 mod view;
 mod wire;
 
-pub use builder::{BatchBuilder, EncodedBatch};
+pub use builder::{BatchBuilder, EncodedBatch, pack};
 pub use check::{BatchSummary, check};
 pub use compression::{Compression, UnknownCompression};
-pub use decode::{RecordViews, Records, count, decode, decode_ref, uncompressed};
+pub use decode::{RecordViews, Records, count, decode, decode_ref, uncompressed, uncompressed_in};
 pub use error::BatchError;
 pub use limits::BatchLimits;
 pub use record::{Header, HeaderRef, Record, RecordRef};

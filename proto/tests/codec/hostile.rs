@@ -1,6 +1,6 @@
 //! Bytes that no honest producer sends are refused, and never a panic.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
@@ -38,6 +38,18 @@ proptest! {
             if batch.compressed.is_empty() {
                 prop_assert_eq!(decoded, batch.records);
             }
+        }
+    }
+
+    #[test]
+    fn what_can_be_split_can_be_moved(bytes in nearly_a_batch(), gap in any::<u32>()) {
+        for piece in split(&bytes).map_while(Result::ok) {
+            let mut moved = BytesMut::new();
+            piece.put_moved(gap, Some(1), &mut moved);
+            let moved = split(&moved).next().unwrap().unwrap();
+            prop_assert_eq!((moved.key, moved.is_tombstone), (piece.key, piece.is_tombstone));
+            prop_assert_eq!(moved.timestamp_ms, piece.timestamp_ms.or(Some(1)));
+            prop_assert_eq!(moved.offset_gap, gap);
         }
     }
 

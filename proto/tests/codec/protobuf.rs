@@ -1,6 +1,7 @@
 //! What the codec writes and reads is what any protobuf library does.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
 use prost_types::FileDescriptorSet;
@@ -70,6 +71,28 @@ proptest! {
         let whole: Vec<u8> = pieces.iter().flat_map(|piece| piece.bytes.iter().copied()).collect();
         prop_assert_eq!(whole, payload);
     }
+
+    #[test]
+    fn moved_records_get_their_gap_and_a_time_if_they_had_none(
+        records in records(),
+        gaps in vec((0..3_u32, any::<u32>(), any::<Option<i64>>()), 100),
+    ) {
+        let payload = encode(&records, Compression::None);
+        let mut moved = BytesMut::new();
+        let mut expected = records.clone();
+        // Each one is moved twice: the first gap must leave nothing behind.
+        for ((piece, record), &(kind, gap, time)) in
+            split(&payload).zip(&mut expected).zip(gaps.iter().cycle())
+        {
+            let mut once = BytesMut::new();
+            piece.unwrap().put_moved(gap, None, &mut once);
+            let gap = if kind == 0 { 0 } else { gap.rotate_left(kind) };
+            split(&once).next().unwrap().unwrap().put_moved(gap, time, &mut moved);
+            record.offset_gap = gap;
+            record.timestamp_ms = record.timestamp_ms.or(time);
+        }
+        prop_assert_eq!(&moved, &batch_of(expected).encode_to_vec());
+    }
 }
 
 #[test]
@@ -105,6 +128,18 @@ fn fields_of_a_later_version_are_skipped() {
     assert_eq!(view.key, Some(&b"k"[..]));
     let piece = split(&payload).next().unwrap().unwrap();
     assert_eq!(piece.bytes, &payload[..len]);
+
+    let mut moved = BytesMut::new();
+    piece.put_moved(300, Some(7), &mut moved);
+    let mut expected = vec![0x0a, u8::try_from(record.len() + 5).unwrap()];
+    expected.extend(&record);
+    expected.extend([4 << 3, 7, 5 << 3, 0xac, 0x02]);
+    assert_eq!(moved, expected, "what isn't known is kept");
+    let moved = split(&moved).next().unwrap().unwrap();
+    assert_eq!((moved.timestamp_ms, moved.offset_gap), (Some(7), 300));
+    let mut back = BytesMut::new();
+    moved.put_moved(0, None, &mut back);
+    assert_eq!(back[2..][..record.len()], record);
 }
 
 /// As protobuf has it for a field that isn't repeated.
