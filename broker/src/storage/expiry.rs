@@ -79,8 +79,8 @@ impl Storage {
             return Ok(());
         };
         let mut segments = Vec::with_capacity(sealed.len());
-        for &base in &sealed {
-            let state = recover_state(self.dir.as_ref(), log.id(), base)?;
+        for &name in &sealed {
+            let state = recover_state(self.dir.as_ref(), log.id(), name)?;
             segments.push(SealedSegment {
                 len: state.len,
                 max_timestamp_ms: state.max_timestamp_ms,
@@ -102,20 +102,21 @@ impl Storage {
         let mut new_active = active;
         if active_too && active.batch_count > 0 {
             new_active = self.replace_active(log, active.next_offset, now_ms)?;
-            gone.push(active.base_offset);
+            gone.push(active.base_offset.into());
         }
-        let start = sealed.get(count).copied().unwrap_or(new_active.base_offset);
+        let first = sealed.get(count).map(|name| name.base_offset);
+        let start = first.unwrap_or(new_active.base_offset);
         if gone.is_empty() {
             return Ok(());
         }
         archiver
             .expired
-            .extend(gone.iter().map(|&base| (log.id(), base)));
+            .extend(gone.iter().map(|&name| (log.id(), name)));
         let mut state = log.lock();
         state.log_start = start;
         state.active = Some(new_active);
         if let Some(sealed) = &mut state.sealed {
-            sealed.retain(|&base| base >= start && base < new_active.base_offset);
+            sealed.retain(|name| (start..new_active.base_offset).contains(&name.base_offset));
         }
         Ok(())
     }
@@ -128,7 +129,7 @@ impl Storage {
         }
         let look = || {
             let (sealed, active) = self.segments_of(log)?;
-            let first = sealed.first().copied();
+            let first = sealed.first().map(|name| name.base_offset);
             let first = first.or(active.map(|active| active.base_offset));
             Ok((first, segment::list(self.dir.as_ref(), log.id())?))
         };
@@ -136,8 +137,8 @@ impl Storage {
             Ok((first, listed)) => {
                 let left = listed
                     .into_iter()
-                    .filter(|&base| first.is_some_and(|first| base < first));
-                archiver.expired.extend(left.map(|base| (log.id(), base)));
+                    .filter(|name| first.is_some_and(|first| name.base_offset < first));
+                archiver.expired.extend(left.map(|name| (log.id(), name)));
                 Ok(())
             }
             Err(error) => {
@@ -154,9 +155,9 @@ impl Storage {
         }
         self.store_checkpoint(archiver)?;
         let mut removed = 0;
-        while let Some(&(id, base)) = archiver.expired.last() {
-            self.segments.forget(id, base);
-            segment::remove(self.dir.as_ref(), id, base)?;
+        while let Some(&(id, name)) = archiver.expired.last() {
+            self.segments.forget(id, name);
+            segment::remove(self.dir.as_ref(), id, name)?;
             archiver.expired.pop();
             removed += 1;
         }

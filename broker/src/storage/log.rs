@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lsn::{Generation, Lsn};
 use super::producers::ProducerTable;
-use super::segment::SegmentState;
+use super::segment::{SegmentName, SegmentState};
 use crate::limits;
 use crate::model::{Offset, PartitionId};
 
@@ -77,9 +77,9 @@ pub struct LogState {
     pub last_generation: Generation,
     /// The segments, without the names of the sealed ones.
     pub active: Option<SegmentState>,
-    /// Base offsets of the sealed segments, ascending. `None` until they are
-    /// first needed: a start doesn't list every directory.
-    pub sealed: Option<Vec<Offset>>,
+    /// The sealed segments, in order. `None` until they are first needed: a
+    /// start doesn't list every directory.
+    pub sealed: Option<Vec<SegmentName>>,
     /// Damage found so far.
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
@@ -209,6 +209,20 @@ impl LogState {
         if !known && self.quarantined.len() < limits::QUARANTINED_RANGES {
             self.quarantined.push(QuarantinedRange { from, to });
         }
+    }
+
+    /// Whether a segment still is one of those that make up the log: false when
+    /// retention or compaction removed it, or the partition was deleted.
+    pub fn has_segment(&self, name: SegmentName) -> bool {
+        if self.deleted {
+            return false;
+        }
+        let is_active = |active: SegmentState| name == active.base_offset.into();
+        self.active.is_some_and(is_active)
+            || match &self.sealed {
+                Some(sealed) => sealed.binary_search(&name).is_ok(),
+                None => self.log_start <= name.base_offset,
+            }
     }
 
     /// The place among the runs of the one that covers `offset`, or of the

@@ -14,7 +14,7 @@ use super::log::PartitionLog;
 use super::lsn::Generation;
 use super::producers::{ProducerReplay, Snapshot, Tally};
 use super::recovery::{self, RecoveryReport, ReplayInto};
-use super::segment::{self, SegmentCache};
+use super::segment::{self, SegmentCache, SegmentState};
 use super::{PARTITIONS_DIR, Storage, StorageOptions};
 use crate::model::PartitionId;
 
@@ -124,14 +124,18 @@ pub(super) fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEnt
         let Ok(id) = name.parse().map(PartitionId) else {
             continue;
         };
-        let bases = segment::list(dir, id)?;
-        let (Some(&first), Some(&last)) = (bases.first(), bases.last()) else {
+        let names = segment::list_current(dir, id)?;
+        let (Some(&first), Some(&last)) = (names.first(), names.last()) else {
             continue;
         };
-        let active = segment::recover_state(dir, id, last)?;
+        let mut active = segment::recover_state(dir, id, last)?;
+        if last.compacted.is_some() {
+            // The active one is lost, and nothing is appended to this one.
+            active = SegmentState::empty(active.next_offset, active.created_ms);
+        }
         entries.push(CheckpointEntry {
             partition: id,
-            log_start: first,
+            log_start: first.base_offset,
             archived_end: active.next_offset,
             active: Some(active),
             has_producers: false,

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Storage;
 use super::journal::JournalRead;
 use super::log::{LogState, PartitionLog, Run};
-use super::segment::{SegmentEnd, SegmentRead, SegmentReader};
+use super::segment::{SegmentEnd, SegmentName, SegmentRead, SegmentReader};
 use crate::limits;
 use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
 
@@ -84,7 +84,7 @@ enum Place {
     /// In the journal.
     Journal(Vec<Run>),
     /// In the active segment.
-    Active(Offset, SegmentEnd),
+    Active(SegmentName, SegmentEnd),
     /// In one of the sealed segments.
     Sealed,
 }
@@ -93,7 +93,8 @@ enum Place {
 pub(super) enum Opened {
     /// It is open.
     Segment(Arc<SegmentReader>),
-    /// Retention removed it, or its partition was deleted.
+    /// Retention removed it, compaction replaced it, or its partition was
+    /// deleted.
     Gone,
     /// It should be there.
     Lost,
@@ -136,8 +137,8 @@ impl Storage {
                         JournalRead::Recycled => {}
                     }
                 }
-                Place::Active(base_offset, end) => {
-                    if let Some(read) = self.read_segment(log, &request, base_offset, end)? {
+                Place::Active(name, end) => {
+                    if let Some(read) = self.read_segment(log, &request, name, end)? {
                         return Ok(read);
                     }
                 }
@@ -154,18 +155,18 @@ impl Storage {
     /// segments changed meanwhile.
     fn read_sealed(&self, log: &PartitionLog, request: &ReadRequest) -> io::Result<Option<Read>> {
         let (sealed, active) = self.segments_of(log)?;
-        let index = sealed.partition_point(|&base| base <= request.from);
+        let index = sealed.partition_point(|name| name.base_offset <= request.from);
         let next = match sealed.get(index) {
-            Some(&next) => Some(next),
+            Some(next) => Some(next.base_offset),
             None => active.map(|active| active.base_offset),
         };
         let Some(next) = next.filter(|&next| next > request.from) else {
             return Ok(None);
         };
-        let Some(&base) = index.checked_sub(1).and_then(|index| sealed.get(index)) else {
+        let Some(&name) = index.checked_sub(1).and_then(|index| sealed.get(index)) else {
             return Ok(Some(quarantine(log, request, next)));
         };
-        let len = match self.open_segment(log, base)? {
+        let len = match self.open_segment(log, name)? {
             Opened::Segment(reader) => reader.sealed_len()?,
             Opened::Gone => return Ok(None),
             Opened::Lost => return Ok(Some(quarantine(log, request, next))),
@@ -174,7 +175,7 @@ impl Storage {
             len,
             next_offset: next,
         };
-        self.read_segment(log, request, base, end)
+        self.read_segment(log, request, name, end)
     }
 
     /// Reads from a segment; `None` when it was removed meanwhile.
@@ -182,10 +183,10 @@ impl Storage {
         &self,
         log: &PartitionLog,
         request: &ReadRequest,
-        base_offset: Offset,
+        name: SegmentName,
         end: SegmentEnd,
     ) -> io::Result<Option<Read>> {
-        let reader = match self.open_segment(log, base_offset)? {
+        let reader = match self.open_segment(log, name)? {
             Opened::Segment(reader) => reader,
             Opened::Gone => return Ok(None),
             Opened::Lost => return Ok(Some(quarantine(log, request, end.next_offset))),
@@ -205,13 +206,14 @@ impl Storage {
     }
 
     /// Opens a segment that was there a moment ago.
-    pub(super) fn open_segment(&self, log: &PartitionLog, base: Offset) -> io::Result<Opened> {
-        match self.segments.open(self.dir.as_ref(), log.id(), base) {
+    pub(super) fn open_segment(&self, log: &PartitionLog, name: SegmentName) -> io::Result<Opened> {
+        match self.segments.open(self.dir.as_ref(), log.id(), name) {
             Ok(reader) => Ok(Opened::Segment(reader)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let state = log.lock();
-                let gone = state.deleted || state.log_start > base;
-                Ok(if gone { Opened::Gone } else { Opened::Lost })
+                Ok(match log.lock().has_segment(name) {
+                    true => Opened::Lost,
+                    false => Opened::Gone,
+                })
             }
             Err(error) => Err(error),
         }
@@ -254,7 +256,7 @@ fn locate(log: &PartitionLog, request: &ReadRequest) -> Result<Place, ReadError>
                 len: active.len,
                 next_offset: active.next_offset,
             };
-            Ok(Place::Active(active.base_offset, end))
+            Ok(Place::Active(active.base_offset.into(), end))
         }
         Some(_) => Ok(Place::Sealed),
         None => Ok(Place::Known(Read::Quarantined {

@@ -7,7 +7,7 @@ use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::log::PartitionLog;
-use crate::storage::segment::{SegmentState, SegmentWriter};
+use crate::storage::segment::{SegmentName, SegmentState, SegmentWriter};
 
 /// What is written between pauses: bytes.
 const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
@@ -20,7 +20,7 @@ pub(super) struct Filler<'a> {
     segment_bytes: u64,
     pace: &'a dyn Pace,
     writer: SegmentWriter,
-    sealed: Vec<Offset>,
+    sealed: Vec<SegmentName>,
     written: Vec<Written>,
     /// Where this pass began to write the segment.
     begun_at: u64,
@@ -38,8 +38,8 @@ pub(super) struct Manner<'a> {
 /// What a pass wrote for one partition.
 pub(super) struct Filled {
     pub(super) writer: SegmentWriter,
-    /// Base offsets of the segments that were sealed on the way.
-    pub(super) sealed: Vec<Offset>,
+    /// The segments that were sealed on the way.
+    pub(super) sealed: Vec<SegmentName>,
     pub(super) written: Vec<Written>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Filler<'a> {
         let next = SegmentWriter::create(self.dir, self.id, base, self.now_ms)?;
         let full = std::mem::replace(&mut self.writer, next);
         self.note_written(&full.state());
-        self.sealed.push(full.state().base_offset);
+        self.sealed.push(full.state().base_offset.into());
         full.seal()?;
         self.begun_at = 0;
         self.flushed = 0;

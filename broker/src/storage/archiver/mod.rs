@@ -36,7 +36,7 @@ use super::journal::{ClosedFile, JournalFailed};
 use super::log::PartitionLog;
 use super::lsn::Generation;
 use super::producers::Noted;
-use super::segment::SegmentState;
+use super::segment::{SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
 
 /// A pass takes one more file while a partition gets less than this: bytes, on
@@ -78,7 +78,7 @@ pub(super) struct Archiver {
     /// pass left behind.
     tidy: HashSet<PartitionId>,
     /// Segments before the start of their log whose files are still to go.
-    pub(super) expired: Vec<(PartitionId, Offset)>,
+    pub(super) expired: Vec<(PartitionId, SegmentName)>,
     /// Partitions whose directory was searched for such files.
     pub(super) looked_behind: HashSet<PartitionId>,
     cooling: Cooling,
@@ -109,7 +109,7 @@ impl Archiver {
 /// What a pass did for one partition.
 struct Moved {
     log: Arc<PartitionLog>,
-    sealed: Vec<Offset>,
+    sealed: Vec<SegmentName>,
     active: Option<SegmentState>,
 }
 

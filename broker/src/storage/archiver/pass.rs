@@ -181,10 +181,10 @@ impl Pass<'_> {
     /// Removes segments behind the active one: an unfinished pass made them.
     fn clear_leftovers(&self, log: &PartitionLog) -> io::Result<()> {
         let active = log.lock().active.map(|active| active.base_offset);
-        for base in segment::list(self.dir(), log.id())? {
-            if active.is_none_or(|active| base > active) {
-                self.storage.segments.forget(log.id(), base);
-                segment::remove(self.dir(), log.id(), base)?;
+        for name in segment::list(self.dir(), log.id())? {
+            if active.is_none_or(|active| name.base_offset > active) {
+                self.storage.segments.forget(log.id(), name);
+                segment::remove(self.dir(), log.id(), name)?;
             }
         }
         Ok(())

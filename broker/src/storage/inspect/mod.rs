@@ -11,7 +11,7 @@ mod segment;
 mod tests;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use report::{Damage, FileKind, InspectedFile, Inspection};
@@ -23,7 +23,8 @@ use super::identity::{self, Identity, IdentityError};
 use super::journal::JOURNAL_DIR;
 use super::open::entries_of_segments;
 use super::segment as segments;
-use crate::model::{Offset, PartitionId};
+use super::segment::SegmentName;
+use crate::model::PartitionId;
 use segment::{Inspected, Role};
 
 /// Journal files of a directory that doesn't say how large they are.
@@ -68,8 +69,8 @@ pub fn inspect_file(dir: &dyn Dir, path: &Path) -> io::Result<Inspection> {
         Some(identity::FILE) => inspect_identity(dir)?.0,
         Some(checkpoint::FILE) => inspect_checkpoint(dir)?.0,
         _ => {
-            if let Some((id, base_offset)) = segments::parse_path(path) {
-                let files = inspect_segment_alone(dir, id, base_offset)?;
+            if let Some((id, name)) = segments::parse_path(path) {
+                let files = inspect_segment_alone(dir, id, name)?;
                 return Ok(Inspection { files });
             }
             match journal::inspect_alone(dir, path)? {
@@ -84,7 +85,7 @@ pub fn inspect_file(dir: &dyn Dir, path: &Path) -> io::Result<Inspection> {
 fn inspect_segment_alone(
     dir: &dyn Dir,
     id: PartitionId,
-    base_offset: Offset,
+    name: SegmentName,
 ) -> io::Result<Vec<InspectedFile>> {
     let checkpoint = match Checkpoint::load(dir)? {
         Loaded::Checkpoint(checkpoint) => Some(checkpoint),
@@ -98,10 +99,10 @@ fn inspect_segment_alone(
             .and_then(|checkpoint| entry_of(&checkpoint.partitions, id)),
         checkpoint_is_lost: checkpoint.is_none(),
     };
-    let bases = segments::list(dir, id)?;
-    match partition.role(&bases, base_offset) {
-        Some(role) => Ok(segment::inspect(dir, id, base_offset, role, None)?.files),
-        None => Ok(vec![unused(dir, id, base_offset)?]),
+    let current = segments::list_current(dir, id)?;
+    match partition.role(&current, name) {
+        Some(role) => Ok(segment::inspect(dir, id, name, role, None)?.files),
+        None => Ok(vec![unused(dir, id, segments::log_path(id, name))?]),
     }
 }
 
@@ -132,14 +133,16 @@ struct Partition<'a> {
 
 impl Partition<'_> {
     fn inspect(&self, files: &mut Vec<InspectedFile>) -> io::Result<()> {
-        let bases = segments::list(self.dir, self.id)?;
+        let names = segments::list(self.dir, self.id)?;
+        let current = segments::current(&names);
         let mut follows = None;
-        for &base_offset in &bases {
-            let Some(role) = self.role(&bases, base_offset) else {
-                files.push(unused(self.dir, self.id, base_offset)?);
+        for &name in &names {
+            let Some(role) = self.role(&current, name) else {
+                let path = segments::log_path(self.id, name);
+                files.push(unused(self.dir, self.id, path)?);
                 continue;
             };
-            let found = segment::inspect(self.dir, self.id, base_offset, role, follows)?;
+            let found = segment::inspect(self.dir, self.id, name, role, follows)?;
             let Inspected {
                 files: of_segment,
                 next_offset,
@@ -147,33 +150,36 @@ impl Partition<'_> {
             files.extend(of_segment);
             follows = Some(next_offset);
         }
-        if let Some(missing) = self.missing(&bases) {
+        if let Some(missing) = self.missing(&names) {
             files.push(missing);
+        }
+        for path in segments::list_unfinished(self.dir, self.id)? {
+            files.push(unused(self.dir, self.id, path)?);
         }
         Ok(())
     }
 
     /// What a segment is; `None` when nothing refers to it.
-    fn role(&self, bases: &[Offset], base_offset: Offset) -> Option<Role> {
+    fn role(&self, current: &[SegmentName], name: SegmentName) -> Option<Role> {
+        let index = current.binary_search(&name).ok()?;
+        let after = current.get(index + 1).map(|name| name.base_offset);
         if self.checkpoint_is_lost {
-            let is_last = bases.last() == Some(&base_offset);
+            let is_last = after.is_none() && name.compacted.is_none();
             return Some(if is_last { Role::Last } else { Role::Sealed });
         }
         let active = self.entry?.active?;
-        if base_offset == active.base_offset {
+        if name == active.base_offset.into() {
             return Some(Role::Active(active));
         }
         // Retention removes the oldest ones after the checkpoint says so.
-        let after = bases.iter().find(|&&base| base > base_offset);
-        let is_removed =
-            after.is_some_and(|&next| next <= self.entry.map_or(next, |e| e.log_start));
-        (base_offset < active.base_offset && !is_removed).then_some(Role::Sealed)
+        let is_removed = after.is_some_and(|next| next <= self.entry.map_or(next, |e| e.log_start));
+        (name.base_offset < active.base_offset && !is_removed).then_some(Role::Sealed)
     }
 
     /// The active segment, when it is gone.
-    fn missing(&self, bases: &[Offset]) -> Option<InspectedFile> {
+    fn missing(&self, names: &[SegmentName]) -> Option<InspectedFile> {
         let active = self.entry?.active?;
-        if bases.contains(&active.base_offset) {
+        if names.contains(&active.base_offset.into()) {
             return None;
         }
         let path = segments::log_path(self.id, active.base_offset);
@@ -186,8 +192,7 @@ impl Partition<'_> {
     }
 }
 
-fn unused(dir: &dyn Dir, id: PartitionId, base_offset: Offset) -> io::Result<InspectedFile> {
-    let path = segments::log_path(id, base_offset);
+fn unused(dir: &dyn Dir, id: PartitionId, path: PathBuf) -> io::Result<InspectedFile> {
     let len = dir.open(&path)?.len()?;
     let path = path.display().to_string();
     let mut file = InspectedFile::new(path, FileKind::UnusedSegment, len);

@@ -46,10 +46,12 @@ pub enum FileKind {
     SpareJournal,
     /// A segment that never changes again.
     SealedSegment,
+    /// A segment that compaction made in the place of others.
+    CompactedSegment,
     /// A segment that is being filled.
     ActiveSegment,
-    /// A segment that nothing refers to: an archiver pass or a deletion was
-    /// interrupted. It is overwritten or removed in time.
+    /// A segment that nothing refers to: an archiver pass, a compaction or a
+    /// deletion was interrupted. It is overwritten or removed in time.
     UnusedSegment,
     /// The index of a segment.
     Index,
@@ -143,6 +145,7 @@ impl fmt::Display for FileKind {
             FileKind::Journal(generation) => return write!(f, "journal {generation}"),
             FileKind::SpareJournal => "spare journal",
             FileKind::SealedSegment => "sealed segment",
+            FileKind::CompactedSegment => "compacted segment",
             FileKind::ActiveSegment => "active segment",
             FileKind::UnusedSegment => "unused segment",
             FileKind::Index => "index",

@@ -7,8 +7,8 @@ use super::report::{Damage, FileKind, InspectedFile};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::segment::{
-    Index, SEGMENT_HEADER_LEN, ScannedBatch, SegmentHeader, SegmentScan, SegmentState, index_path,
-    log_path, read_footer,
+    Index, SEGMENT_HEADER_LEN, ScannedBatch, SegmentHeader, SegmentName, SegmentScan, SegmentState,
+    index_path, log_path, read_footer,
 };
 
 /// What is known of a segment but for its own contents.
@@ -32,18 +32,25 @@ pub(super) struct Inspected {
 pub(super) fn inspect(
     dir: &dyn Dir,
     partition: PartitionId,
-    base_offset: Offset,
+    name: SegmentName,
     role: Role,
     follows: Option<Offset>,
 ) -> io::Result<Inspected> {
-    let path = log_path(partition, base_offset);
+    let base_offset = name.base_offset;
+    let path = log_path(partition, name);
     let file = dir.open(&path)?;
     let len = file.len()?;
     let footer = read_footer(file.as_ref())?.map(|footer| footer.state);
     let (kind, noted) = match (role, footer) {
         (Role::Active(state), _) => (FileKind::ActiveSegment, Some(state)),
         (Role::Last, None) => (FileKind::ActiveSegment, None),
-        (Role::Sealed | Role::Last, footer) => (FileKind::SealedSegment, footer),
+        (Role::Sealed | Role::Last, footer) => {
+            let kind = match name.compacted {
+                Some(_) => FileKind::CompactedSegment,
+                None => FileKind::SealedSegment,
+            };
+            (kind, footer)
+        }
     };
     let mut report = InspectedFile::new(path.display().to_string(), kind, len);
     report.partition = Some(partition);
@@ -55,8 +62,14 @@ pub(super) fn inspect(
     if !SegmentHeader::decode(&head).as_ref().is_some_and(is_ours) {
         report.damage.push(Damage::Header);
     }
-    if kind == FileKind::SealedSegment && footer.is_none() {
-        report.damage.push(Damage::Footer);
+    if kind != FileKind::ActiveSegment {
+        let fits = |state: &SegmentState| {
+            let named = name.compacted.map(|compacted| compacted.next_offset);
+            named.is_none_or(|next_offset| next_offset == state.next_offset)
+        };
+        if !footer.as_ref().is_some_and(fits) {
+            report.damage.push(Damage::Footer);
+        }
     }
     let end = noted.map_or(len, |state| state.len);
     if end > len {
@@ -71,7 +84,7 @@ pub(super) fn inspect(
     }
     let (report, next_offset, index) = walk.finish();
     let mut files = vec![report];
-    files.extend(inspect_index(dir, partition, base_offset, &index, end)?);
+    files.extend(inspect_index(dir, partition, name, &index, end)?);
     Ok(Inspected { files, next_offset })
 }
 
@@ -172,11 +185,11 @@ impl Walk {
 fn inspect_index(
     dir: &dyn Dir,
     partition: PartitionId,
-    base_offset: Offset,
+    name: SegmentName,
     expected: &Index,
     end: u64,
 ) -> io::Result<Option<InspectedFile>> {
-    let path = index_path(partition, base_offset);
+    let path = index_path(partition, name);
     let Some((bytes, len)) = read_whole(dir, &path)? else {
         return Ok(None);
     };

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::model::CheckedBatch;
+use crate::model::{CheckedBatch, Offset};
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::tests::Gentle;
 use crate::storage::{Claim, JournalAppend, JournalOptions, JournalSize, Storage, StorageOptions};
@@ -145,7 +145,8 @@ fn damaged_header_and_footer_of_a_sealed_segment_are_named() {
 #[test]
 fn missing_segment_leaves_a_hole_with_a_name() {
     let dir = directory();
-    let bases = segments::list(&dir, PartitionId(3)).unwrap();
+    let names = segments::list(&dir, PartitionId(3)).unwrap();
+    let bases: Vec<Offset> = names.iter().map(|name| name.base_offset).collect();
     let [_, second, third, last] = bases[..] else {
         panic!("four segments were expected: {bases:?}");
     };

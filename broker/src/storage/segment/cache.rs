@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::SegmentName;
 use super::reader::SegmentReader;
-use crate::model::{Offset, PartitionId};
+use crate::model::PartitionId;
 use crate::storage::dir::Dir;
 
 /// Open segments, a bounded number of them. The one that was not used for
@@ -18,7 +19,7 @@ pub struct SegmentCache {
 
 #[derive(Debug, Default)]
 struct CacheState {
-    open: HashMap<(PartitionId, Offset), Cached>,
+    open: HashMap<(PartitionId, SegmentName), Cached>,
     uses: u64,
 }
 
@@ -42,18 +43,18 @@ impl SegmentCache {
         &self,
         dir: &dyn Dir,
         id: PartitionId,
-        base: Offset,
+        name: SegmentName,
     ) -> io::Result<Arc<SegmentReader>> {
         {
             let mut state = self.lock();
             state.uses += 1;
             let uses = state.uses;
-            if let Some(cached) = state.open.get_mut(&(id, base)) {
+            if let Some(cached) = state.open.get_mut(&(id, name)) {
                 cached.last_use = uses;
                 return Ok(cached.reader.clone());
             }
         }
-        let reader = Arc::new(SegmentReader::open(dir, id, base)?);
+        let reader = Arc::new(SegmentReader::open(dir, id, name)?);
         let mut state = self.lock();
         if state.open.len() >= self.capacity {
             // Looks at all of them; opening a file costs more.
@@ -64,7 +65,7 @@ impl SegmentCache {
         }
         let last_use = state.uses;
         state.open.insert(
-            (id, base),
+            (id, name),
             Cached {
                 reader: reader.clone(),
                 last_use,
@@ -74,8 +75,8 @@ impl SegmentCache {
     }
 
     /// The segment was removed.
-    pub fn forget(&self, id: PartitionId, base: Offset) {
-        self.lock().open.remove(&(id, base));
+    pub fn forget(&self, id: PartitionId, name: SegmentName) {
+        self.lock().open.remove(&(id, name));
     }
 
     /// The partition was removed.

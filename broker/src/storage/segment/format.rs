@@ -24,6 +24,7 @@ const PARTITION_AT: usize = CRC_AT + 4;
 const HEADER_RESERVED_AT: usize = PARTITION_AT + 4;
 const BASE_OFFSET_AT: usize = HEADER_RESERVED_AT + 4;
 const CREATED_AT: usize = BASE_OFFSET_AT + 8;
+const COMPACTED_TO_AT: usize = CREATED_AT + 8;
 
 // The footer.
 const STATE_AT: usize = CRC_AT + 4;
@@ -42,6 +43,9 @@ pub struct SegmentHeader {
     pub base_offset: Offset,
     /// When it was begun: milliseconds since the Unix epoch.
     pub created_ms: i64,
+    /// Compaction has dropped what was superseded by a record before this
+    /// offset; 0 in a segment of the archiver's.
+    pub compacted_to: Offset,
 }
 
 impl SegmentHeader {
@@ -51,6 +55,7 @@ impl SegmentHeader {
         out[PARTITION_AT..][..4].copy_from_slice(&self.partition.0.to_le_bytes());
         out[BASE_OFFSET_AT..][..8].copy_from_slice(&self.base_offset.0.to_le_bytes());
         out[CREATED_AT..][..8].copy_from_slice(&self.created_ms.to_le_bytes());
+        out[COMPACTED_TO_AT..][..8].copy_from_slice(&self.compacted_to.0.to_le_bytes());
         seal(&mut out, HEADER_MAGIC);
         out
     }
@@ -63,6 +68,9 @@ impl SegmentHeader {
             partition: PartitionId(u32::from_le_bytes(*bytes[PARTITION_AT..].first_chunk()?)),
             base_offset: Offset(u64::from_le_bytes(*bytes[BASE_OFFSET_AT..].first_chunk()?)),
             created_ms: i64::from_le_bytes(*bytes[CREATED_AT..].first_chunk()?),
+            compacted_to: Offset(u64::from_le_bytes(
+                *bytes[COMPACTED_TO_AT..].first_chunk()?,
+            )),
         })
     }
 }
@@ -115,6 +123,7 @@ mod tests {
             partition: PartitionId(7),
             base_offset: Offset(8),
             created_ms: 9,
+            compacted_to: Offset(10),
         };
         let footer = Footer {
             state: SegmentState::empty(Offset(8), 9),

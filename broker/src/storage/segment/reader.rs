@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::index::{INDEX_INTERVAL, Index};
 use super::scan::{ScannedBatch, SegmentScan, read_footer};
-use super::{index_path, log_path};
+use super::{SegmentName, index_path, log_path};
 use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
 use crate::storage::dir::{Dir, File};
 
@@ -50,9 +50,9 @@ struct Loaded {
 
 impl SegmentReader {
     /// Opens a segment.
-    pub fn open(dir: &dyn Dir, id: PartitionId, base_offset: Offset) -> io::Result<SegmentReader> {
-        let file = dir.open(&log_path(id, base_offset))?;
-        let index_file = match dir.open(&index_path(id, base_offset)) {
+    pub fn open(dir: &dyn Dir, id: PartitionId, name: SegmentName) -> io::Result<SegmentReader> {
+        let file = dir.open(&log_path(id, name))?;
+        let index_file = match dir.open(&index_path(id, name)) {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(error),

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::format::{FOOTER_LEN, Footer, SEGMENT_HEADER_LEN, SegmentHeader};
 use super::index::{Index, is_due};
-use super::log_path;
 use super::state::SegmentState;
-use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
+use super::{SegmentName, log_path};
+use crate::model::{BatchHeader, HEADER_LEN, PartitionId};
 use crate::storage::dir::{Dir, File};
 
 /// Read in pieces of this size: bytes.
@@ -158,16 +158,16 @@ impl SegmentScan {
 pub fn recover_state(
     dir: &dyn Dir,
     partition: PartitionId,
-    base_offset: Offset,
+    name: SegmentName,
 ) -> io::Result<SegmentState> {
-    let file = dir.open(&log_path(partition, base_offset))?;
+    let file = dir.open(&log_path(partition, name))?;
     if let Some(footer) = read_footer(file.as_ref())? {
         return Ok(footer.state);
     }
     let mut head = [0; SEGMENT_HEADER_LEN];
     file.read_salvaging(&mut head, 0)?;
     let created_ms = SegmentHeader::decode(&head).map_or(0, |header| header.created_ms);
-    let mut state = SegmentState::empty(base_offset, created_ms);
+    let mut state = SegmentState::empty(name.base_offset, created_ms);
     let len = file.len()?;
     let mut scan = SegmentScan::new(file, len);
     while let Some(found) = scan.next_batch()? {

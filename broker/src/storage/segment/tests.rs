@@ -6,7 +6,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::*;
-use crate::model::{BatchHeader, CheckedBatch, HEADER_LEN};
+use crate::model::{BatchHeader, CheckedBatch, HEADER_LEN, Offset, PartitionId};
+use crate::storage::PARTITIONS_DIR;
+use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
 use reader::SegmentReader;
 
@@ -85,7 +87,7 @@ impl Fixture {
     }
 
     fn reader(&self) -> SegmentReader {
-        SegmentReader::open(&self.dir, ID, BASE).unwrap()
+        SegmentReader::open(&self.dir, ID, BASE.into()).unwrap()
     }
 
     /// Each offset reads as the batch that covers it, and what follows.
@@ -334,14 +336,14 @@ fn index_that_a_crash_has_torn_is_mended_by_the_next_pass() {
 fn state_is_recovered_from_the_file_alone() {
     let mut fixture = Fixture::with_batches(300, uneven_times(20));
     let state = fixture.state();
-    assert_eq!(recover_state(&fixture.dir, ID, BASE).unwrap(), state);
+    assert_eq!(recover_state(&fixture.dir, ID, BASE.into()).unwrap(), state);
     fixture.writer.take().unwrap().seal().unwrap();
-    assert_eq!(recover_state(&fixture.dir, ID, BASE).unwrap(), state);
+    assert_eq!(recover_state(&fixture.dir, ID, BASE.into()).unwrap(), state);
     // A footer that is damaged is not believed.
     fixture
         .dir
         .flip_bit(&log_path(ID, BASE), (state.len + 20) * 8);
-    assert_eq!(recover_state(&fixture.dir, ID, BASE).unwrap(), state);
+    assert_eq!(recover_state(&fixture.dir, ID, BASE.into()).unwrap(), state);
 }
 
 #[test]
@@ -349,7 +351,7 @@ fn torn_tail_is_not_part_of_a_recovered_state() {
     let mut fixture = Fixture::with_batches(300, 0..20);
     let file = fixture.dir.open(&log_path(ID, BASE)).unwrap();
     file.set_len(fixture.position_of(19) + 100).unwrap();
-    let state = recover_state(&fixture.dir, ID, BASE).unwrap();
+    let state = recover_state(&fixture.dir, ID, BASE.into()).unwrap();
     assert_eq!(state.next_offset, Offset(BASE.0 + 57));
     assert_eq!(state.len, fixture.position_of(19));
     assert_eq!(state.batch_count, 19);
@@ -365,7 +367,7 @@ fn segments_are_listed_in_order_and_removed_with_their_index() {
     for base in [Offset(9), Offset(1_000_000_007)] {
         SegmentWriter::create(&fixture.dir, ID, base, 0).unwrap();
     }
-    let expected = [Offset(9), BASE, Offset(1_000_000_007)];
+    let expected = [Offset(9), BASE, Offset(1_000_000_007)].map(SegmentName::from);
     assert_eq!(list(&fixture.dir, ID).unwrap(), expected);
     remove(&fixture.dir, ID, BASE).unwrap();
     remove(&fixture.dir, ID, BASE).unwrap();
@@ -383,18 +385,19 @@ fn cache_keeps_what_was_used_last_and_forgets_what_is_removed() {
         SegmentWriter::create(&fixture.dir, ID, base, 0).unwrap();
     }
     let cache = SegmentCache::new(2);
-    let first = cache.open(&fixture.dir, ID, BASE).unwrap();
-    cache.open(&fixture.dir, ID, others[0]).unwrap();
-    let again = cache.open(&fixture.dir, ID, BASE).unwrap();
+    let open = |base: Offset| cache.open(&fixture.dir, ID, base.into());
+    let first = open(BASE).unwrap();
+    open(others[0]).unwrap();
+    let again = open(BASE).unwrap();
     assert!(Arc::ptr_eq(&first, &again));
-    cache.open(&fixture.dir, ID, others[1]).unwrap();
-    let again = cache.open(&fixture.dir, ID, BASE).unwrap();
+    open(others[1]).unwrap();
+    let again = open(BASE).unwrap();
     assert!(Arc::ptr_eq(&first, &again), "others[0] went instead");
     remove(&fixture.dir, ID, BASE).unwrap();
     // Whoever has it open reads on.
     assert_eq!(batches(first.read(BASE, end, 1).unwrap()).len(), 1);
-    cache.forget(ID, BASE);
-    assert!(cache.open(&fixture.dir, ID, BASE).is_err());
+    cache.forget(ID, BASE.into());
+    assert!(open(BASE).is_err());
     cache.forget_partition(ID);
-    assert!(cache.open(&fixture.dir, ID, others[0]).is_ok());
+    assert!(open(others[0]).is_ok());
 }

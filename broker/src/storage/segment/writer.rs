@@ -39,6 +39,7 @@ impl SegmentWriter {
             partition,
             base_offset,
             created_ms,
+            compacted_to: Offset::ZERO,
         };
         file.write_all_at(&header.encode(), 0)?;
         Ok(SegmentWriter {

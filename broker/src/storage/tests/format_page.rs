@@ -130,6 +130,7 @@ fn examples_of_a_segment_are_decoded() {
         partition: PartitionId(17),
         base_offset: Offset(42),
         created_ms: 1_700_000_000_500,
+        compacted_to: Offset::ZERO,
     };
     let bytes = check("segment-header", &header.encode());
     assert_eq!(SegmentHeader::decode(&bytes), Some(header));
