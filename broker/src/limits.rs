@@ -163,6 +163,14 @@ pub const DISK_READS: usize = 16;
 /// Batches that one read returns: bounds what tiny ones cost.
 pub const BATCHES_PER_READ: usize = 8192;
 
+/// Memory for the keys of one compaction, of which there is one at a time: bytes.
+/// Each key takes 32 to 48 of them. When there are more keys, it takes several passes.
+pub const COMPACTION_KEY_BYTES: usize = 64 * MIB;
+
+/// Records that compaction puts together to one batch, uncompressed: bytes, but at
+/// least one record.
+pub const COMPACTED_BATCH_BYTES: usize = 256 * KIB;
+
 /// Damaged ranges that are remembered of a partition; reads report all of them.
 pub const QUARANTINED_RANGES: usize = 1000;
 

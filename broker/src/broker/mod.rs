@@ -10,6 +10,7 @@ mod keeper;
 mod leftovers;
 mod produce;
 mod producers;
+mod record_codec;
 mod registry;
 mod start;
 mod time_lookup;
@@ -27,6 +28,7 @@ pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
 pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
 pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
+pub use record_codec::ProtobufRecords;
 pub use registry::Topic;
 pub use start::BrokerOptions;
 

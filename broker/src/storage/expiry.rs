@@ -131,7 +131,8 @@ impl Storage {
             let (sealed, active) = self.segments_of(log)?;
             let first = sealed.first().map(|name| name.base_offset);
             let first = first.or(active.map(|active| active.base_offset));
-            Ok((first, segment::list(self.dir.as_ref(), log.id())?))
+            let listing = segment::list(self.dir.as_ref(), log.id())?;
+            Ok((first, listing.segments().to_vec()))
         };
         match look() {
             Ok((first, listed)) => {

@@ -11,6 +11,7 @@ pub mod dir;
 
 mod archiver;
 mod checkpoint;
+mod compaction;
 mod deletion;
 mod expiry;
 mod identity;
@@ -35,6 +36,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 pub use archiver::{ArchiveError, Pace};
+pub use compaction::{
+    CompactionConfig, CompactionError, CompactionSummary, Compactor, EncodedRecord, EncodedRecords,
+    MalformedBatch, PartitionCompaction, RecordCodec,
+};
 pub use expiry::{PartitionRetention, RetentionError};
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};

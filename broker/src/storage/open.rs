@@ -124,7 +124,7 @@ pub(super) fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEnt
         let Ok(id) = name.parse().map(PartitionId) else {
             continue;
         };
-        let names = segment::list_current(dir, id)?;
+        let names = segment::list(dir, id)?.current();
         let (Some(&first), Some(&last)) = (names.first(), names.last()) else {
             continue;
         };

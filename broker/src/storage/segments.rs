@@ -33,7 +33,7 @@ impl Storage {
                 }
                 state.active.map(|active| active.base_offset)
             };
-            let listed = segment::list_current(self.dir.as_ref(), log.id())?;
+            let listed = segment::list(self.dir.as_ref(), log.id())?.current();
             let mut state = log.lock();
             // Another one was first, and compaction may have gone on from there;
             // or the archiver sealed one meanwhile, which the list may lack.

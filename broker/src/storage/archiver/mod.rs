@@ -32,11 +32,12 @@ use pass::{Done, Pass};
 
 use super::Storage;
 use super::checkpoint::{Checkpoint, CheckpointEntry};
+use super::dir::Dir;
 use super::journal::{ClosedFile, JournalFailed};
 use super::log::PartitionLog;
 use super::lsn::Generation;
 use super::producers::Noted;
-use super::segment::{SegmentName, SegmentState};
+use super::segment::{self, Listing, SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
 
 /// A pass takes one more file while a partition gets less than this: bytes, on
@@ -54,6 +55,11 @@ pub trait Pace {
 
     /// Called after each such piece: may wait.
     fn pause(&self);
+
+    /// Whether the broker stops: work that can be given up is.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// Why a pass did not finish. Nothing is lost: it is repeated.
@@ -81,6 +87,8 @@ pub(super) struct Archiver {
     pub(super) expired: Vec<(PartitionId, SegmentName)>,
     /// Partitions whose directory was searched for such files.
     pub(super) looked_behind: HashSet<PartitionId>,
+    /// Partitions whose directory holds nothing that a crash left of compaction.
+    swept: HashSet<PartitionId>,
     cooling: Cooling,
     /// The snapshot of producers as it was written last.
     noted: Noted,
@@ -98,10 +106,47 @@ impl Archiver {
         }
     }
 
+    /// Removes what a crash left of compaction, once: what is found later is being
+    /// written.
+    pub(super) fn sweep(
+        &mut self,
+        dir: &dyn Dir,
+        id: PartitionId,
+        listing: &Listing,
+    ) -> io::Result<()> {
+        if self.swept.contains(&id) {
+            return Ok(());
+        }
+        for path in listing.leftovers() {
+            segment::remove_if_there(dir, &path)?;
+        }
+        self.swept.insert(id);
+        Ok(())
+    }
+
+    /// As [`Archiver::sweep`], but looks into the directory by itself.
+    pub(super) fn look_and_sweep(&mut self, dir: &dyn Dir, id: PartitionId) -> io::Result<()> {
+        if self.swept.contains(&id) {
+            return Ok(());
+        }
+        self.sweep(dir, id, &segment::list(dir, id)?)
+    }
+
+    /// Something was left behind that is to be removed: looks again.
+    pub(super) fn forget_sweep(&mut self, id: PartitionId) {
+        self.swept.remove(&id);
+    }
+
+    /// Whether files before the start of the partition's log are still to go.
+    pub(super) fn expires(&self, id: PartitionId) -> bool {
+        self.expired.iter().any(|&(of, _)| of == id)
+    }
+
     /// The partition was deleted.
     pub(super) fn forget(&mut self, id: PartitionId) {
         self.tidy.remove(&id);
         self.looked_behind.remove(&id);
+        self.swept.remove(&id);
         self.expired.retain(|&(of, _)| of != id);
     }
 }
@@ -226,12 +271,16 @@ impl Storage {
             .map_err(|error| self.archiving_failed(&error))
     }
 
+    fn archiving_failed(&self, error: &io::Error) -> ArchiveError {
+        self.writing_failed("archiving", error)
+    }
+
     /// A full disk heals. After any other failure nobody knows what is on the
     /// disk and what only seems to be, so it is final, as in the journal.
-    fn archiving_failed(&self, error: &io::Error) -> ArchiveError {
+    pub(super) fn writing_failed(&self, what: &str, error: &io::Error) -> ArchiveError {
         match error.kind() {
             io::ErrorKind::StorageFull => ArchiveError::NoSpace(error.to_string().into()),
-            _ => ArchiveError::Failed(self.journal.fail("archiving", error)),
+            _ => ArchiveError::Failed(self.journal.fail(what, error)),
         }
     }
 }

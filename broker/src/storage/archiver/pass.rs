@@ -173,21 +173,23 @@ impl Pass<'_> {
         if archiver.tidy.insert(log.id()) {
             // A delete that was interrupted may have removed it.
             self.dir().create_dir(&segment::partition_dir(log.id()))?;
-            self.clear_leftovers(log)?;
+            self.clear_leftovers(log, archiver)?;
         }
         Filler::open(self.dir(), log, self.manner, from)
     }
 
-    /// Removes segments behind the active one: an unfinished pass made them.
-    fn clear_leftovers(&self, log: &PartitionLog) -> io::Result<()> {
+    /// Removes segments behind the active one, which an unfinished pass made, and
+    /// what a crash left of compaction.
+    fn clear_leftovers(&self, log: &PartitionLog, archiver: &mut Archiver) -> io::Result<()> {
         let active = log.lock().active.map(|active| active.base_offset);
-        for name in segment::list(self.dir(), log.id())? {
+        let listing = segment::list(self.dir(), log.id())?;
+        for &name in listing.segments() {
             if active.is_none_or(|active| name.base_offset > active) {
                 self.storage.segments.forget(log.id(), name);
                 segment::remove(self.dir(), log.id(), name)?;
             }
         }
-        Ok(())
+        archiver.sweep(self.dir(), log.id(), &listing)
     }
 
     /// Makes everything durable.

@@ -99,7 +99,7 @@ fn inspect_segment_alone(
             .and_then(|checkpoint| entry_of(&checkpoint.partitions, id)),
         checkpoint_is_lost: checkpoint.is_none(),
     };
-    let current = segments::list_current(dir, id)?;
+    let current = segments::list(dir, id)?.current();
     match partition.role(&current, name) {
         Some(role) => Ok(segment::inspect(dir, id, name, role, None)?.files),
         None => Ok(vec![unused(dir, id, segments::log_path(id, name))?]),
@@ -133,10 +133,10 @@ struct Partition<'a> {
 
 impl Partition<'_> {
     fn inspect(&self, files: &mut Vec<InspectedFile>) -> io::Result<()> {
-        let names = segments::list(self.dir, self.id)?;
-        let current = segments::current(&names);
+        let listing = segments::list(self.dir, self.id)?;
+        let current = listing.current();
         let mut follows = None;
-        for &name in &names {
+        for &name in listing.segments() {
             let Some(role) = self.role(&current, name) else {
                 let path = segments::log_path(self.id, name);
                 files.push(unused(self.dir, self.id, path)?);
@@ -150,10 +150,10 @@ impl Partition<'_> {
             files.extend(of_segment);
             follows = Some(next_offset);
         }
-        if let Some(missing) = self.missing(&names) {
+        if let Some(missing) = self.missing(&current) {
             files.push(missing);
         }
-        for path in segments::list_unfinished(self.dir, self.id)? {
+        for path in listing.unfinished() {
             files.push(unused(self.dir, self.id, path)?);
         }
         Ok(())
@@ -177,9 +177,9 @@ impl Partition<'_> {
     }
 
     /// The active segment, when it is gone.
-    fn missing(&self, names: &[SegmentName]) -> Option<InspectedFile> {
+    fn missing(&self, current: &[SegmentName]) -> Option<InspectedFile> {
         let active = self.entry?.active?;
-        if names.contains(&active.base_offset.into()) {
+        if current.contains(&active.base_offset.into()) {
             return None;
         }
         let path = segments::log_path(self.id, active.base_offset);

@@ -145,7 +145,7 @@ fn damaged_header_and_footer_of_a_sealed_segment_are_named() {
 #[test]
 fn missing_segment_leaves_a_hole_with_a_name() {
     let dir = directory();
-    let names = segments::list(&dir, PartitionId(3)).unwrap();
+    let names = segments::list(&dir, PartitionId(3)).unwrap().current();
     let bases: Vec<Offset> = names.iter().map(|name| name.base_offset).collect();
     let [_, second, third, last] = bases[..] else {
         panic!("four segments were expected: {bases:?}");

@@ -68,9 +68,7 @@ impl SegmentHeader {
             partition: PartitionId(u32::from_le_bytes(*bytes[PARTITION_AT..].first_chunk()?)),
             base_offset: Offset(u64::from_le_bytes(*bytes[BASE_OFFSET_AT..].first_chunk()?)),
             created_ms: i64::from_le_bytes(*bytes[CREATED_AT..].first_chunk()?),
-            compacted_to: Offset(u64::from_le_bytes(
-                *bytes[COMPACTED_TO_AT..].first_chunk()?,
-            )),
+            compacted_to: Offset(u64::from_le_bytes(*bytes[COMPACTED_TO_AT..].first_chunk()?)),
         })
     }
 }

@@ -19,11 +19,11 @@ mod tests;
 mod writer;
 
 pub use cache::SegmentCache;
-pub use format::{SEGMENT_HEADER_LEN, SegmentHeader};
+pub use format::{Footer, SEGMENT_HEADER_LEN, SegmentHeader};
 pub use index::Index;
 pub use name::{
-    Compacted, SegmentName, current, index_path, leftovers, list, list_current, list_unfinished,
-    log_path, parse_path, partition_dir, remove, remove_if_there, unfinished_path,
+    Compacted, Listing, SegmentName, index_path, list, log_path, parse_path, partition_dir, remove,
+    remove_if_there, unfinished_path,
 };
 pub use reader::{SegmentEnd, SegmentRead, SegmentReader};
 pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
@@ -31,6 +31,6 @@ pub use state::SegmentState;
 pub use writer::SegmentWriter;
 #[cfg(test)]
 pub use {
-    format::{FOOTER_LEN, Footer},
+    format::FOOTER_LEN,
     index::{ENTRY_LEN, IndexEntry},
 };

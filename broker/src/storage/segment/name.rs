@@ -142,24 +142,64 @@ pub fn parse_path(path: &Path) -> Option<(PartitionId, SegmentName)> {
     is_ours.then_some((id, name))
 }
 
-/// The segments on disk, those that don't count any more included, in the order
-/// of their base offsets; none when there is no such partition.
-pub fn list(dir: &dyn Dir, id: PartitionId) -> io::Result<Vec<SegmentName>> {
+/// What lies in the directory of a partition.
+#[derive(Debug)]
+pub struct Listing {
+    id: PartitionId,
+    files: Vec<String>,
+    /// Those of the files that are segments, in order.
+    segments: Vec<SegmentName>,
+}
+
+/// Looks into the directory of a partition; it need not be there.
+pub fn list(dir: &dyn Dir, id: PartitionId) -> io::Result<Listing> {
     let files = dir.list(&partition_dir(id))?;
     let name = |file: &String| file.strip_suffix(LOG)?.parse().ok();
-    let mut names: Vec<SegmentName> = files.iter().filter_map(name).collect();
-    names.sort_unstable();
-    Ok(names)
+    let mut segments: Vec<SegmentName> = files.iter().filter_map(name).collect();
+    segments.sort_unstable();
+    Ok(Listing {
+        id,
+        files,
+        segments,
+    })
 }
 
-/// The segments on disk that count, in the order of their base offsets.
-pub fn list_current(dir: &dyn Dir, id: PartitionId) -> io::Result<Vec<SegmentName>> {
-    Ok(current(&list(dir, id)?))
+impl Listing {
+    /// The segments, in order; among them those that don't count any more.
+    pub fn segments(&self) -> &[SegmentName] {
+        &self.segments
+    }
+
+    /// The segments that no other one has replaced, in order.
+    pub fn current(&self) -> Vec<SegmentName> {
+        current(&self.segments)
+    }
+
+    /// What compaction has not finished.
+    pub fn unfinished(&self) -> impl Iterator<Item = PathBuf> {
+        let unfinished = self.files.iter().filter(|file| file.ends_with(UNFINISHED));
+        unfinished.map(|file| partition_dir(self.id).join(file))
+    }
+
+    /// What a crash left of compaction: segments that others have replaced, those
+    /// that it has not finished, and indexes without a segment.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let current = self.current();
+        let is_left = |file: &String| {
+            let of = file.strip_suffix(LOG).or(file.strip_suffix(INDEX));
+            match of.map(str::parse) {
+                Some(Ok(name)) => current.binary_search(&name).is_err(),
+                Some(Err(NoSegment)) => false,
+                None => file.ends_with(UNFINISHED),
+            }
+        };
+        let left = self.files.iter().filter(|file| is_left(file));
+        left.map(|file| partition_dir(self.id).join(file)).collect()
+    }
 }
 
-/// Those among the segments of a partition, given in the order of their base
-/// offsets, that no other one has replaced.
-pub fn current(names: &[SegmentName]) -> Vec<SegmentName> {
+/// Those of the segments, given in order, that no other one has replaced.
+fn current(names: &[SegmentName]) -> Vec<SegmentName> {
     // Compacted ones that cover what comes next: one, but for what crashes left.
     let mut covers: Vec<SegmentName> = Vec::new();
     let mut current = Vec::with_capacity(names.len());
@@ -168,36 +208,10 @@ pub fn current(names: &[SegmentName]) -> Vec<SegmentName> {
         let reaches = |cover: &SegmentName| cover.compacted.is_some_and(|c| c.next_offset > base);
         covers.retain(reaches);
         covers.extend(of_base.iter().filter(|name| name.compacted.is_some()));
-        let is_covered = |name: &&SegmentName| covers.iter().any(|cover| cover.supersedes(name));
+        let is_covered = |name: &SegmentName| covers.iter().any(|cover| cover.supersedes(name));
         current.extend(of_base.iter().filter(|name| !is_covered(name)));
     }
     current
-}
-
-/// The files in a partition's directory that are no segment's that counts:
-/// what a crash left of compaction.
-pub fn leftovers(dir: &dyn Dir, id: PartitionId) -> io::Result<Vec<PathBuf>> {
-    let current = list_current(dir, id)?;
-    let is_left = |file: &String| {
-        let of = file.strip_suffix(LOG).or(file.strip_suffix(INDEX));
-        match of.map(str::parse::<SegmentName>) {
-            Some(Ok(name)) => current.binary_search(&name).is_err(),
-            Some(Err(NoSegment)) => false,
-            None => file.ends_with(UNFINISHED),
-        }
-    };
-    let files = dir.list(&partition_dir(id))?;
-    let left = files.iter().filter(|file| is_left(file));
-    Ok(left.map(|file| partition_dir(id).join(file)).collect())
-}
-
-/// What compaction has not finished.
-pub fn list_unfinished(dir: &dyn Dir, id: PartitionId) -> io::Result<Vec<PathBuf>> {
-    let files = dir.list(&partition_dir(id))?;
-    let unfinished = files.iter().filter(|file| file.ends_with(UNFINISHED));
-    Ok(unfinished
-        .map(|file| partition_dir(id).join(file))
-        .collect())
 }
 
 /// Removes a segment and its index.

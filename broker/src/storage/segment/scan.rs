@@ -87,6 +87,13 @@ impl SegmentScan {
         }))
     }
 
+    /// The payload of the batch at `position`. Of the one that the walk came upon
+    /// last, it is in memory.
+    pub fn payload(&mut self, position: u64, header: &BatchHeader) -> io::Result<&[u8]> {
+        let payload_at = position + HEADER_LEN as u64;
+        self.get(payload_at, header.payload_len as usize)
+    }
+
     /// Completes an index of the first `end` bytes of the file: adds the
     /// entries that are missing behind its last one.
     pub fn complete_index(file: &Arc<dyn File>, mut index: Index, end: u64) -> io::Result<Index> {

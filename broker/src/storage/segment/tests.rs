@@ -368,12 +368,17 @@ fn segments_are_listed_in_order_and_removed_with_their_index() {
         SegmentWriter::create(&fixture.dir, ID, base, 0).unwrap();
     }
     let expected = [Offset(9), BASE, Offset(1_000_000_007)].map(SegmentName::from);
-    assert_eq!(list(&fixture.dir, ID).unwrap(), expected);
+    assert_eq!(list(&fixture.dir, ID).unwrap().segments(), expected);
     remove(&fixture.dir, ID, BASE).unwrap();
     remove(&fixture.dir, ID, BASE).unwrap();
-    assert_eq!(list(&fixture.dir, ID).unwrap().len(), 2);
+    assert_eq!(list(&fixture.dir, ID).unwrap().segments().len(), 2);
     assert_eq!(fixture.dir.list(&partition_dir(ID)).unwrap().len(), 2);
-    assert!(list(&fixture.dir, PartitionId(8)).unwrap().is_empty());
+    assert!(
+        list(&fixture.dir, PartitionId(8))
+            .unwrap()
+            .segments()
+            .is_empty()
+    );
 }
 
 #[test]
