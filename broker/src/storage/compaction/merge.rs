@@ -55,6 +55,8 @@ pub(super) struct Merger<'a> {
 struct Pending {
     /// Where the first of its records came from.
     source: BatchHeader,
+    /// How it is compressed.
+    codec: u16,
     base_offset: Offset,
     /// One past its last record.
     next: Offset,
@@ -89,12 +91,14 @@ impl<'a> Merger<'a> {
         }
         let pending = self.pending.get_or_insert_with(|| Pending {
             source: *source,
+            codec: 0,
             base_offset: self.next,
             next: self.next,
             records: BytesMut::new(),
             count: 0,
             max_timestamp_ms: i64::MIN,
         });
+        pending.codec = pending.codec.max(source.attributes & CODEC_BITS);
         let of_batch = source.append_time_ms;
         let new_time = (of_batch != pending.source.append_time_ms).then_some(of_batch);
         let gap = u32::try_from(offset.0 - pending.next.0).expect("bounded by the span");
@@ -174,9 +178,11 @@ impl Pending {
         source: &BatchHeader,
         bounds: BatchBounds,
     ) -> bool {
-        let codec = |header: &BatchHeader| header.attributes & CODEC_BITS;
-        codec(source) == codec(&self.source)
-            && source.leader_epoch == self.source.leader_epoch
+        // A small batch of a producer that compresses may not be compressed: such
+        // ones go with any.
+        let codec = source.attributes & CODEC_BITS;
+        let fits = codec == self.codec || codec == 0 || self.codec == 0;
+        fits && source.leader_epoch == self.source.leader_epoch
             && self.count < MAX_RECORDS_PER_BATCH
             && self.records.len() + record.bytes.len() <= bounds.bytes
             && offset.0 - self.base_offset.0 < u64::from(bounds.span)
@@ -185,8 +191,7 @@ impl Pending {
     /// The batch, which covers `span` offsets.
     fn into_batch(self, span: u32, codec: &dyn RecordCodec) -> (BatchHeader, Bytes) {
         let uncompressed_len = u32::try_from(self.records.len()).expect("bounded");
-        let codec_bits = self.source.attributes & CODEC_BITS;
-        let (payload, codec_bits) = codec.pack(self.records, self.count, codec_bits);
+        let (payload, codec_bits) = codec.pack(self.records, self.count, self.codec);
         let header = BatchHeader {
             payload_crc: crc32fast::hash(&payload),
             payload_len: u32::try_from(payload.len()).expect("bounded"),

@@ -20,6 +20,7 @@
 //!   it is a tombstone. A tombstone goes only if all older records of its key go
 //!   with it or went before: so segments are replaced from the first on, and behind
 //!   one that is left as it is no tombstone goes.
+//! - What isn't readable yet is not touched, and supersedes nothing.
 //! - The segments cover the same offsets as before, without new holes.
 //! - A segment with damage is left as it is: what is damaged stays named.
 //! - Files are made, renamed and removed only by whoever is the archiver for that
@@ -35,6 +36,8 @@ mod pass;
 mod plan;
 mod rewrite;
 mod swap;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -159,11 +162,16 @@ impl Storage {
         if !self.prepare_to_compact(log)? {
             return Ok(None);
         }
-        let Some(segments) = self.look_at_sealed(log, known)? else {
+        let high_watermark = log.high_watermark();
+        let Some(mut segments) = self.look_at_sealed(log, known)? else {
             return Ok(None);
         };
+        // The archiver may be ahead of what is published: a reader must not miss
+        // what is superseded by a record that it can't see yet.
+        let sealed = segments.len();
+        segments.retain(|segment| segment.state.next_offset <= high_watermark);
         if !plan::is_due(&segments, &partition.config) {
-            known.idle_since = active;
+            known.idle_since = active.filter(|_| segments.len() == sealed);
             return Ok(None);
         }
         let pass = Pass {

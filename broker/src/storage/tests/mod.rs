@@ -3,10 +3,17 @@
 mod damage;
 mod deletion;
 mod format_page;
+mod keyed;
+mod keyed_model;
 mod model;
 mod random;
+// The codec that the broker uses: a part of a layer above, which knows nothing of it.
+#[path = "../../broker/record_codec.rs"]
+mod record_codec;
 mod world;
 
+pub(super) use random::Random;
+pub(super) use record_codec::ProtobufRecords;
 pub(super) use world::Gentle;
 use world::World;
 
