@@ -10,7 +10,7 @@ use statecast_proto::batch::{self, BatchBuilder, BatchLimits, Compression, Recor
 
 use super::keyed_model::{KeyedPartition, KeyedRecord, check_compacted, read_records};
 use super::random::Random;
-use super::world::{Gentle, SEGMENT_BYTES, options};
+use super::world::{Gentle, options};
 use super::{ProtobufRecords, for_all_seeds};
 use crate::model::{CheckedBatch, PartitionId};
 use crate::storage::dir::Dir;
@@ -19,6 +19,9 @@ use crate::storage::{
     AppendFailure, ArchiveError, Claim, CompactionConfig, CompactionError, Compactor, Damage,
     JournalAppend, Lsn, Pace, PartitionCompaction, PartitionRetention, Storage, inspect_dir,
 };
+
+/// Small, so that many are sealed.
+const SEGMENT_BYTES: u64 = 2 << 10;
 
 /// A storage with compacted partitions.
 struct KeyedWorld {
@@ -88,7 +91,7 @@ impl KeyedWorld {
             full: false,
             config,
         };
-        for _ in 0..facts.random.between(1, 4) {
+        for _ in 0..facts.random.between(1, 3) {
             facts.create_partition(&storage);
         }
         KeyedWorld {
@@ -104,7 +107,7 @@ impl KeyedWorld {
             let after = self.facts.random.between(0, 60);
             self.facts.dir.fail_after(after, Fault::Crash);
         }
-        if self.facts.random.one_in(4) {
+        if self.facts.random.one_in(3) {
             self.compact();
         } else {
             self.facts.step(&self.storage);
@@ -206,8 +209,8 @@ impl Facts {
         match self.random.between(0, 30) {
             0..12 => self.append_some(storage),
             12..16 => self.flush(storage),
-            16..20 => self.archive(storage),
-            20..22 => {
+            16..18 => self.archive(storage),
+            18..22 => {
                 let _ = storage.close_journal_file();
                 self.archive(storage);
             }
@@ -489,7 +492,7 @@ impl Facts {
 fn compaction_keeps_what_counts_whatever_goes_on_and_crashes() {
     for_all_seeds("compaction", |seed| {
         let mut world = KeyedWorld::new(seed);
-        for _ in 0..world.facts.random.between(40, 160) {
+        for _ in 0..world.facts.random.between(30, 110) {
             world.step();
         }
         world.crash_now();
