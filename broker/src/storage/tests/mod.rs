@@ -1,5 +1,6 @@
 //! Storage as a whole, on the simulated disk, against a plain model.
 
+mod compaction;
 mod damage;
 mod deletion;
 mod format_page;
