@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod cli;
 pub mod clock;
+pub mod group;
 pub mod limits;
 pub mod metadata;
 pub mod model;

@@ -156,3 +156,36 @@ pub const BATCHES_PER_READ: usize = 8192;
 
 /// Damaged ranges that are remembered of a partition; reads report all of them.
 pub const QUARANTINED_RANGES: usize = 1000;
+
+/// Length of the name of a consumer group or of a member: bytes.
+pub const GROUP_NAME_BYTES: RangeInclusive<usize> = 1..=200;
+
+/// Members of one group, those included that may still come again.
+pub const MEMBERS_PER_GROUP: usize = 10_000;
+
+/// Topics and patterns that one member reads.
+pub const SUBSCRIPTIONS_PER_MEMBER: RangeInclusive<usize> = 1..=100;
+
+/// Different subscriptions among the members of one group: bounds the work of
+/// finding out who may read what.
+pub const SUBSCRIPTIONS_PER_GROUP: usize = 256;
+
+/// How long a member may be silent: milliseconds.
+pub const SESSION_TIMEOUT_MS: RangeInclusive<u32> = 1_000..=600_000;
+
+/// Default of how long a member may be silent: milliseconds.
+pub const DEFAULT_SESSION_TIMEOUT_MS: u32 = 10_000;
+
+/// How long a member may take to give a partition back: milliseconds.
+pub const REVOKE_TIMEOUT_MS: RangeInclusive<u32> = 0..=300_000;
+
+/// Default of how long a member may take to give a partition back: milliseconds.
+pub const DEFAULT_REVOKE_TIMEOUT_MS: u32 = 10_000;
+
+/// Partitions are distributed anew when no member came or went for so long:
+/// milliseconds.
+pub const REBALANCE_QUIET_MS: u64 = 20;
+
+/// Partitions are distributed anew at the latest so long after the first member
+/// came or went: milliseconds.
+pub const REBALANCE_DELAY_MS: u64 = 200;
