@@ -3,6 +3,7 @@
 pub mod broker;
 pub mod cli;
 pub mod clock;
+pub mod coordinator;
 pub mod group;
 pub mod limits;
 pub mod metadata;

@@ -189,3 +189,42 @@ pub const REBALANCE_QUIET_MS: u64 = 20;
 /// Partitions are distributed anew at the latest so long after the first member
 /// came or went: milliseconds.
 pub const REBALANCE_DELAY_MS: u64 = 200;
+
+/// Consumer groups, those without members included.
+pub const GROUPS: usize = 10_000;
+
+/// Partitions of which groups have committed offsets, counted for each group. Each
+/// takes some 80 bytes of memory.
+pub const COMMITTED_OFFSETS: usize = 2_000_000;
+
+/// How long a group that has no members keeps what it committed (7 days).
+pub const OFFSETS_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A group that couldn't be removed is tried again after so long.
+pub const EXPIRY_RETRY: Duration = Duration::from_secs(60);
+
+/// Messages that wait for a group's task.
+pub const GROUP_MAILBOX: usize = 1024;
+
+/// Messages that a group hears before it sends what it has to write.
+pub const GROUP_MESSAGES_AT_ONCE: usize = 128;
+
+/// Writes that one group has on their way into the log; while there are as many,
+/// what follows gathers.
+pub const GROUP_WRITES_IN_FLIGHT: usize = 16;
+
+/// Records that go into the groups partition together; a single write may have more.
+pub const GROUP_RECORDS_AT_ONCE: usize = 10_000;
+
+/// Size of a batch of an internal partition that has several records, give or take
+/// one: bytes.
+pub const INTERNAL_BATCH_BYTES: usize = MIB;
+
+/// Records in one batch of an internal partition.
+pub const INTERNAL_BATCH_RECORDS: usize = 16_384;
+
+/// Groups hear of topics that come and go at most this often.
+pub const TOPICS_QUIET: Duration = Duration::from_millis(50);
+
+/// Events that wait for a member's stream.
+pub const MEMBER_OUTBOX: usize = 2048;

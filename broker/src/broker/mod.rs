@@ -5,6 +5,7 @@
 //! metadata and outlives the calls that asked for the change.
 
 mod error;
+mod groups;
 mod internal_log;
 mod keeper;
 mod leftovers;
@@ -18,8 +19,9 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
+use crate::coordinator::Coordinator;
 use crate::limits;
-use crate::model::{Offset, TopicConfig, TopicName};
+use crate::model::{Offset, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
@@ -28,6 +30,7 @@ pub use produce::{BatchChecker, ByKey, IncomingBatch};
 pub use registry::Topic;
 pub use start::BrokerOptions;
 
+use groups::Groups;
 use keeper::{Command, Keeper};
 use registry::Registry;
 
@@ -42,6 +45,7 @@ struct Shared {
     engine: Engine,
     clock: Clock,
     registry: Arc<Registry>,
+    groups: Groups,
     keeper: mpsc::Sender<Command>,
     /// When the broker became ready: milliseconds since the Unix epoch.
     started_ms: i64,
@@ -68,6 +72,16 @@ impl Broker {
             topic: name.to_owned(),
         };
         self.shared.registry.get(name).ok_or_else(not_found)
+    }
+
+    /// The topic with this id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.shared.registry.get_by_id(id)
+    }
+
+    /// The consumer groups.
+    pub fn groups(&self) -> &Coordinator {
+        self.shared.groups.coordinator()
     }
 
     /// A partition of a topic.
@@ -163,6 +177,7 @@ impl Broker {
             // An error says that another call was first.
             let _ = stopped.await;
         }
+        self.shared.groups.coordinator().stop().await;
         self.shared.engine.stop().await;
     }
 }
