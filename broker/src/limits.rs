@@ -228,3 +228,34 @@ pub const TOPICS_QUIET: Duration = Duration::from_millis(50);
 
 /// Events that wait for a member's stream.
 pub const MEMBER_OUTBOX: usize = 2048;
+
+/// How long a member may hold records without committing any or taking more:
+/// milliseconds.
+pub const MAX_PROCESSING_TIME_MS: RangeInclusive<u32> = 1_000..=86_400_000;
+
+/// Default of how long a member may hold records: milliseconds.
+pub const DEFAULT_MAX_PROCESSING_TIME_MS: u32 = 300_000;
+
+/// What a member calls itself: bytes.
+pub const CLIENT_BYTES: usize = 200;
+
+/// A member that has nothing to be told is told so this often.
+pub const MEMBER_HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// Positions in one commit.
+pub const POSITIONS_PER_COMMIT: RangeInclusive<usize> = 1..=10_000;
+
+/// Commits of a member whose answers it hasn't taken; while there are as many, no
+/// more of its requests are read.
+pub const COMMITS_IN_FLIGHT: usize = 1024;
+
+/// Positions of those commits; a single commit may have more than are left.
+pub const COMMIT_POSITIONS_IN_FLIGHT: usize = 10_000;
+
+/// Partitions that one event names to a member; there are more events where there
+/// are more.
+pub const PARTITIONS_PER_EVENT: usize = 10_000;
+
+/// Partitions in events that a member hasn't taken yet. A member that doesn't read
+/// what it is told, for as long as that takes, has to go.
+pub const PARTITIONS_UNTOLD: usize = 250_000;

@@ -9,6 +9,7 @@ mod endings;
 mod fetch;
 mod fetch_open;
 mod format_1;
+mod groups;
 mod health;
 mod inspect;
 mod library;

@@ -123,7 +123,9 @@ impl InternalLog {
             let answer = engine.submit(appends).await?;
             Ok(async {
                 let results = answer.await.map_err(|_| AppendError::Stopping)?;
-                results.into_iter().try_for_each(|result| result.map(|_| ()))
+                results
+                    .into_iter()
+                    .try_for_each(|result| result.map(|_| ()))
             })
         }
     }

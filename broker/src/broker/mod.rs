@@ -8,6 +8,7 @@ mod error;
 mod groups;
 mod internal_log;
 mod keeper;
+mod lag;
 mod leftovers;
 mod produce;
 mod registry;
@@ -26,6 +27,7 @@ use crate::partition::{AppendError, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
+pub use lag::Lag;
 pub use produce::{BatchChecker, ByKey, IncomingBatch};
 pub use registry::Topic;
 pub use start::BrokerOptions;
@@ -157,6 +159,11 @@ impl Broker {
         timestamp_ms: i64,
     ) -> Result<Option<Offset>, ReadError> {
         time_lookup::offset_at_time(partition, timestamp_ms).await
+    }
+
+    /// How far behind somebody is who goes on at `next`.
+    pub async fn lag(&self, partition: &PartitionHandle, next: Offset) -> Result<Lag, ReadError> {
+        lag::lag(partition, next, self.shared.clock.now_ms()).await
     }
 
     /// Whether appends are taken: false after a write or flush failed.

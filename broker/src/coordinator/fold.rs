@@ -117,7 +117,10 @@ impl Fold {
 
 /// A group whose own record is lost, out of what it committed last.
 fn presumed(offsets: &HashMap<TopicPartition, StoredOffset>) -> Option<StoredGroup> {
-    let created_ms = offsets.values().map(|stored| stored.group_created_ms).max()?;
+    let created_ms = offsets
+        .values()
+        .map(|stored| stored.group_created_ms)
+        .max()?;
     Some(StoredGroup {
         created_ms,
         generation: 0,

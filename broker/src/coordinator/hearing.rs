@@ -81,7 +81,10 @@ impl GroupTask {
         let now_ms = self.shared.ticker.now_ms();
         let effects = self.group.handle(Event::Join { member, request }, now_ms);
         let refused = effects.iter().find_map(|effect| match effect {
-            Effect::Expel { member: who, reason } if *who == member => Some(*reason),
+            Effect::Expel {
+                member: who,
+                reason,
+            } if *who == member => Some(*reason),
             _ => None,
         });
         if refused.is_none() {
@@ -165,7 +168,9 @@ impl GroupTask {
             }
         }
         if outcome.is_ok() {
-            self.shared.counters.committed(commit.submitted.len() as u64);
+            self.shared
+                .counters
+                .committed(commit.submitted.len() as u64);
         }
         let answer = CommitAnswer {
             id: commit.id,

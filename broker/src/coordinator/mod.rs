@@ -44,8 +44,7 @@ pub use fold::{Fold, FoldError};
 pub use log::{Durable, GroupLog, LogError, LogFuture};
 pub use member::Member;
 pub use message::{
-    Assignment, Commit, CommitAnswer, CommitError, CommitPosition, EndReason, Identity,
-    MemberEvent,
+    Assignment, Commit, CommitAnswer, CommitError, CommitPosition, EndReason, Identity, MemberEvent,
 };
 pub use offsets::Committed;
 pub use topics::KnownTopics;
@@ -100,7 +99,10 @@ impl Coordinator {
         });
         let writer = LogWriter::start(log);
         if !leftovers.is_empty() {
-            tracing::info!("forgetting {} offsets of groups and topics that are gone", leftovers.len());
+            tracing::info!(
+                "forgetting {} offsets of groups and topics that are gone",
+                leftovers.len()
+            );
             // If it fails, the next start tries again.
             drop(writer.write(leftovers));
         }
@@ -266,7 +268,9 @@ impl Coordinator {
 /// Ids of members begin with the time of the start, so that those of an earlier run
 /// are lower: a million a second, for as long as the broker runs.
 fn first_member(now_ms: i64) -> u64 {
-    u64::try_from(now_ms).unwrap_or_default().saturating_mul(1000)
+    u64::try_from(now_ms)
+        .unwrap_or_default()
+        .saturating_mul(1000)
 }
 
 /// Asks a group's task; `None` when it ends.

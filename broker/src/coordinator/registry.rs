@@ -34,10 +34,7 @@ pub(super) struct TooManyGroups;
 impl Registry {
     pub(super) fn get(&self, name: &GroupName) -> Option<mpsc::Sender<Message>> {
         let groups = self.lock();
-        groups
-            .by_name
-            .get(name)
-            .map(|entry| entry.mailbox.clone())
+        groups.by_name.get(name).map(|entry| entry.mailbox.clone())
     }
 
     /// The group of this name, which begins if there is none: `begin` is given the
