@@ -189,3 +189,8 @@ pub const REBALANCE_QUIET_MS: u64 = 20;
 /// Partitions are distributed anew at the latest so long after the first member
 /// came or went: milliseconds.
 pub const REBALANCE_DELAY_MS: u64 = 200;
+
+/// When what was to be done at a time is done later than this, the broker was
+/// stopped or starved, and members may have been heard of but for that:
+/// milliseconds.
+pub const TICK_LATENESS_MS: u64 = 1_000;

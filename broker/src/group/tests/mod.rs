@@ -1,5 +1,7 @@
 //! A group, by what goes in and comes out.
 
+pub(super) mod random;
+
 use super::*;
 use crate::model::{TopicId, TopicName};
 
