@@ -26,4 +26,22 @@ impl Random {
     pub(in crate::group) fn one_in(&mut self, n: u64) -> bool {
         self.next().is_multiple_of(n)
     }
+
+    /// The same for smaller numbers.
+    pub(in crate::group) fn number(&mut self, low: u32, high: u32) -> u32 {
+        let number = self.between(u64::from(low), u64::from(high));
+        u32::try_from(number).expect("it is below a small one")
+    }
+
+    /// One of these.
+    pub(in crate::group) fn one_of<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        self.some_of(of).expect("there are some")
+    }
+
+    /// One of these, if there are any.
+    pub(in crate::group) fn some_of<'a, T>(&mut self, of: &'a [T]) -> Option<&'a T> {
+        let len = u64::try_from(of.len()).expect("64 bits are enough");
+        let at = (len > 0).then(|| self.between(0, len))?;
+        of.get(usize::try_from(at).expect("it is below the length"))
+    }
 }
