@@ -190,6 +190,11 @@ pub const REBALANCE_QUIET_MS: u64 = 20;
 /// came or went: milliseconds.
 pub const REBALANCE_DELAY_MS: u64 = 200;
 
+/// When what was to be done at a time is done later than this, the broker was
+/// stopped or starved, and members may have been heard of but for that:
+/// milliseconds.
+pub const TICK_LATENESS_MS: u64 = 1_000;
+
 /// Consumer groups, those without members included.
 pub const GROUPS: usize = 10_000;
 

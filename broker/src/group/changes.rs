@@ -87,6 +87,13 @@ impl Changes {
                 reason,
             });
         }
+        for (member, partitions) in self.assigned {
+            effects.push(Effect::Assign {
+                member,
+                generation,
+                partitions: ascending(partitions),
+            });
+        }
         for ((member, reason, deadline_ms), partitions) in self.revoked {
             effects.push(Effect::Revoke {
                 member,
@@ -94,13 +101,6 @@ impl Changes {
                 partitions: ascending(partitions),
                 deadline_ms,
                 reason,
-            });
-        }
-        for (member, partitions) in self.assigned {
-            effects.push(Effect::Assign {
-                member,
-                generation,
-                partitions: ascending(partitions),
             });
         }
         ((!silent).then_some(generation), effects)

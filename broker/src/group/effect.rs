@@ -4,13 +4,15 @@ use super::{Generation, MemberId, TopicPartition};
 
 /// Something to do. The effects of one event are complete, and in the order in
 /// which they are to be done: first the generation, then who is expelled, then
-/// what is lost, revoked, and assigned. Each names only members that are
-/// connected; partitions are in ascending order, and at least one. Nothing is said
-/// to members that leave, are expelled or are away: all they had is gone, or kept.
+/// what is lost, assigned, and revoked. Each names only members that are
+/// connected; partitions are in ascending order, and at least one. Nothing else is
+/// said to members that leave, are expelled or are away: what they had is gone, or
+/// kept for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// The group's generation now. It has to be durable before any later effect of
-    /// the same list is told to anybody, so that a restart goes on behind it.
+    /// The group's generation now: who has what changes, or is about to. It has to be
+    /// durable before any later effect of the same list is told to anybody, so that a
+    /// restart goes on behind it.
     Generation(Generation),
     /// A member is gone, with all that it had: its stream ends.
     Expel {
@@ -30,6 +32,15 @@ pub enum Effect {
         /// Why.
         reason: RevokeReason,
     },
+    /// A member has these partitions from now on, besides those that it had.
+    Assign {
+        /// Who.
+        member: MemberId,
+        /// Since when; commits of these partitions may name it.
+        generation: Generation,
+        /// What.
+        partitions: Vec<TopicPartition>,
+    },
     /// A member is to give these partitions back, and gets no more of their records.
     /// Until it has, and no longer than until the deadline, they are still its own.
     Revoke {
@@ -44,15 +55,6 @@ pub enum Effect {
         deadline_ms: u64,
         /// Why.
         reason: RevokeReason,
-    },
-    /// A member has these partitions from now on, besides those that it had.
-    Assign {
-        /// Who.
-        member: MemberId,
-        /// Since when; commits of these partitions may name it.
-        generation: Generation,
-        /// What.
-        partitions: Vec<TopicPartition>,
     },
 }
 

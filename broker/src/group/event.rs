@@ -14,8 +14,7 @@ pub enum Event {
         /// What it asks for.
         request: JoinRequest,
     },
-    /// Something was heard of a member. Its `Revoked`, `Stalled` and `Resumed`
-    /// say so too.
+    /// Something was heard of a member. `Revoked` and `Resumed` say so too.
     Heartbeat(MemberId),
     /// A member no longer works on these partitions, which it was to give back.
     /// Those that it was not asked for remain its own.
@@ -28,7 +27,7 @@ pub enum Event {
     /// A member goes for good, and its partitions with it.
     Leave(MemberId),
     /// A member's stream ended without its leaving. Without a name it is gone;
-    /// with one, its partitions are kept for its session timeout.
+    /// with one, its partitions are kept for its session timeout, from now on.
     Disconnected(MemberId),
     /// A member held records for too long without committing: it loses its
     /// partitions, and gets none until it resumes.

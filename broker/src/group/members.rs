@@ -98,6 +98,14 @@ impl Members {
         self.expiry_ms
     }
 
+    /// Nobody could be heard of for so long.
+    pub(super) fn excuse(&mut self, late_ms: u64) {
+        for member in self.by_id.values_mut() {
+            member.heard_ms = member.heard_ms.saturating_add(late_ms);
+        }
+        self.expiry_ms = self.expiry_ms.map(|at| at.saturating_add(late_ms));
+    }
+
     /// Those who were not heard of in time.
     pub(super) fn expired(&mut self, now_ms: u64) -> Vec<MemberId> {
         if self.expiry_ms.is_none_or(|at| now_ms < at) {

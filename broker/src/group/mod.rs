@@ -19,12 +19,13 @@ mod assignment;
 mod changes;
 mod effect;
 mod event;
-
 mod ids;
 mod interest;
 mod machine;
 mod members;
+mod membership;
 mod partitions;
+mod rebalance;
 mod subscription;
 mod topics;
 mod view;

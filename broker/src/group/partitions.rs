@@ -80,6 +80,11 @@ impl Slot {
         }
     }
 
+    /// Whether this member has it, and is to give it back.
+    pub(super) fn is_revoked_from(&self, member: MemberId) -> bool {
+        matches!(self.hold, Hold::Revoking(revoking) if revoking.owner == member)
+    }
+
     /// In which generation it was assigned last.
     pub(super) fn since(&self) -> Generation {
         self.since
@@ -171,20 +176,17 @@ impl Partitions {
         })
     }
 
-    /// Those who share an interest read a topic, which has so many partitions.
-    /// Says whether anything is new.
-    pub(super) fn read(&mut self, id: TopicId, partitions: u32, readers: InterestSet) -> bool {
+    /// Some more read a topic, which has so many partitions.
+    pub(super) fn read(&mut self, id: TopicId, partitions: u32, readers: InterestSet) {
         let count = usize::try_from(partitions).unwrap_or(usize::MAX);
         let topic = self.topics.entry(id).or_insert_with(|| Topic {
             readers: InterestSet::default(),
             slots: Vec::new(),
         });
         topic.readers.extend(readers);
-        let grows = count > topic.slots.len();
-        if grows {
+        if count > topic.slots.len() {
             topic.slots.resize(count, Slot::NEW);
         }
-        grows
     }
 
     /// Nobody shares this interest any more; what nobody reads then is dropped.
@@ -196,19 +198,14 @@ impl Partitions {
         });
     }
 
-    /// Drops the topics that are gone, and returns their partitions.
-    pub(super) fn retain_topics(
+    /// A topic is gone; so are its partitions, if it was read.
+    pub(super) fn remove(
         &mut self,
-        mut is_there: impl FnMut(TopicId) -> bool,
-    ) -> Vec<(TopicPartition, Slot)> {
-        let ids: Vec<TopicId> = self.topics.keys().copied().collect();
-        let mut gone = Vec::new();
-        for id in ids.into_iter().filter(|id| !is_there(*id)) {
-            let topic = self.topics.remove(&id).expect("it is one of them");
-            let numbered = (0..).zip(topic.slots);
-            gone.extend(numbered.map(|(number, slot)| (at(id, number), slot)));
-        }
-        gone
+        id: TopicId,
+    ) -> impl Iterator<Item = (TopicPartition, Slot)> + use<> {
+        let slots = self.topics.remove(&id).map(|topic| topic.slots);
+        let numbered = (0..).zip(slots.unwrap_or_default());
+        numbered.map(move |(number, slot)| (at(id, number), slot))
     }
 
     /// The owner of a partition is to give it back until the deadline.

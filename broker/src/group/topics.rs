@@ -1,5 +1,6 @@
 //! The topics that there are.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 
 use crate::model::{TopicId, TopicName};
@@ -45,4 +46,43 @@ impl TopicList {
         let count = self.0[from..].partition_point(|topic| topic.name.as_str().starts_with(prefix));
         &self.0[from..from + count]
     }
+
+    /// What is different from a former list.
+    pub(super) fn since<'a>(&'a self, former: &TopicList) -> Difference<'a> {
+        let mut difference = Difference::default();
+        let mut before = former.all().iter().peekable();
+        let mut now = self.all().iter().peekable();
+        loop {
+            // Both are in the order of names: of two names, the lower one is only in
+            // its own list.
+            let order = match (before.peek(), now.peek()) {
+                (None, None) => return difference,
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(before), Some(now)) if before.id == now.id => Ordering::Equal,
+                (Some(before), Some(now)) => before.name.cmp(&now.name),
+            };
+            let before = before.next_if(|_| order.is_le());
+            let now = now.next_if(|_| order.is_ge());
+            match (before, now) {
+                (Some(before), Some(now)) if before.id == now.id => {
+                    let grows = now.partitions > before.partitions;
+                    difference.grown.extend(grows.then_some(now));
+                }
+                (before, now) => {
+                    difference.gone.extend(before.map(|topic| topic.id));
+                    difference.grown.extend(now);
+                }
+            }
+        }
+    }
+}
+
+/// What is different between two lists of topics.
+#[derive(Debug, Default)]
+pub(super) struct Difference<'a> {
+    /// Are there no longer.
+    pub(super) gone: Vec<TopicId>,
+    /// Are new, or have more partitions.
+    pub(super) grown: Vec<&'a Topic>,
 }
