@@ -25,6 +25,7 @@ fn batch(len: usize) -> CheckedBatch {
         record_count: 1,
         max_timestamp_ms: None,
         attributes: 0,
+        stamp: None,
     }
 }
 

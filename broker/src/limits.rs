@@ -12,6 +12,12 @@ const MIB: usize = 1 << 20;
 /// Length of a topic's name: bytes.
 pub const TOPIC_NAME_BYTES: RangeInclusive<usize> = 1..=200;
 
+/// Length of a producer's name: bytes.
+pub const PRODUCER_NAME_BYTES: RangeInclusive<usize> = 1..=200;
+
+/// Length of a `request_id`: bytes.
+pub const REQUEST_ID_BYTES: RangeInclusive<usize> = 1..=64;
+
 /// Partitions of one topic.
 pub const PARTITIONS_PER_TOPIC: RangeInclusive<u32> = 1..=10_000;
 
@@ -111,6 +117,9 @@ pub const METADATA_READ_BYTES: usize = 256 * KIB;
 
 /// Changes of topics that wait for their turn.
 pub const ADMIN_CALLS_IN_FLIGHT: usize = 64;
+
+/// Producers that wait for their id.
+pub const REGISTRATIONS_IN_FLIGHT: usize = 1024;
 
 /// Memory that a sender's stream keeps for unpacking its next compressed batch:
 /// bytes.
@@ -264,3 +273,34 @@ pub const PARTITIONS_PER_EVENT: usize = 10_000;
 /// Partitions in events that a member hasn't taken yet. A member that doesn't read
 /// what it is told, for as long as that takes, has to go.
 pub const PARTITIONS_UNTOLD: usize = 250_000;
+
+/// Producers whose last batches a partition knows. Beyond that, those go that have
+/// been silent for longest. Each takes 64 bytes of memory, and up to 512 more where
+/// it takes turns with others.
+pub const PRODUCERS_PER_PARTITION: usize = 4096;
+
+/// Runs of records that are known of a producer in a partition. A run goes on for
+/// as long as no other batch comes between those of the producer.
+pub const RUNS_PER_PRODUCER: usize = 32;
+
+/// What all partitions together know of producers: bytes. Beyond that, a partition
+/// makes room for a producer by forgetting others of its own.
+pub const PRODUCERS_BYTES: usize = 64 * MIB;
+
+/// A producer that has appended nothing to a partition for so long is forgotten
+/// there.
+pub const PRODUCER_IDLE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long a request with a name is remembered.
+pub const REQUEST_MEMORY: Duration = Duration::from_secs(10 * 60);
+
+/// Requests with names that a partition remembers.
+pub const REQUESTS_PER_PARTITION: usize = 10_000;
+
+/// Requests with names that all partitions together remember; each takes some 70
+/// bytes of memory.
+pub const REQUESTS: usize = 500_000;
+
+/// Names of producers that are remembered. Beyond that, those go that began the
+/// longest ago.
+pub const PRODUCER_NAMES: usize = 100_000;

@@ -142,7 +142,7 @@ impl Error {
     }
 
     /// Whether the same operation may succeed later. After a lost connection or
-    /// a timeout it may have been carried out already.
+    /// a timeout it may have been carried out already, or may yet be.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_retryable(),

@@ -2,7 +2,7 @@
 //!
 //! [`Client`] is a broker as this process reaches it. From it come
 //!
-//! - [`Producer`], which sends records: batched, pipelined, in order;
+//! - [`Producer`], which sends records: batched, pipelined, in order, each once;
 //! - [`Reader`], which reads a topic from any place on, as a
 //!   [`Stream`](futures_util::Stream);
 //! - [`Admin`], which creates and describes topics.

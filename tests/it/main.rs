@@ -6,6 +6,7 @@
 mod bad_batches;
 mod containers;
 mod endings;
+mod exactly_once;
 mod fetch;
 mod fetch_open;
 mod format_1;
@@ -18,6 +19,7 @@ mod power_cut;
 mod produce;
 mod protocol_page;
 mod python;
+mod request_id;
 mod serve;
 mod support;
 mod tidy;

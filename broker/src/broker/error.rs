@@ -2,6 +2,7 @@
 
 use statecast_proto::batch::BatchError;
 
+use super::ClaimError;
 use crate::metadata::CatalogError;
 use crate::model::{TopicConfigError, TopicName};
 use crate::partition::{AppendError, ReadError};
@@ -57,6 +58,9 @@ pub enum ProduceError {
     /// Its records can't be seen, so they can't be spread by key.
     #[error("a compressed batch needs a partition")]
     CompressedWithoutPartition,
+    /// It can't be what it claims to be.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// The log didn't take it.
     #[error(transparent)]
     Append(#[from] AppendError),
@@ -85,11 +89,11 @@ pub enum StartError {
     /// The system gives no threads.
     #[error("can't start threads: {0}")]
     Threads(std::io::Error),
-    /// The topics can't be read.
-    #[error("can't read the topics: {0}")]
+    /// The broker's own records can't be read.
+    #[error("can't read the topics or producers: {0}")]
     Read(#[from] ReadError),
-    /// The topics can't be understood.
-    #[error("can't read the topics: {0}")]
+    /// The broker's own records can't be understood.
+    #[error("can't read the topics or producers: {0}")]
     Replay(#[from] crate::metadata::ReplayError),
     /// The groups can't be understood.
     #[error("can't read the groups: {0}")]

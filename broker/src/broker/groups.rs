@@ -110,6 +110,8 @@ fn log_error(error: AppendError) -> LogError {
         AppendError::DiskFull => LogError::DiskFull,
         AppendError::ReadOnly(why) => LogError::ReadOnly(why),
         AppendError::Stopping => LogError::Stopping,
-        AppendError::Deleted(_) => unreachable!("internal partitions are never deleted"),
+        AppendError::Deleted(_) | AppendError::Sequence(_) => {
+            unreachable!("internal partitions are never deleted, and no producer numbers this")
+        }
     }
 }

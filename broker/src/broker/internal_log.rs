@@ -100,9 +100,9 @@ impl InternalLog {
     pub(super) async fn append(&self, record: NewRecord) -> Result<LogRecord, AppendError> {
         let appends = self.appends(std::slice::from_ref(&record));
         let result = self.engine.append(appends).await.pop();
-        let offset = result.expect("one result for one batch")?;
+        let appended = result.expect("one result for one batch")?;
         Ok(LogRecord {
-            offset,
+            offset: appended.base_offset,
             key: record.key,
             value: record.value,
         })

@@ -11,6 +11,7 @@ mod keeper;
 mod lag;
 mod leftovers;
 mod produce;
+mod producers;
 mod registry;
 mod start;
 mod time_lookup;
@@ -22,18 +23,20 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
 use crate::limits;
-use crate::model::{Offset, TopicConfig, TopicId, TopicName};
-use crate::partition::{AppendError, Engine, PartitionHandle, ReadError};
+use crate::model::{Offset, ProducerName, TopicConfig, TopicId, TopicName};
+use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
 pub use lag::Lag;
-pub use produce::{BatchChecker, ByKey, IncomingBatch};
+pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
+pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use registry::Topic;
 pub use start::BrokerOptions;
 
 use groups::Groups;
 use keeper::{Command, Keeper};
+use producers::ProducerRegistry;
 use registry::Registry;
 
 /// A running broker. Cheap to clone.
@@ -49,13 +52,13 @@ struct Shared {
     registry: Arc<Registry>,
     groups: Groups,
     keeper: mpsc::Sender<Command>,
+    producers: ProducerRegistry,
     /// When the broker became ready: milliseconds since the Unix epoch.
     started_ms: i64,
 }
 
-/// Results of appended batches, to come: one for each, with the offset of its
-/// first record.
-pub type Acks = oneshot::Receiver<Vec<Result<Offset, AppendError>>>;
+/// Results of appended batches, to come: one for each.
+pub type Acks = oneshot::Receiver<Vec<Result<Appended, AppendError>>>;
 
 impl Broker {
     /// The log below.
@@ -141,6 +144,17 @@ impl Broker {
         self.ask(|reply| Command::Delete { name, reply }).await
     }
 
+    /// Gives a producer its id. One with a name gets, as a rule, the same id as
+    /// before in a higher epoch, and whoever had the name is refused from now on; one
+    /// that says who it is now, and isn't that any more, is refused itself.
+    pub async fn register_producer(
+        &self,
+        name: Option<ProducerName>,
+        current: Option<Registered>,
+    ) -> Result<Registered, RegisterError> {
+        self.shared.producers.register(name, current).await
+    }
+
     async fn ask<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<Result<T, AdminError>>) -> Command,
@@ -171,7 +185,7 @@ impl Broker {
         self.shared.engine.writable()
     }
 
-    /// Finishes changes of topics, writes and flushes what was appended, and ends.
+    /// Finishes what was asked for of topics and producers, writes and flushes what was appended, and ends.
     pub async fn stop(&self) {
         let (done, stopped) = oneshot::channel();
         if self
@@ -185,6 +199,7 @@ impl Broker {
             let _ = stopped.await;
         }
         self.shared.groups.coordinator().stop().await;
+        self.shared.producers.stop().await;
         self.shared.engine.stop().await;
     }
 }

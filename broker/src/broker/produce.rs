@@ -8,9 +8,10 @@ use bytes::{Bytes, BytesMut};
 use statecast_proto::batch::{self, BatchLimits};
 use statecast_proto::{checksum, partition_for_key};
 
-use super::{Broker, LookupError, ProduceError, Topic};
+use super::producers::Claims;
+use super::{Broker, LookupError, ProduceError, SequenceClaim, Topic};
 use crate::limits;
-use crate::model::{CheckedBatch, Offset};
+use crate::model::{CheckedBatch, Offset, Stamp};
 use crate::partition::Append;
 
 /// Of a header's attributes: 0 when the batch is not compressed.
@@ -27,6 +28,22 @@ pub struct IncomingBatch<'a> {
     pub payload: Bytes,
     /// CRC-32 of the payload, as the sender computed it.
     pub checksum: Option<u32>,
+    /// Which batch of which producer it claims to be.
+    pub sequence: Option<SequenceClaim>,
+}
+
+/// A batch whose records go each to the partition of its key.
+#[derive(Debug)]
+pub struct KeyedBatch<'a> {
+    /// Name of the topic.
+    pub topic: &'a str,
+    /// The encoded `RecordBatch`.
+    pub payload: Bytes,
+    /// CRC-32 of the payload, as the sender computed it.
+    pub checksum: Option<u32>,
+    /// A number that chooses the partition for records without a key. By default
+    /// partitions take turns.
+    pub choice: Option<u32>,
 }
 
 /// Checks the batches of one sender.
@@ -38,6 +55,7 @@ pub struct BatchChecker {
     scratch: Vec<u8>,
     /// The last one's topic, which is likely the next one's too.
     topic: Option<Arc<Topic>>,
+    claims: Claims,
 }
 
 impl BatchChecker {
@@ -48,6 +66,7 @@ impl BatchChecker {
             limits: BatchLimits::default(),
             scratch: Vec::new(),
             topic: None,
+            claims: Claims::default(),
         }
     }
 
@@ -56,25 +75,27 @@ impl BatchChecker {
         let topic = self.topic(incoming.topic)?;
         let partition = topic.partition(incoming.partition)?.clone();
         check_size(topic, incoming.payload.len())?;
-        let batch = self.checked(incoming.payload, incoming.checksum)?;
+        let mut batch = self.checked(incoming.payload, incoming.checksum)?;
+        if let Some(claim) = incoming.sequence {
+            let stamp = self.claims.stamp(&self.broker.shared.producers, claim)?;
+            batch.stamp = Some(Stamp::Producer(stamp));
+        }
         Ok(Append { partition, batch })
     }
 
     /// The appends of a batch whose records go each to the partition of its key.
-    /// Records without a key go to one partition together, another one each time.
-    pub fn spread_by_key(
-        &mut self,
-        topic: &str,
-        payload: Bytes,
-        expected: Option<u32>,
-    ) -> Result<ByKey, ProduceError> {
-        let topic = self.topic(topic)?.clone();
-        check_size(&topic, payload.len())?;
-        let whole = self.checked(payload, expected)?;
+    /// Records without a key go to one partition together.
+    pub fn spread_by_key(&mut self, batch: KeyedBatch<'_>) -> Result<ByKey, ProduceError> {
+        let topic = self.topic(batch.topic)?.clone();
+        check_size(&topic, batch.payload.len())?;
+        let whole = self.checked(batch.payload, batch.checksum)?;
         if whole.attributes & CODEC_BITS != 0 {
             return Err(ProduceError::CompressedWithoutPartition);
         }
-        let keyless = topic.take_turn();
+        let keyless = match batch.choice {
+            Some(choice) => choice % topic.partition_count(),
+            None => topic.take_turn(),
+        };
         let mut of_record = Vec::with_capacity(whole.record_count as usize);
         for record in batch::split(&whole.payload) {
             let key = record?.key;
@@ -224,5 +245,6 @@ pub(super) fn checked(
         max_timestamp_ms: summary.max_timestamp_ms,
         uncompressed_len: summary.uncompressed_len,
         attributes: summary.compression.number().into(),
+        stamp: None,
     })
 }

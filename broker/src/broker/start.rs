@@ -1,5 +1,5 @@
 //! From a data directory to a broker: open the log, catch up with the topics,
-//! remove what deleted ones left behind, open the partitions.
+//! remove what deleted ones left behind, learn who produces, open the partitions.
 
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
@@ -10,10 +10,11 @@ use tokio::sync::mpsc;
 use super::groups::Groups;
 use super::internal_log::InternalLog;
 use super::leftovers;
+use super::producers::ProducerRegistry;
 use super::registry::{Registry, Topic};
 use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
-use crate::metadata::{Metadata, ReplayError, TOPICS_PARTITION};
+use crate::metadata::{Metadata, PRODUCERS_PARTITION, ReplayError, TOPICS_PARTITION};
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
@@ -71,6 +72,9 @@ impl Broker {
         let topics_damaged = catch_up(&mut metadata, &log).await?;
         leftovers::remove(&engine, &mut metadata, &log).await?;
 
+        let of_producers = InternalLog::open(engine.clone(), PRODUCERS_PARTITION);
+        let (producers, producer_keeper) = ProducerRegistry::open(&engine, of_producers).await?;
+
         let registry = Arc::new(Registry::default());
         for meta in metadata.topics() {
             registry.put(Arc::new(Topic::open(meta.clone(), &engine)));
@@ -91,6 +95,7 @@ impl Broker {
             };
             keeper.run(commands).await;
         });
+        tokio::spawn(producer_keeper.run());
         let started_ms = options.clock.now_ms();
         let shared = Shared {
             engine,
@@ -98,6 +103,7 @@ impl Broker {
             registry,
             groups,
             keeper,
+            producers,
             started_ms,
         };
         Ok(Broker {
@@ -125,6 +131,12 @@ fn log_recovery(report: &RecoveryReport) {
     }
     for damage in &report.damage {
         tracing::error!("the journal is damaged, the rest goes on: {damage:?}");
+    }
+    if report.lost_producers > 0 {
+        tracing::error!(
+            "what {} partitions knew of their producers was lost with the file `producers`: those that had begun are refused there, and have to begin anew",
+            report.lost_producers
+        );
     }
     tracing::debug!("replayed {} batches of the journal", report.replayed);
 }

@@ -9,6 +9,7 @@
 mod catalog;
 mod change;
 mod index;
+mod producers;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use catalog::Catalog;
 pub use catalog::CatalogError;
 use change::{TopicChange, Unreadable, fingerprint};
 use index::{Index, Mark};
+pub use producers::{NamedProducer, ProducerId, Producers, RESERVED_AT_ONCE};
 
 /// The internal partition that holds the topics.
 pub const TOPICS_PARTITION: PartitionId = PartitionId(0);

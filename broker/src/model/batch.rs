@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::Offset;
+use super::{Offset, Stamp, StoredStamp};
 
 // Offsets of the fields within the header; numbers are little-endian.
 const MAGIC_AT: usize = 0;
@@ -46,9 +46,11 @@ pub struct BatchHeader {
     pub append_time_ms: i64,
     /// The latest time of its records: milliseconds since the Unix epoch.
     pub max_timestamp_ms: i64,
-    /// Id of an idempotent producer; 0 for none.
+    /// Id of an idempotent producer; 0 for none. With its highest bit set, it is of
+    /// a request that has a name.
     pub producer_id: u64,
-    /// The producer's sequence number of the first record.
+    /// The producer's sequence number of the first record; of a request, more of
+    /// its id.
     pub base_sequence: u32,
     /// Grows with each change of leader; 0 on a single node.
     pub leader_epoch: u32,
@@ -85,6 +87,11 @@ impl BatchHeader {
     /// One past the last offset that the batch covers.
     pub fn next_offset(&self) -> Offset {
         self.base_offset.advanced(u64::from(self.offset_span))
+    }
+
+    /// Who sent the batch, as far as they said so.
+    pub fn stamp(&self) -> Option<StoredStamp> {
+        StoredStamp::of(self.producer_id, self.producer_epoch, self.base_sequence)
     }
 
     /// Size of header and payload in bytes.
@@ -203,11 +210,15 @@ pub struct CheckedBatch {
     pub uncompressed_len: u32,
     /// As in [`BatchHeader::attributes`].
     pub attributes: u16,
+    /// Who sent it, so that it is not appended twice; `None` if they didn't say.
+    pub stamp: Option<Stamp>,
 }
 
 impl CheckedBatch {
     /// The header of this batch, appended at `base_offset`.
     pub fn header(&self, base_offset: Offset, append_time_ms: i64) -> BatchHeader {
+        let stamp = self.stamp.as_ref().map(Stamp::fields);
+        let (producer_id, producer_epoch, base_sequence) = stamp.unwrap_or_default();
         BatchHeader {
             payload_crc: self.payload_crc,
             payload_len: u32::try_from(self.payload.len()).expect("a checked batch is small"),
@@ -216,11 +227,11 @@ impl CheckedBatch {
             offset_span: self.record_count,
             append_time_ms,
             max_timestamp_ms: self.max_timestamp_ms.unwrap_or(append_time_ms),
-            producer_id: 0,
-            base_sequence: 0,
+            producer_id,
+            base_sequence,
             leader_epoch: 0,
             uncompressed_len: self.uncompressed_len,
-            producer_epoch: 0,
+            producer_epoch,
             attributes: self.attributes,
         }
     }

@@ -191,7 +191,7 @@ impl Engine {
 
     /// Appends batches to partitions, in this order. Resolves when each is as
     /// durable as its partition's flush level says; waits while the mailbox is
-    /// full. One result per batch: the offset of its first record.
+    /// full. One result per batch.
     pub async fn append(&self, appends: Vec<Append>) -> Results {
         let count = appends.len();
         let Ok(answer) = self.submit(appends).await else {
@@ -233,6 +233,19 @@ impl Engine {
                 turn.await.unwrap_or(Err(AppendError::Stopping))
             }
         }
+    }
+
+    /// Goes on with what partitions know of producers, of whom none will get an id
+    /// below `given_below` any more. To be called once, before the first append.
+    pub fn resume_producers(&self, given_below: u64) {
+        let now_ms = self.shared.clock.now_ms();
+        self.shared.storage.resume_producers(now_ms, given_below);
+    }
+
+    /// A producer with a lower id may have been forgotten by a partition before its
+    /// time, which refuses it then.
+    pub fn producers_forgotten_below(&self) -> u64 {
+        self.shared.storage.producers_forgotten_below()
     }
 
     /// Carries out retention now, and not only every half minute.

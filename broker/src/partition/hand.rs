@@ -7,13 +7,12 @@ use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::AppendError;
 use super::engine::Shared;
 use super::handle::PartitionHandle;
 use super::mailbox::{Call, Durability, Results, Submission};
+use super::{AppendError, Appended};
 use crate::clock;
-use crate::model::Offset;
-use crate::storage::{AppendFailure, JournalAppend, JournalFailed, Lsn};
+use crate::storage::{AppendFailure, JournalAppend, JournalFailed, Lsn, Placed};
 
 /// What the hands share.
 #[derive(Debug, Default)]
@@ -134,9 +133,7 @@ impl Shared {
                 Ok(written) => {
                     end = written.end;
                     let placed = written.placed.into_iter().zip(rest);
-                    results.extend(placed.map(|(offset, append)| {
-                        offset.ok_or_else(|| AppendError::Deleted(append.log.id()))
-                    }));
+                    results.extend(placed.map(|(placed, append)| result(placed, append)));
                 }
                 Err(AppendFailure::JournalFull) if self.upkeep.wait_for_archiver() => {}
                 Err(AppendFailure::JournalFull | AppendFailure::NoSpace(_)) => {
@@ -154,6 +151,19 @@ impl Shared {
         }
         (results, end)
     }
+}
+
+fn result(placed: Placed, append: &JournalAppend) -> Result<Appended, AppendError> {
+    let (base_offset, duplicate) = match placed {
+        Placed::At(offset) => (offset, false),
+        Placed::Duplicate(offset) => (offset, true),
+        Placed::Deleted => return Err(AppendError::Deleted(append.log.id())),
+        Placed::Refused(error) => return Err(error.into()),
+    };
+    Ok(Appended {
+        base_offset,
+        duplicate,
+    })
 }
 
 impl Pending {
@@ -188,12 +198,17 @@ impl Pending {
         for ((partition, count), result) in
             self.partitions.iter().zip(&self.counts).zip(&self.results)
         {
-            if let Ok(Offset(base)) = *result {
-                partition
-                    .partition()
-                    .publish(Offset(base + u64::from(*count)));
-                records += u64::from(*count);
-                batches += 1;
+            if let Ok(Appended {
+                base_offset,
+                duplicate,
+            }) = *result
+            {
+                let end = base_offset.advanced(u64::from(*count));
+                partition.partition().publish(end);
+                if !duplicate {
+                    records += u64::from(*count);
+                    batches += 1;
+                }
             }
         }
         if batches > 0 {

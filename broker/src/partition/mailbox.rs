@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::{Append, AppendError};
+use super::{Append, AppendError, Appended};
 use crate::limits;
-use crate::model::{FlushLevel, Offset};
+use crate::model::FlushLevel;
 
 /// While a flush runs, the next group is written behind it once so much waits:
 /// bytes. Less is written in no time when the flush is over, and what comes in
@@ -17,7 +17,7 @@ use crate::model::{FlushLevel, Offset};
 const WRITE_AHEAD: usize = 64 << 10;
 
 /// The results of a submission, one for each of its appends.
-pub(super) type Results = Vec<Result<Offset, AppendError>>;
+pub(super) type Results = Vec<Result<Appended, AppendError>>;
 
 /// What one task submits at once.
 #[derive(Debug)]

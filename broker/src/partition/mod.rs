@@ -13,7 +13,7 @@ mod upkeep;
 
 use std::sync::Arc;
 
-pub use crate::storage::{Read, ReadError, StoredBatch};
+pub use crate::storage::{Read, ReadError, SequenceError, StoredBatch};
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
 pub use handle::PartitionHandle;
@@ -45,6 +45,15 @@ pub struct Append {
     pub batch: CheckedBatch,
 }
 
+/// Where a batch lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// It was appended before, by what it says of who sent it.
+    pub duplicate: bool,
+}
+
 /// Why an append was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
@@ -58,6 +67,9 @@ pub enum AppendError {
     /// The partition was deleted meanwhile.
     #[error("partition {0} was deleted")]
     Deleted(PartitionId),
+    /// By what it says of who sent it, it may not be appended.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
     /// The broker is stopping. Nothing of it is in the log.
     #[error("the broker is stopping")]
     Stopping,

@@ -61,6 +61,7 @@ fn batch(value: &[u8]) -> CheckedBatch {
         max_timestamp_ms: None,
         uncompressed_len: u32::try_from(value.len()).unwrap(),
         attributes: 0,
+        stamp: None,
     }
 }
 
@@ -73,7 +74,8 @@ async fn append(
         partition: partition.clone(),
         batch: batch(value),
     };
-    engine.append(vec![append]).await.remove(0)
+    let result = engine.append(vec![append]).await.remove(0);
+    result.map(|appended| appended.base_offset)
 }
 
 async fn values(partition: &PartitionHandle) -> Vec<Bytes> {

@@ -10,12 +10,14 @@ use crate::limits;
 use crate::model::{TopicConfig, TopicName};
 
 /// What this broker can do, for clients to look up.
-const CAPABILITIES: [&str; 7] = [
+const CAPABILITIES: [&str; 9] = [
     "groups",
     "log.fetch",
     "log.list_offsets",
     "log.produce",
     "log.produce_stream",
+    "producer.idempotent",
+    "produce.request_id",
     "compression.lz4",
     "compression.zstd",
 ];

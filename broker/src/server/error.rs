@@ -10,11 +10,11 @@ use statecast_proto::{batch, v1};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::broker::{AdminError, LookupError, ProduceError};
+use crate::broker::{AdminError, ClaimError, LookupError, ProduceError, RegisterError};
 use crate::limits;
 use crate::metadata::CatalogError;
-use crate::model::{TopicConfigError, TopicNameError};
-use crate::partition::{AppendError, ReadError};
+use crate::model::{ProducerNameError, TopicConfigError, TopicNameError};
+use crate::partition::{AppendError, ReadError, SequenceError};
 
 /// Why something is refused, and what about.
 #[derive(Debug)]
@@ -132,7 +132,11 @@ impl From<ProduceError> for Refusal {
                     .with("expected", expected)
                     .with("actual", actual)
             }
-            ProduceError::CompressedWithoutPartition => Refusal::invalid(&error),
+            ProduceError::CompressedWithoutPartition
+            | ProduceError::Claim(ClaimError::OutOfBounds) => Refusal::invalid(&error),
+            ProduceError::Claim(ClaimError::Unknown) => {
+                Refusal::new(Reason::ProducerExpired, &error)
+            }
         }
     }
 }
@@ -156,9 +160,37 @@ impl From<AppendError> for Refusal {
             AppendError::ReadOnly(_) => Reason::LogReadOnly,
             // Whoever deletes a topic while others write to it.
             AppendError::Deleted(_) => return Refusal::deleted(),
+            AppendError::Sequence(error) => return Refusal::from(*error),
             AppendError::Stopping => Reason::Stopping,
         };
         Refusal::new(reason, &error)
+    }
+}
+
+impl From<SequenceError> for Refusal {
+    fn from(error: SequenceError) -> Refusal {
+        match error {
+            SequenceError::Gap { expected } => {
+                Refusal::new(Reason::SequenceGap, error).with("expected_sequence", expected)
+            }
+            SequenceError::TooOld => Refusal::new(Reason::SequenceTooOld, error),
+            SequenceError::Fenced { epoch } => {
+                Refusal::new(Reason::ProducerFenced, error).with("epoch", epoch)
+            }
+            SequenceError::Expired => Refusal::new(Reason::ProducerExpired, error),
+            SequenceError::OtherRequest { .. } | SequenceError::SplitUnit => {
+                Refusal::invalid(error)
+            }
+        }
+    }
+}
+
+impl From<RegisterError> for Refusal {
+    fn from(error: RegisterError) -> Refusal {
+        match error {
+            RegisterError::Append(error) => error.into(),
+            RegisterError::Fenced(_) => Refusal::new(Reason::ProducerFenced, &error),
+        }
     }
 }
 
@@ -217,6 +249,12 @@ impl From<TopicConfigError> for Refusal {
         Refusal::new(Reason::InvalidConfig, &error)
             .with("setting", error.setting)
             .with("allowed", &error.allowed)
+    }
+}
+
+impl From<ProducerNameError> for Refusal {
+    fn from(error: ProducerNameError) -> Refusal {
+        Refusal::invalid(error)
     }
 }
 

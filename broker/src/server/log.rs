@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::fetch::FetchStream;
 use super::produce_stream::ProduceStream;
-use super::{Context, fetch, list_offsets, produce};
+use super::{Context, fetch, init_producer, list_offsets, produce};
 
 /// Appends and reads records.
 #[derive(Debug)]
@@ -27,11 +27,11 @@ impl Log for LogService {
 
     async fn init_producer(
         &self,
-        _request: Request<v1::InitProducerRequest>,
+        request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        Err(Status::unimplemented(
-            "idempotent producers are being built",
-        ))
+        let response =
+            init_producer::init_producer(&self.context.broker, request.get_ref()).await?;
+        Ok(Response::new(response))
     }
 
     async fn produce(

@@ -9,6 +9,7 @@ mod group_admin;
 mod groups;
 mod health;
 mod http;
+mod init_producer;
 mod list_offsets;
 mod log;
 mod process;

@@ -1,68 +1,110 @@
 //! `Produce`: one batch, structured records, for any language.
 
+use bytes::Bytes;
 use statecast_proto::v1;
 
 use super::error::Refusal;
-use crate::broker::{BatchChecker, Broker, IncomingBatch};
-use crate::model::Offset;
-use crate::partition::Append;
+use crate::broker::{BatchChecker, Broker, IncomingBatch, KeyedBatch};
+use crate::limits;
+use crate::model::{Offset, RequestStamp, Stamp};
+use crate::partition::{Append, Appended};
+
+/// What the parts of a request that go to different partitions have in common.
+struct Call<'a> {
+    broker: &'a Broker,
+    topic: &'a str,
+    checksum: Option<u32>,
+    /// Names the request.
+    id: Option<&'a str>,
+}
 
 pub(super) async fn produce(
     broker: &Broker,
     request: v1::ProduceRequest,
 ) -> Result<v1::ProduceResponse, Refusal> {
-    let v1::ProduceRequest {
-        topic,
-        partition,
-        batch: payload,
-        checksum,
-        request_id: _,
-    } = request;
-    let mut checker = BatchChecker::new(broker.clone());
-    if let Some(partition) = partition {
-        let incoming = IncomingBatch {
-            topic: &topic,
-            partition,
-            payload,
-            checksum,
-        };
-        let refused = |refusal: Refusal| refusal.about(&topic, partition);
-        let append = checker
-            .check(incoming)
-            .map_err(|error| refused(error.into()))?;
-        let count = u64::from(append.batch.record_count);
-        let bases = append_all(broker, vec![append]).await;
-        let bases = bases.map_err(|(_, refusal)| refused(refusal))?;
-        let position = |i| v1::RecordPosition {
-            partition,
-            offset: bases[0].0 + i,
-        };
-        return Ok(v1::ProduceResponse {
-            positions: (0..count).map(position).collect(),
-        });
-    }
-    let refused = |refusal: Refusal| refusal.with("topic", &topic);
-    let spread = checker.spread_by_key(&topic, payload, checksum);
-    let spread = spread.map_err(|error| refused(error.into()))?;
-    let bases = append_all(broker, spread.appends).await;
-    let bases = bases
-        .map_err(|(index, refusal)| refusal.about(&topic, spread.placement.partitions()[index]))?;
-    let positions = spread.placement.positions(&bases).into_iter();
+    let call = Call {
+        broker,
+        topic: &request.topic,
+        checksum: request.checksum,
+        id: request.request_id.as_deref(),
+    };
+    call.check_id()?;
+    let positions = match request.partition {
+        Some(partition) => call.to_partition(partition, request.batch).await,
+        None => call.by_key(request.batch).await,
+    };
     let position = |(partition, Offset(offset))| v1::RecordPosition { partition, offset };
     Ok(v1::ProduceResponse {
-        positions: positions.map(position).collect(),
+        positions: positions?.into_iter().map(position).collect(),
     })
 }
 
-/// The offset of the first record of each append; or which one failed first,
-/// and why.
-async fn append_all(
-    broker: &Broker,
-    appends: Vec<Append>,
-) -> Result<Vec<Offset>, (usize, Refusal)> {
-    let results = broker.engine().append(appends).await.into_iter();
-    let failed = |(index, result): (usize, Result<_, _>)| {
-        result.map_err(|error| (index, Refusal::from(error)))
-    };
-    results.enumerate().map(failed).collect()
+impl Call<'_> {
+    fn check_id(&self) -> Result<(), Refusal> {
+        match self.id {
+            Some(id) if !limits::REQUEST_ID_BYTES.contains(&id.len()) => {
+                let refusal = Refusal::invalid("the length of request_id is out of bounds");
+                Err(refusal.beyond(id.len(), limits::REQUEST_ID_BYTES.end()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Appends all records to one partition.
+    async fn to_partition(
+        &self,
+        partition: u32,
+        payload: Bytes,
+    ) -> Result<Vec<(u32, Offset)>, Refusal> {
+        let refused = |refusal: Refusal| refusal.about(self.topic, partition);
+        let incoming = IncomingBatch {
+            topic: self.topic,
+            partition,
+            payload,
+            checksum: self.checksum,
+            sequence: None,
+        };
+        let append = BatchChecker::new(self.broker.clone()).check(incoming);
+        let append = append.map_err(|error| refused(error.into()))?;
+        let count = u64::from(append.batch.record_count);
+        let bases = self.append(vec![append]).await;
+        let bases = bases.map_err(|(_, refusal)| refused(refusal))?;
+        let position = |nth| (partition, bases[0].advanced(nth));
+        Ok((0..count).map(position).collect())
+    }
+
+    /// Appends each record to the partition of its key.
+    async fn by_key(&self, payload: Bytes) -> Result<Vec<(u32, Offset)>, Refusal> {
+        let batch = KeyedBatch {
+            topic: self.topic,
+            payload,
+            checksum: self.checksum,
+            // Made again, it has to choose the same.
+            choice: self.id.map(|id| RequestStamp::choice(id.as_bytes())),
+        };
+        let spread = BatchChecker::new(self.broker.clone()).spread_by_key(batch);
+        let spread = spread.map_err(|error| Refusal::from(error).with("topic", self.topic))?;
+        let partitions = spread.placement.partitions();
+        let bases = self.append(spread.appends).await;
+        let bases =
+            bases.map_err(|(index, refusal)| refusal.about(self.topic, partitions[index]))?;
+        Ok(spread.placement.positions(&bases))
+    }
+
+    /// The offset of the first record of each append; or which one failed first,
+    /// and why.
+    async fn append(&self, mut appends: Vec<Append>) -> Result<Vec<Offset>, (usize, Refusal)> {
+        if let Some(id) = self.id {
+            let stamp = Stamp::Request(RequestStamp::of(id.as_bytes()));
+            for append in &mut appends {
+                append.batch.stamp = Some(stamp.clone());
+            }
+        }
+        let results = self.broker.engine().append(appends).await.into_iter();
+        let base = |(index, result): (usize, Result<Appended, _>)| match result {
+            Ok(appended) => Ok(appended.base_offset),
+            Err(error) => Err((index, Refusal::from(error))),
+        };
+        results.enumerate().map(base).collect()
+    }
 }

@@ -18,10 +18,9 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
 use super::error::Refusal;
-use crate::broker::{Acks, BatchChecker, Broker, IncomingBatch};
+use crate::broker::{Acks, BatchChecker, Broker, IncomingBatch, SequenceClaim};
 use crate::limits;
-use crate::model::Offset;
-use crate::partition::{Append, AppendError};
+use crate::partition::{Append, AppendError, Appended};
 
 /// Answers a stream of requests.
 pub(super) struct ProduceStream<S> {
@@ -184,13 +183,18 @@ where
                 partition,
                 batch: payload,
                 checksum,
-                sequence: _,
+                sequence,
             } = batch;
             let incoming = IncomingBatch {
                 topic: &topic,
                 partition,
                 payload,
                 checksum,
+                sequence: sequence.map(|claimed| SequenceClaim {
+                    producer_id: claimed.producer_id,
+                    epoch: claimed.epoch,
+                    base_sequence: claimed.base_sequence,
+                }),
             };
             match self.checker.check(incoming) {
                 Ok(append) => appends.push(append),
@@ -272,16 +276,19 @@ fn request_size(request: &v1::ProduceStreamRequest) -> Result<usize, Refusal> {
 impl Answer {
     /// The response, given the results of the batches that were not refused.
     /// Without them the engine ended first.
-    fn complete(self, acks: Option<Vec<Result<Offset, AppendError>>>) -> v1::ProduceStreamResponse {
+    fn complete(
+        self,
+        acks: Option<Vec<Result<Appended, AppendError>>>,
+    ) -> v1::ProduceStreamResponse {
         let mut refused = self.refused.into_iter().peekable();
         let mut acks = acks.unwrap_or_default().into_iter();
         let result = |(index, place): (usize, Place)| {
             let outcome = match refused.next_if(|(at, _)| *at == index) {
                 Some((_, error)) => Outcome::Error(error),
                 None => match acks.next().unwrap_or(Err(AppendError::Stopping)) {
-                    Ok(base) => Outcome::Appended(v1::Appended {
-                        base_offset: base.0,
-                        duplicate: false,
+                    Ok(appended) => Outcome::Appended(v1::Appended {
+                        base_offset: appended.base_offset.0,
+                        duplicate: appended.duplicate,
                     }),
                     Err(error) => Outcome::Error(
                         Refusal::from(error)

@@ -42,7 +42,13 @@ pub struct CheckpointEntry {
     pub archived_end: Offset,
     /// The active segment, if there is one.
     pub active: Option<SegmentState>,
+    /// The snapshot of producers has something of the partition.
+    pub has_producers: bool,
 }
+
+// Bits of the byte that says what there is.
+const HAS_ACTIVE: u8 = 1;
+const HAS_PRODUCERS: u8 = 2;
 
 /// What was found where the checkpoint lies.
 #[derive(Debug)]
@@ -105,7 +111,13 @@ impl Checkpoint {
             out.extend(entry.partition.0.to_le_bytes());
             out.extend(entry.log_start.0.to_le_bytes());
             out.extend(entry.archived_end.0.to_le_bytes());
-            out.push(u8::from(entry.active.is_some()));
+            let active = entry.active.map_or(0, |_| HAS_ACTIVE);
+            let producers = if entry.has_producers {
+                HAS_PRODUCERS
+            } else {
+                0
+            };
+            out.push(active | producers);
             match &entry.active {
                 Some(segment) => out.extend(segment.encode()),
                 None => out.extend([0; SegmentState::ENCODED_LEN]),
@@ -155,8 +167,8 @@ fn decode_entry(bytes: &[u8]) -> Option<CheckpointEntry> {
     let (partition, bytes) = bytes.split_first_chunk()?;
     let (log_start, bytes) = bytes.split_first_chunk()?;
     let (archived_end, bytes) = bytes.split_first_chunk()?;
-    let (has_active, bytes) = bytes.split_first()?;
-    let active = match has_active {
+    let (there_is, bytes) = bytes.split_first()?;
+    let active = match there_is & HAS_ACTIVE {
         0 => None,
         _ => Some(SegmentState::decode(bytes.first_chunk()?)),
     };
@@ -165,5 +177,6 @@ fn decode_entry(bytes: &[u8]) -> Option<CheckpointEntry> {
         log_start: Offset(u64::from_le_bytes(*log_start)),
         archived_end: Offset(u64::from_le_bytes(*archived_end)),
         active,
+        has_producers: there_is & HAS_PRODUCERS != 0,
     })
 }

@@ -25,6 +25,7 @@ impl Storage {
                 let mut state = log.lock();
                 state.deleted = true;
                 state.runs = VecDeque::new();
+                state.producers = None;
             }
         }
         self.doomed().extend(ids);

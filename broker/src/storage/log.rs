@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lsn::{Generation, Lsn};
+use super::producers::ProducerTable;
 use super::segment::SegmentState;
 use crate::limits;
 use crate::model::{Offset, PartitionId};
@@ -83,6 +84,8 @@ pub struct LogState {
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
     pub segment_bytes: u64,
+    /// What is known of those who say who they are; `None` until one comes.
+    pub producers: Option<Box<ProducerTable>>,
 }
 
 impl PartitionLog {
@@ -112,6 +115,7 @@ impl PartitionLog {
                 sealed: None,
                 quarantined: Vec::new(),
                 segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
+                producers: None,
             }),
         }
     }
@@ -146,6 +150,14 @@ impl LogState {
         self.runs
             .front()
             .map_or(self.next_offset, |run| run.base_offset)
+    }
+
+    /// One past the last offset that the journal files up to `archived`, and all
+    /// before, gave out.
+    pub fn end_of(&self, archived: Generation) -> Offset {
+        let behind = |run: &&Run| run.lsn.generation() > archived;
+        let first = self.runs.iter().find(behind);
+        first.map_or(self.next_offset, |run| run.base_offset)
     }
 
     /// Takes a batch that lies in the journal, at the next offset.

@@ -19,6 +19,7 @@ mod journal;
 mod log;
 mod lsn;
 mod open;
+mod producers;
 mod read;
 mod recovery;
 mod retention;
@@ -38,18 +39,20 @@ pub use expiry::{PartitionRetention, RetentionError};
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
-    AppendFailure, Claim, JournalAppend, JournalFailed, JournalOptions, JournalSize, Prepared,
-    Written,
+    AppendFailure, Claim, JournalAppend, JournalFailed, JournalOptions, JournalSize, Placed,
+    Prepared, Written,
 };
 pub use log::{PartitionLog, QuarantinedRange};
 pub use lsn::{Generation, Lsn};
 pub use open::OpenError;
+pub use producers::SequenceError;
 pub use read::{Read, ReadError, ReadRequest, StoredBatch};
 pub use recovery::{JournalDamage, RecoveryReport};
 
 use archiver::Archiver;
 use dir::Dir;
 use journal::Journal;
+use producers::Tally;
 use segment::SegmentCache;
 
 use crate::limits;
@@ -100,6 +103,8 @@ pub struct Storage {
     archiver: Mutex<Archiver>,
     /// Deleted partitions whose files are still to be removed. Held for moments.
     doomed: Mutex<Vec<PartitionId>>,
+    /// What all partitions together know of producers.
+    tally: Arc<Tally>,
 }
 
 impl Storage {
@@ -183,6 +188,35 @@ impl Storage {
     /// Why appends are not taken any more, if so.
     pub fn failure(&self) -> Option<JournalFailed> {
         self.journal.failure()
+    }
+
+    /// Goes on with what partitions know of producers, at `now_ms`: the time in which
+    /// the broker didn't run counts for nobody. No id below `given_below` will be given
+    /// to another producer: where it was lost what was known, these are refused.
+    pub fn resume_producers(&self, now_ms: i64, given_below: u64) {
+        let known = |log: &Arc<PartitionLog>| log.lock().producers.as_ref()?.last_ms();
+        let logs: Vec<Arc<PartitionLog>> = self.logs().values().cloned().collect();
+        let latest_ms = logs.iter().filter_map(known).max().unwrap_or(now_ms);
+        let passed_ms = now_ms.saturating_sub(latest_ms).max(0);
+        for log in logs {
+            if let Some(producers) = &mut log.lock().producers {
+                producers.resume(passed_ms, now_ms, given_below);
+            }
+        }
+    }
+
+    /// Forgets producers and requests whose time is over.
+    pub fn expire_producers(&self, now_ms: i64) {
+        let logs: Vec<Arc<PartitionLog>> = self.logs().values().cloned().collect();
+        for log in logs {
+            let mut state = log.lock();
+            state.producers.take_if(|known| !known.expire(now_ms));
+        }
+    }
+
+    /// A producer with a lower id may have been forgotten before its time.
+    pub fn producers_forgotten_below(&self) -> u64 {
+        self.tally.forgotten_below()
     }
 
     /// Makes one spare journal file ready if there are too few. Blocks.

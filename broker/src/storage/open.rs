@@ -12,7 +12,8 @@ use super::identity::{Identity, IdentityError};
 use super::journal::{JOURNAL_DIR, Journal, JournalFiles};
 use super::log::PartitionLog;
 use super::lsn::Generation;
-use super::recovery::{self, RecoveryReport};
+use super::producers::{ProducerReplay, Snapshot, Tally};
+use super::recovery::{self, RecoveryReport, ReplayInto};
 use super::segment::{self, SegmentCache};
 use super::{PARTITIONS_DIR, Storage, StorageOptions};
 use crate::model::PartitionId;
@@ -64,19 +65,30 @@ impl Storage {
                 (None, entries_of_segments(dir.as_ref())?)
             }
         };
+        let tally = Arc::new(Tally::default());
+        let snapshot = Snapshot::load(dir.as_ref(), &tally)?;
+        let mut producers = ProducerReplay::new(snapshot, archived, &entries, tally.clone());
+        let noted = producers.noted();
         let mut logs: HashMap<PartitionId, Arc<PartitionLog>> = entries
             .into_iter()
             .map(|entry| (entry.partition, Arc::new(log_of(&entry))))
             .collect();
 
         let files = Arc::new(JournalFiles::new(dir.clone(), options.journal.size));
-        let recovered = recovery::replay(&files, archived, &mut logs, &mut report)?;
+        let into = ReplayInto {
+            logs: &mut logs,
+            producers: &mut producers,
+            report: &mut report,
+        };
+        let recovered = recovery::replay(&files, archived, into)?;
+        report.lost_producers = producers.finish(&logs);
         let journal = Journal::new(
             files,
             options.journal,
             salt,
             recovered.newest,
             recovered.end,
+            tally.clone(),
         );
         let archived = archived.unwrap_or(Generation::ZERO);
         let storage = Storage {
@@ -86,7 +98,8 @@ impl Storage {
             lost_offsets: recovered.lost_offsets,
             journal,
             logs: RwLock::new(logs),
-            archiver: Mutex::new(Archiver::new(archived)),
+            archiver: Mutex::new(Archiver::new(archived, noted)),
+            tally,
             doomed: Mutex::default(),
         };
         Ok((storage, report))
@@ -121,6 +134,7 @@ pub(super) fn entries_of_segments(dir: &dyn Dir) -> io::Result<Vec<CheckpointEnt
             log_start: first,
             archived_end: active.next_offset,
             active: Some(active),
+            has_producers: false,
         });
     }
     Ok(entries)

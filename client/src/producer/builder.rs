@@ -1,11 +1,13 @@
 //! How a producer is set up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use statecast_proto::batch::Compression;
 
 use super::Producer;
 use super::queue::Pace;
+use super::sequences::MAX_UNANSWERED;
 use crate::client::Client;
 
 const KIB: usize = 1024;
@@ -20,6 +22,27 @@ pub(super) struct ProducerSettings {
     pub(super) buffer_bytes: usize,
     pub(super) compression: Compression,
     pub(super) delivery_timeout: Duration,
+    pub(super) naming: Naming,
+}
+
+/// How the broker knows the producer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Naming {
+    /// Not at all: it isn't idempotent.
+    Off,
+    /// By a number that the broker gives.
+    Anonymous,
+    /// By a name that others may have had before.
+    Named(Arc<str>),
+}
+
+impl Naming {
+    pub(super) fn name(&self) -> Option<&str> {
+        match self {
+            Self::Named(name) => Some(name),
+            Self::Off | Self::Anonymous => None,
+        }
+    }
 }
 
 /// Makes a [`Producer`].
@@ -42,6 +65,7 @@ impl ProducerBuilder {
                 buffer_bytes: 32 * MIB,
                 compression: Compression::None,
                 delivery_timeout: Duration::from_secs(120),
+                naming: Naming::Anonymous,
             },
         }
     }
@@ -63,9 +87,9 @@ impl ProducerBuilder {
         self
     }
 
-    /// Requests on their way at most; at least 1. Default: 8.
+    /// Requests on their way at most: 1 to 32. Default: 8.
     pub fn max_in_flight(mut self, requests: usize) -> Self {
-        self.settings.pace.max_in_flight = requests.max(1);
+        self.settings.pace.max_in_flight = requests.clamp(1, MAX_UNANSWERED);
         self
     }
 
@@ -79,6 +103,31 @@ impl ProducerBuilder {
     /// How batches are compressed. Default: not at all.
     pub fn compression(mut self, compression: Compression) -> Self {
         self.settings.compression = compression;
+        self
+    }
+
+    /// Whether the broker recognises what is sent again, so that each record is
+    /// appended once. Without it, a record whose acknowledgement was lost with the
+    /// connection is appended twice. A producer with a name always is. Default:
+    /// true.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        let naming = &mut self.settings.naming;
+        *naming = match (std::mem::replace(naming, Naming::Off), idempotent) {
+            (Naming::Off, true) => Naming::Anonymous,
+            (Naming::Anonymous, false) => Naming::Off,
+            (same, _) => same,
+        };
+        self
+    }
+
+    /// The name by which the broker knows the producer: 1 to 200 of
+    /// `A–Z a–z 0–9 . _ -`. A producer that begins ends all earlier ones of its name,
+    /// wherever they are: none of their records is appended any more, and what they
+    /// send fails with [`Reason::ProducerFenced`](crate::Reason::ProducerFenced),
+    /// for good. It begins when its first record is sent. Default: none; it ends no
+    /// other and is ended by none.
+    pub fn producer_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.settings.naming = Naming::Named(name.into());
         self
     }
 

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::batch::CutBatch;
 use super::queue::Expired;
 use super::shared::{Shared, wake};
 use crate::clock;
@@ -71,9 +70,19 @@ impl<'a> Expiry<'a> {
 
     /// Fails what is too old and not on its way.
     pub(super) fn expire(&self) {
-        let Some(before) = self.too_old() else {
-            return;
-        };
+        if let Some(before) = self.too_old() {
+            self.fail(before, |refused| self.timeout(refused));
+        }
+    }
+
+    /// Fails whatever isn't on its way.
+    pub(super) fn fail_all(&self, error: &Error) {
+        self.fail(clock::after(Duration::MAX), |_| error.clone());
+    }
+
+    /// Fails what came before this time and isn't on its way; with which error,
+    /// depends on why it was refused last, if it was.
+    fn fail(&self, before: Instant, error: impl Fn(Option<&Error>) -> Error) {
         let Expired {
             cut,
             waiting,
@@ -82,12 +91,12 @@ impl<'a> Expiry<'a> {
         wake(waker);
         let mut settled = 0;
         for (batch, refused) in cut {
-            let error = self.timeout(refused.as_ref());
+            let error = error(refused.as_ref());
             self.shared.fail(&batch.topic, &batch.completion, error);
             settled += batch.cost;
         }
         for batch in waiting {
-            let error = self.timeout(None);
+            let error = error(None);
             self.shared.fail(&batch.topic, &batch.completion, error);
             settled += batch.cost;
         }
@@ -98,10 +107,6 @@ impl<'a> Expiry<'a> {
     pub(super) fn is_overdue(&self) -> bool {
         let before = self.too_old();
         before.is_some_and(|before| self.shared.lock().queue.is_overdue(before))
-    }
-
-    pub(super) fn is_too_old(&self, batch: &CutBatch) -> bool {
-        self.too_old().is_some_and(|before| batch.since < before)
     }
 
     /// What came before this time waits for too long; nothing does when the

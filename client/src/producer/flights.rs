@@ -12,6 +12,12 @@
 //! later batch would overtake it. It goes again when none is `Sent`. A request
 //! leaves the deque when all its batches are settled, so whoever flushes finds
 //! here whatever isn't.
+//!
+//! A batch that may have been appended, and is too old, is *given up*: its records
+//! are told so, but it is sent until it is answered for as long as another such
+//! batch of its partition isn't given up. If that one were sent without it, and
+//! the broker had neither, it would have to get another number while both may
+//! yet arrive under their old ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +25,8 @@ use std::time::Instant;
 
 use super::batch::{CutBatch, Request};
 use super::completion::Completion;
+use super::renumbering::{Fate, Findings};
+use super::sequences::Sequences;
 use crate::error::Error;
 
 #[derive(Debug)]
@@ -28,43 +36,43 @@ enum Flight {
     /// Sent over this connection; its answer will come.
     Sent(Arc<Request>),
     /// To be sent, or sent again.
-    Unsent(Arc<Request>),
+    Unsent(Request),
     /// Being encoded outside the lock.
     Cutting(Vec<Arc<Completion>>),
 }
 
 impl Flight {
+    /// What it is when the connection is gone.
     fn unsent(self) -> Self {
         match self {
             Self::Refused(refused) => {
                 let batches = refused.into_iter().map(|refused| refused.batch);
-                Self::Unsent(Arc::new(batches.collect()))
+                Self::Unsent(batches.collect())
             }
-            Self::Sent(request) => Self::Unsent(request),
+            Self::Sent(request) => {
+                let mut request = Arc::unwrap_or_clone(request);
+                request.iter_mut().for_each(CutBatch::lose);
+                Self::Unsent(request)
+            }
             unsent @ (Self::Unsent(_) | Self::Cutting(_)) => unsent,
         }
     }
 
-    /// What is left of it without its first batches.
-    fn without(self, expired: usize) -> Option<Self> {
-        let left = match self {
-            Self::Refused(mut refused) => Self::Refused(refused.split_off(expired)),
-            Self::Unsent(request) => Self::Unsent(Arc::new(request[expired..].to_vec())),
-            other => other,
-        };
-        (!left.batches().is_empty()).then_some(left)
-    }
-
     /// Its batches, each with why it was refused, if it was; none while they
     /// are being encoded.
-    fn batches(&self) -> Vec<(&CutBatch, Option<&Error>)> {
-        match self {
-            Self::Refused(refused) => refused.iter().map(|r| (&r.batch, Some(&r.error))).collect(),
-            Self::Sent(request) | Self::Unsent(request) => {
-                request.iter().map(|batch| (batch, None)).collect()
-            }
-            Self::Cutting(_) => Vec::new(),
-        }
+    fn batches(&self) -> impl Iterator<Item = (&CutBatch, Option<&Error>)> {
+        let (refused, others) = match self {
+            Self::Refused(refused) => (&refused[..], &[][..]),
+            Self::Sent(request) => (&[][..], &request[..]),
+            Self::Unsent(request) => (&[][..], &request[..]),
+            Self::Cutting(_) => (&[][..], &[][..]),
+        };
+        let refused = refused.iter().map(|r| (&r.batch, Some(&r.error)));
+        refused.chain(others.iter().map(|batch| (batch, None)))
+    }
+
+    fn is_settled(&self) -> bool {
+        !matches!(self, Self::Cutting(_)) && self.batches().all(|(batch, _)| batch.given_up)
     }
 }
 
@@ -78,7 +86,7 @@ pub(super) struct RefusedBatch {
 impl RefusedBatch {
     /// Whether a later batch that was appended took its place.
     pub(super) fn is_overtaken_by(&self, later: &CutBatch) -> bool {
-        self.batch.partition == later.partition && self.batch.topic == later.topic
+        self.batch.slot == later.slot
     }
 }
 
@@ -103,8 +111,9 @@ impl Flights {
         self.flights.len()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.flights.is_empty()
+    /// Whether nobody waits for any of them.
+    pub(super) fn is_settled(&self) -> bool {
+        self.flights.iter().all(Flight::is_settled)
     }
 
     /// Whether refused batches hold everything else back.
@@ -125,22 +134,30 @@ impl Flights {
         }
     }
 
-    /// The oldest that is to be sent; it is sent now.
-    pub(super) fn send(&mut self) -> Option<Arc<Request>> {
+    /// The oldest that is to be sent; it is sent now, and numbered if it wasn't.
+    pub(super) fn send(&mut self, sequences: &mut Sequences) -> Option<Arc<Request>> {
         let at = self.first_unsent();
-        let Some(Flight::Unsent(request)) = self.flights.get(at) else {
+        let Some(Flight::Unsent(request)) = self.flights.get_mut(at) else {
             return None;
         };
-        let request = Arc::clone(request);
+        let mut request = std::mem::take(request);
+        for batch in &mut request {
+            sequences.number(batch);
+        }
+        let request = Arc::new(request);
         self.flights[at] = Flight::Sent(Arc::clone(&request));
         Some(request)
     }
 
-    /// Sends the last one, which was just encoded. False when others go first:
+    /// Sends the last one, which was just encoded; not when others go first:
     /// refused ones, which may be more by now.
-    pub(super) fn send_last(&mut self) -> bool {
+    pub(super) fn send_last(&mut self, sequences: &mut Sequences) -> Option<Arc<Request>> {
         let is_first = self.first_unsent() + 1 == self.flights.len();
-        is_first && self.next() == Next::Send && self.send().is_some()
+        if is_first && self.next() == Next::Send {
+            self.send(sequences)
+        } else {
+            None
+        }
     }
 
     /// A new request, whose batches with these completions are being encoded.
@@ -151,7 +168,7 @@ impl Flights {
 
     /// The request that was being encoded is ready. False when it was given up
     /// meanwhile.
-    pub(super) fn cut(&mut self, request: Arc<Request>) -> bool {
+    pub(super) fn cut(&mut self, request: Request) -> bool {
         match self.flights.back_mut() {
             Some(cutting @ Flight::Cutting(_)) => {
                 *cutting = Flight::Unsent(request);
@@ -182,7 +199,7 @@ impl Flights {
     }
 
     /// Takes out what can't be sent again without changing the order, because
-    /// this later batch was appended.
+    /// this later batch was appended; it had no number, then.
     pub(super) fn overtake(&mut self, later: &CutBatch) -> Vec<RefusedBatch> {
         let mut overtaken = Vec::new();
         self.flights.retain_mut(|flight| match flight {
@@ -206,6 +223,30 @@ impl Flights {
         }
     }
 
+    /// Takes out what was given up and nothing depends on any more, and takes
+    /// their numbers from batches that can't be appended under them; when all was
+    /// answered that was sent, or nothing is. Returns those that fail.
+    pub(super) fn renumber(&mut self, sequences: &mut Sequences) -> Vec<(CutBatch, Error)> {
+        debug_assert!(self.awaited().is_none(), "all that was sent is answered");
+        let mut findings = Findings::default();
+        for (batch, refused) in self.flights.iter().flat_map(Flight::batches) {
+            findings.add(batch, refused);
+        }
+        let renumbered = findings.settle(sequences);
+        let mut failed = Vec::new();
+        if !renumbered.is_empty() {
+            self.retain(|batch, _| match renumbered.treat(batch) {
+                Fate::Keep => true,
+                Fate::Drop => false,
+                Fate::Fail(error) => {
+                    failed.push((batch.clone(), error));
+                    false
+                }
+            });
+        }
+        failed
+    }
+
     /// Refused batches are sent again, those of one request in one request.
     pub(super) fn resume(&mut self) {
         if self.held_by().is_some() {
@@ -219,57 +260,91 @@ impl Flights {
         self.flights = flights.into_iter().map(Flight::unsent).collect();
     }
 
-    /// Takes out the awaited request, or all that were sent.
-    pub(super) fn fail_sent(&mut self, all: bool) -> Vec<Arc<Request>> {
-        let mut failed = Vec::new();
-        self.flights.retain(|flight| match flight {
-            Flight::Sent(request) if all || failed.is_empty() => {
-                failed.push(Arc::clone(request));
-                false
-            }
-            _ => true,
-        });
+    /// Takes out the awaited request, which the broker refused as a whole.
+    pub(super) fn fail_awaited(&mut self, sequences: &mut Sequences) -> Vec<CutBatch> {
+        let at = self.first_sent();
+        let Some(Flight::Sent(request)) = self.flights.get(at) else {
+            return Vec::new();
+        };
+        let mut failed = request.to_vec();
+        self.flights.remove(at);
+        for batch in &failed {
+            sequences.doubt(batch);
+        }
+        failed.retain(|batch| !batch.given_up);
         failed
     }
 
-    /// Takes out the batches from before this time that no answer will come
-    /// for, with why they were refused last, if they were.
+    /// Gives up all that was sent: nobody knows what became of it.
+    pub(super) fn fail_sent(&mut self) -> Vec<CutBatch> {
+        let mut failed = Vec::new();
+        let flights = std::mem::take(&mut self.flights);
+        let given_up = flights.into_iter().map(|flight| {
+            let was_sent = matches!(flight, Flight::Sent(_));
+            let mut flight = flight.unsent();
+            if let Flight::Unsent(request) = &mut flight
+                && was_sent
+            {
+                failed.extend(request.iter_mut().filter_map(CutBatch::give_up));
+            }
+            flight
+        });
+        self.flights = given_up.collect();
+        self.retain(|batch, _| !batch.given_up || batch.is_lost());
+        failed
+    }
+
+    /// Gives up the batches from before this time that no answer will come for.
+    /// Returns them, with why they were refused last, if they were.
     pub(super) fn expire(&mut self, before: Instant) -> Vec<(CutBatch, Option<Error>)> {
         let mut expired = Vec::new();
-        let flights = std::mem::take(&mut self.flights);
-        let left = flights.into_iter().filter_map(|flight| match flight {
-            Flight::Sent(_) | Flight::Cutting(_) => Some(flight),
-            Flight::Refused(_) | Flight::Unsent(_) => {
-                let batches = flight.batches();
-                // Those of a request are in the order of their first records.
-                let old = batches.partition_point(|(batch, _)| batch.since < before);
-                let taken = batches[..old].iter();
-                expired.extend(taken.map(|(batch, error)| ((*batch).clone(), error.cloned())));
-                if old == 0 {
-                    Some(flight)
-                } else {
-                    flight.without(old)
-                }
+        self.retain(|batch, refused| {
+            if batch.since < before {
+                let batch = batch.give_up();
+                expired.extend(batch.map(|batch| (batch, refused.cloned())));
             }
+            !batch.given_up || batch.is_lost()
         });
-        self.flights = left.collect();
         expired
     }
 
-    /// Whether an answer is awaited for a batch from before this time.
-    pub(super) fn is_overdue(&self, before: Instant) -> bool {
-        let awaited = self.awaited().and_then(|request| request.first());
-        awaited.is_some_and(|batch| batch.since < before)
+    /// Keeps of the batches that aren't on their way those for which this is
+    /// true, given why they were refused last, if they were.
+    fn retain(&mut self, mut keep: impl FnMut(&mut CutBatch, Option<&Error>) -> bool) {
+        self.flights.retain_mut(|flight| match flight {
+            Flight::Refused(refused) => {
+                refused.retain_mut(|refused| keep(&mut refused.batch, Some(&refused.error)));
+                !refused.is_empty()
+            }
+            Flight::Unsent(request) => {
+                request.retain_mut(|batch| keep(batch, None));
+                !request.is_empty()
+            }
+            Flight::Sent(_) | Flight::Cutting(_) => true,
+        });
     }
 
-    /// Of all batches, oldest first.
+    /// Whether an answer is awaited for a batch from before this time, by anybody.
+    pub(super) fn is_overdue(&self, before: Instant) -> bool {
+        let sent = self.flights.iter().skip(self.first_sent());
+        let sent = sent.take_while(|flight| matches!(flight, Flight::Sent(_)));
+        let mut awaited = sent.flat_map(Flight::batches).map(|(batch, _)| batch);
+        // They are in the order of their first records.
+        let oldest = awaited.find(|batch| !batch.given_up);
+        oldest.is_some_and(|batch| batch.since < before)
+    }
+
+    /// Of all batches that aren't settled, oldest first.
     pub(super) fn completions(&self) -> impl Iterator<Item = Arc<Completion>> {
-        self.flights.iter().flat_map(|flight| match flight {
-            Flight::Cutting(completions) => completions.clone(),
-            _ => {
-                let batches = flight.batches().into_iter();
-                batches.map(|(b, _)| Arc::clone(&b.completion)).collect()
-            }
+        self.flights.iter().flat_map(|flight| {
+            let cutting = match flight {
+                Flight::Cutting(completions) => &completions[..],
+                _ => &[],
+            };
+            let batches = flight.batches().map(|(batch, _)| batch);
+            let batches = batches.filter(|batch| !batch.given_up);
+            let completions = batches.map(|batch| &batch.completion);
+            cutting.iter().chain(completions).map(Arc::clone)
         })
     }
 

@@ -2,9 +2,11 @@
 //!
 //! A record is encoded once, straight into the batch of its partition
 //! (`shared`, `batch`). The transport takes requests from the `outbox` when it
-//! has room, as the rules of the `queue` and its `flights` allow. The `session`
-//! reads the answers and settles each batch's `completion`, which all its
-//! deliveries share; the `expiry` settles what isn't delivered in time.
+//! has room, as the rules of the `queue` and its `flights` allow; there a batch
+//! gets its number (`sequences`, `renumbering`), under the `identity` that the
+//! broker gave. The `session` reads the answers (`verdict`) and settles each batch's
+//! `completion`, which all its deliveries share; the `expiry` settles what isn't
+//! delivered in time.
 
 mod batch;
 mod builder;
@@ -12,16 +14,23 @@ mod completion;
 mod expiry;
 mod failures;
 mod flights;
+mod identity;
+#[cfg(test)]
+#[path = "tests/model.rs"]
+mod model_tests;
 mod outbox;
 mod queue;
+mod renumbering;
+mod sequences;
 mod session;
 mod shared;
 mod topics;
+mod verdict;
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use statecast_proto::batch::{EncodedBatch, RecordRef};
+use statecast_proto::batch::{EncodedBatch, RecordRef, count};
 use tokio::sync::SemaphorePermit;
 
 pub use self::builder::ProducerBuilder;
@@ -30,6 +39,8 @@ pub use self::completion::{Delivery, RecordPosition};
 use self::builder::ProducerSettings;
 use self::shared::{Refused, Shared, Target, wake};
 use self::topics::KnownTopic;
+#[cfg(doc)]
+use crate::Reason;
 use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
@@ -46,19 +57,34 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Sends records to topics. Cheap to clone; clones share the connection, the
 /// batches and the order.
 ///
-/// - Records of one partition are first appended in the order in which they
-///   were sent, also over lost connections, with one exception below.
-/// - A lost connection is made again and what wasn't acknowledged is sent
-///   again. A record whose acknowledgement was lost with the connection is then
-///   appended twice: delivery is *at least once*.
+/// - Each record is appended *exactly once*, and records of one partition in the
+///   order in which they were sent, several requests at a time: over lost answers,
+///   lost connections and crashes of the broker. What wasn't acknowledged is sent
+///   again, and the broker recognises by its number what it has already.
 /// - A batch that the broker refuses for now, as when its disk is full, is sent
-///   again before anything else. It fails when a later batch of its partition,
-///   which was on its way already, is acknowledged first. The exception: when
-///   that acknowledgement is lost with the connection, both are sent again, and
-///   the records of the later batch lie before and behind those of the refused
-///   one.
+///   again before anything else. One that it refuses for good fails, and those
+///   behind it go on without it.
 /// - Every batch carries a checksum that the broker verifies before it
 ///   appends, and hands to consumers.
+///
+/// What remains for the caller:
+///
+/// - A record that fails with [`Error::Timeout`] or [`Error::Connection`] may have
+///   been appended, once, and a timeout doesn't keep one from being appended that is
+///   on its way. The same is true of [`Reason::ProducerExpired`], when the broker
+///   was away for so long that it has forgotten this producer meanwhile (after a
+///   day, by default). With [`Reason::SequenceTooOld`] it was appended, but where,
+///   the broker doesn't remember.
+/// - Who sends such a record again, or after a restart, sends another one: the
+///   numbers are those of one `Producer`, while it lives.
+/// - A producer with a name ends those that had it before; they fail with
+///   [`Reason::ProducerFenced`], for good. See [`ProducerBuilder::producer_name`].
+/// - With [`ProducerBuilder::idempotent`] off, and with a broker that is too old,
+///   delivery is *at least once*: a record whose acknowledgement was lost with the
+///   connection is appended twice. A batch that was refused for now then fails when
+///   a later one of its partition, which was on its way already, is acknowledged
+///   first; if that acknowledgement is lost too, both are sent again, and the later
+///   records lie before and behind those of the refused batch.
 ///
 /// When the last clone is dropped, what was sent is still delivered in the
 /// background while the runtime lives; [`Producer::close`] waits for it.
@@ -129,8 +155,8 @@ impl Producer {
     /// is that of its first record, the others follow without gaps.
     ///
     /// It goes without lingering, and so does everything that was sent before
-    /// it. Fails with [`Error::InvalidInput`] when its checksum isn't that of
-    /// its payload.
+    /// it. Fails with [`Error::InvalidInput`] when its checksum or its count of
+    /// records isn't that of its payload.
     pub async fn send_batch(
         &self,
         topic: &str,
@@ -139,6 +165,11 @@ impl Producer {
     ) -> Result<Delivery, Error> {
         if statecast_proto::checksum(&batch.payload) != batch.checksum {
             return Err(Error::invalid("the batch has a wrong checksum"));
+        }
+        // By the count the next batch is numbered. What can't be read at all, the
+        // broker refuses.
+        if count(&batch.payload).is_ok_and(|count| count != batch.record_count.into()) {
+            return Err(Error::invalid("the batch has a wrong count of records"));
         }
         let shared = &self.handle.shared;
         loop {
@@ -211,7 +242,7 @@ impl Producer {
             return Ok((cost, permit));
         }
         let permit = shared.buffer.acquire_many(permits).await;
-        Ok((cost, permit.map_err(|_| Error::Closed)?))
+        Ok((cost, permit.map_err(|_| shared.closed())?))
     }
 
     #[cold]

@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 
 use super::batch::{self, Request, WaitingBatch};
 use super::queue::Step;
-use super::shared::Shared;
+use super::shared::{Shared, wake};
 use crate::clock;
 
 pub(super) struct Outbox {
@@ -42,17 +42,12 @@ impl Outbox {
             request.push(batch);
             builders.extend(builder);
         }
-        let request = Arc::new(request);
-        let (send, waker) = {
+        let (sent, waker) = {
             let mut state = self.shared.lock();
-            state
-                .queue
-                .cut(self.session, Arc::clone(&request), builders)
+            state.queue.cut(self.session, request, builders)
         };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        send.then_some(request)
+        wake(waker);
+        sent
     }
 
     fn poll_timer(&mut self, time: Instant, cx: &mut Context<'_>) -> Poll<()> {

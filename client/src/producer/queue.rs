@@ -9,7 +9,8 @@
 //!   the load and latency doesn't suffer when there is none.
 //! - What became of requests that were taken from here is in `flights`: they
 //!   are answered in their order, and sent again in their order after a lost
-//!   connection or a refusal.
+//!   connection or a refusal. `sequences` has the numbers that keep them from being
+//!   appended twice.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use statecast_proto::batch::BatchBuilder;
 use super::batch::{CutBatch, Request, WaitingBatch};
 use super::completion::Completion;
 use super::flights::{Flights, Next, RefusedBatch};
+use super::sequences::{Identity, Sequences, Slot, Wanted};
 use crate::error::Error;
 
 /// Requests that may be on their way before small ones are held back: one that
@@ -52,6 +54,7 @@ pub(super) struct Queue {
     /// Sum of the lengths of `waiting`.
     waiting_bytes: usize,
     flights: Flights,
+    sequences: Sequences,
     /// Grows with each connection; an outbox of an older one sends no more.
     session: u64,
     /// Batches with numbers below go without lingering.
@@ -98,6 +101,16 @@ impl Expired {
     }
 }
 
+/// What became of refused batches whose pause is over.
+#[derive(Debug, Default)]
+pub(super) struct Resumed {
+    /// Those that fail.
+    pub(super) failed: Vec<(CutBatch, Error)>,
+    /// The session is over: an identity must be got before anything else is sent.
+    pub(super) ended: bool,
+    pub(super) waker: Option<Waker>,
+}
+
 #[derive(Debug, PartialEq, Eq)]
 enum Readiness {
     Now,
@@ -106,9 +119,10 @@ enum Readiness {
 }
 
 impl Queue {
-    pub(super) fn new(pace: Pace) -> Self {
+    pub(super) fn new(pace: Pace, sequences: Sequences) -> Self {
         Self {
             pace,
+            sequences,
             waiting: VecDeque::new(),
             first: 0,
             waiting_bytes: 0,
@@ -120,6 +134,21 @@ impl Queue {
             timed: false,
             spare: VecDeque::new(),
         }
+    }
+
+    /// The partition's numbers.
+    pub(super) fn slot(&mut self, topic: &Arc<str>, partition: u32) -> Slot {
+        self.sequences.slot(topic, partition)
+    }
+
+    /// As [`Sequences::wanted`].
+    pub(super) fn identity_wanted(&self) -> Option<Wanted> {
+        self.sequences.wanted()
+    }
+
+    /// As [`Sequences::identify`].
+    pub(super) fn identify(&mut self, identity: Option<Identity>) {
+        self.sequences.identify(identity);
     }
 
     /// Queues a batch; returns its number.
@@ -146,7 +175,7 @@ impl Queue {
         self.sender.as_ref()?;
         let wake = match self.flights.next() {
             Next::Send => true,
-            Next::Nothing => false,
+            Next::Nothing => self.is_finished(),
             Next::New => match self.readiness(None) {
                 Readiness::Now => true,
                 Readiness::At(_) => !self.timed,
@@ -184,14 +213,15 @@ impl Queue {
         self.closed
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.flights.is_empty()
+    /// Whether nobody waits for anything.
+    pub(super) fn is_settled(&self) -> bool {
+        self.waiting.is_empty() && self.flights.is_settled()
     }
 
-    /// Whether nothing will ever be sent any more. A request that waits for its
+    /// Whether nothing needs ever be sent any more. A request that waits for its
     /// answer may have to be sent again.
     pub(super) fn is_finished(&self) -> bool {
-        self.closed && self.is_empty()
+        self.closed && self.is_settled()
     }
 
     /// Closes it for good, and returns what will never be settled by an answer.
@@ -211,6 +241,8 @@ impl Queue {
     pub(super) fn begin_session(&mut self) -> u64 {
         self.session += 1;
         self.flights.send_again();
+        let failed = self.flights.renumber(&mut self.sequences);
+        debug_assert!(failed.is_empty(), "nothing is refused");
         self.session
     }
 
@@ -226,16 +258,15 @@ impl Queue {
     /// What the outbox of this session is to do; it is parked when that is
     /// nothing.
     pub(super) fn step(&mut self, session: u64, now: Instant, waker: &Waker) -> Step {
-        if session != self.session {
+        if session != self.session || self.is_finished() {
             return Step::End;
         }
         let ready = match self.flights.next() {
-            Next::Send => match self.flights.send() {
+            Next::Send => match self.flights.send(&mut self.sequences) {
                 Some(request) => return Step::Send(request),
                 None => Readiness::No,
             },
             Next::Nothing => Readiness::No,
-            Next::New if self.is_finished() => return Step::End,
             Next::New => self.readiness(Some(now)),
         };
         match ready {
@@ -252,21 +283,21 @@ impl Queue {
         }
     }
 
-    /// Takes back what [`Step::Cut`] gave away, now encoded. Returns whether it
-    /// is to be sent at once; else it is sent in its turn, by whom to wake.
+    /// Takes back what [`Step::Cut`] gave away, now encoded. Returns what is to be
+    /// sent at once; else it is sent in its turn, by whom to wake.
     pub(super) fn cut(
         &mut self,
         session: u64,
-        request: Arc<Request>,
+        request: Request,
         builders: Vec<BatchBuilder>,
-    ) -> (bool, Option<Waker>) {
+    ) -> (Option<Arc<Request>>, Option<Waker>) {
         let room = SPARE_BUILDERS.saturating_sub(self.spare.len());
         self.spare.extend(builders.into_iter().take(room));
         let kept = self.flights.cut(request);
         if !kept || session != self.session {
-            return (false, self.sender.take());
+            return (None, self.sender.take());
         }
-        (self.flights.send_last(), None)
+        (self.flights.send_last(&mut self.sequences), None)
     }
 
     /// The request that the next answer is for. It keeps its place until
@@ -298,15 +329,39 @@ impl Queue {
         self.flights.held_by().cloned()
     }
 
-    /// Sends refused batches again, if everything that was sent was answered.
-    pub(super) fn resume(&mut self) -> Option<Waker> {
-        self.flights.resume();
-        self.sender_to_wake()
+    /// Sends refused batches again, if everything that was sent was answered; under
+    /// other numbers where the broker refused the numbers.
+    pub(super) fn resume(&mut self) -> Resumed {
+        if self.flights.awaited().is_some() {
+            return Resumed::default();
+        }
+        let failed = self.flights.renumber(&mut self.sequences);
+        let ended = self.sequences.is_blocked();
+        if ended {
+            // The outbox of this session must not come to it first.
+            self.begin_session();
+        } else {
+            self.flights.resume();
+        }
+        Resumed {
+            failed,
+            ended,
+            waker: self.sender_to_wake(),
+        }
     }
 
-    /// As [`Flights::fail_sent`].
-    pub(super) fn fail_sent(&mut self, all: bool) -> Vec<Arc<Request>> {
-        self.flights.fail_sent(all)
+    /// A batch was refused for good.
+    pub(super) fn refused(&mut self, batch: &CutBatch) {
+        self.sequences.give_up(batch);
+    }
+
+    /// As [`Flights::fail_sent`], or as [`Flights::fail_awaited`].
+    pub(super) fn fail_sent(&mut self, all: bool) -> Vec<CutBatch> {
+        if all {
+            self.flights.fail_sent()
+        } else {
+            self.flights.fail_awaited(&mut self.sequences)
+        }
     }
 
     /// As [`Flights::is_overdue`].
@@ -333,10 +388,11 @@ impl Queue {
     fn take(&mut self) -> Vec<WaitingBatch> {
         let mut batches = Vec::new();
         let mut bytes = 0;
+        self.sequences.begin_request();
         while let Some(batch) = self.waiting.front() {
             bytes += batch.len();
             let over = bytes > self.pace.batch_bytes || batches.len() == MAX_BATCHES;
-            if over && !batches.is_empty() {
+            if over && !batches.is_empty() || !self.sequences.admit(batch.slot) {
                 break;
             }
             batches.extend(self.pop());

@@ -4,6 +4,7 @@ use std::task::Waker;
 
 use bytes::Bytes;
 use statecast_proto::batch::EncodedBatch;
+use statecast_proto::reason::Reason;
 
 use super::super::batch::Content;
 use super::*;
@@ -27,6 +28,7 @@ fn batch(partition: u32, len: usize) -> WaitingBatch {
     WaitingBatch {
         topic: "t".into(),
         partition,
+        slot: Slot::test(partition),
         content: Content::Encoded(encoded),
         completion: Completion::new(partition),
         cost: len,
@@ -34,8 +36,12 @@ fn batch(partition: u32, len: usize) -> WaitingBatch {
     }
 }
 
-fn cut(batches: Vec<WaitingBatch>) -> Arc<Request> {
-    Arc::new(batches.into_iter().map(|batch| batch.cut().0).collect())
+fn cut(batches: Vec<WaitingBatch>) -> Request {
+    batches.into_iter().map(|batch| batch.cut().0).collect()
+}
+
+fn queue(pace: Pace) -> Queue {
+    Queue::new(pace, Sequences::test(None))
 }
 
 fn partitions(request: &Request) -> Vec<u32> {
@@ -47,10 +53,8 @@ fn send(queue: &mut Queue, session: u64) -> Option<Vec<u32>> {
     match queue.step(session, start(), Waker::noop()) {
         Step::Send(request) => Some(partitions(&request)),
         Step::Cut(batches) => {
-            let request = cut(batches);
-            let sent = partitions(&request);
-            let (still_on, _) = queue.cut(session, request, Vec::new());
-            still_on.then_some(sent)
+            let (sent, _) = queue.cut(session, cut(batches), Vec::new());
+            sent.map(|request| partitions(&request))
         }
         Step::At(_) | Step::Idle | Step::End => None,
     }
@@ -75,7 +79,7 @@ fn refuse(queue: &mut Queue) {
 
 #[test]
 fn small_batches_go_at_once_while_few_requests_are_on_their_way() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     for partition in 0..6 {
         queue.add(batch(partition, 10));
@@ -88,7 +92,7 @@ fn small_batches_go_at_once_while_few_requests_are_on_their_way() {
 
 #[test]
 fn full_requests_go_until_too_many_are_on_their_way() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     for partition in 0..8 {
         queue.add(batch(partition, 100));
@@ -102,7 +106,7 @@ fn full_requests_go_until_too_many_are_on_their_way() {
 
 #[test]
 fn request_holds_no_more_than_its_worth_but_at_least_one_batch() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     for (partition, len) in [(0, 40), (1, 40), (2, 40), (3, 500)] {
         queue.add(batch(partition, len));
@@ -114,7 +118,7 @@ fn request_holds_no_more_than_its_worth_but_at_least_one_batch() {
 
 #[test]
 fn lingering_batch_waits_for_its_time_for_company_or_for_flush() {
-    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
+    let mut queue = queue(lingering(Duration::from_secs(60)));
     let session = queue.begin_session();
     let now = start();
     queue.add(batch(0, 10));
@@ -137,7 +141,7 @@ fn lingering_batch_waits_for_its_time_for_company_or_for_flush() {
 
 #[test]
 fn lost_connection_sends_what_was_not_answered_again_in_order() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     for partition in 0..3 {
         queue.add(batch(partition, 100));
@@ -153,7 +157,7 @@ fn lost_connection_sends_what_was_not_answered_again_in_order() {
 
 #[test]
 fn request_cut_while_the_connection_is_lost_keeps_its_place() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     let Step::Cut(batches) = queue.step(session, start(), Waker::noop()) else {
@@ -164,15 +168,15 @@ fn request_cut_while_the_connection_is_lost_keeps_its_place() {
     // Batch 1 must not overtake the one that is being encoded.
     assert_eq!(send(&mut queue, next), None);
     assert_eq!(queue.flush().0.len(), 2);
-    let (still_on, _) = queue.cut(session, cut(batches), Vec::new());
-    assert!(!still_on);
+    let (sent, _) = queue.cut(session, cut(batches), Vec::new());
+    assert!(sent.is_none());
     assert_eq!(send(&mut queue, next), Some(vec![0]));
     assert_eq!(send(&mut queue, next), Some(vec![1]));
 }
 
 #[test]
 fn refused_batches_go_before_what_waits() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
@@ -181,14 +185,14 @@ fn refused_batches_go_before_what_waits() {
     assert_eq!(send(&mut queue, session), None);
     assert_eq!(queue.flush().0.len(), 2, "neither is settled");
     assert!(queue.held_by().is_some());
-    assert!(queue.resume().is_some(), "whoever sends is parked");
+    assert!(queue.resume().waker.is_some(), "whoever sends is parked");
     assert_eq!(send(&mut queue, session), Some(vec![0]));
     assert_eq!(send(&mut queue, session), Some(vec![1]));
 }
 
 #[test]
 fn request_that_is_cut_while_others_are_refused_goes_behind_them() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
@@ -201,8 +205,8 @@ fn request_that_is_cut_while_others_are_refused_goes_behind_them() {
         if resumed_first {
             let _ = queue.resume();
         }
-        let (goes, _) = queue.cut(session, cut(batches), Vec::new());
-        assert!(!goes);
+        let (sent, _) = queue.cut(session, cut(batches), Vec::new());
+        assert!(sent.is_none());
         let _ = queue.resume();
         assert_eq!(send(&mut queue, session), Some(vec![0]));
         assert_eq!(send(&mut queue, session), Some(vec![1]));
@@ -217,7 +221,7 @@ fn request_that_is_cut_while_others_are_refused_goes_behind_them() {
 
 #[test]
 fn batches_that_waited_for_room_get_their_timer_once_there_is_room() {
-    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
+    let mut queue = queue(lingering(Duration::from_secs(60)));
     let session = queue.begin_session();
     for partition in 0..4 {
         queue.add(batch(partition, 100));
@@ -238,7 +242,7 @@ fn batches_that_waited_for_room_get_their_timer_once_there_is_room() {
 
 #[test]
 fn lingering_for_ever_lasts_until_flush() {
-    let mut queue = Queue::new(lingering(Duration::MAX));
+    let mut queue = queue(lingering(Duration::MAX));
     let session = queue.begin_session();
     queue.add(batch(0, 10));
     let step = queue.step(session, start(), Waker::noop());
@@ -249,7 +253,7 @@ fn lingering_for_ever_lasts_until_flush() {
 
 #[test]
 fn what_is_too_old_expires_unless_it_is_on_its_way() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
@@ -265,12 +269,12 @@ fn what_is_too_old_expires_unless_it_is_on_its_way() {
     queue.begin_session();
     let expired = queue.expire(later);
     assert_eq!((expired.cut.len(), expired.waiting.len()), (1, 0));
-    assert!(queue.is_empty());
+    assert!(queue.is_settled());
 }
 
 #[test]
 fn lingering_batch_makes_no_connection_overdue() {
-    let mut queue = Queue::new(lingering(Duration::from_secs(60)));
+    let mut queue = queue(lingering(Duration::from_secs(60)));
     queue.begin_session();
     queue.add(batch(0, 10));
     assert!(!queue.is_overdue(start() + Duration::from_secs(60)));
@@ -278,7 +282,7 @@ fn lingering_batch_makes_no_connection_overdue() {
 
 #[test]
 fn closed_queue_ends_once_everything_was_answered() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 10));
     queue.close();
@@ -286,7 +290,7 @@ fn closed_queue_ends_once_everything_was_answered() {
     refuse(&mut queue);
     let step = queue.step(session, start(), Waker::noop());
     assert!(matches!(step, Step::Idle), "{step:?}");
-    assert!(queue.resume().is_some());
+    assert!(queue.resume().waker.is_some());
     assert_eq!(send(&mut queue, session), Some(vec![0]));
     let step = queue.step(session, start(), Waker::noop());
     assert!(matches!(step, Step::Idle), "{step:?}");
@@ -297,7 +301,7 @@ fn closed_queue_ends_once_everything_was_answered() {
 
 #[test]
 fn abandoned_queue_gives_back_everything_and_takes_nothing() {
-    let mut queue = Queue::new(NO_LINGER);
+    let mut queue = queue(NO_LINGER);
     let session = queue.begin_session();
     queue.add(batch(0, 100));
     assert!(send(&mut queue, session).is_some());
@@ -307,8 +311,58 @@ fn abandoned_queue_gives_back_everything_and_takes_nothing() {
     };
     queue.add(batch(2, 100));
     assert_eq!(queue.abandon().len(), 3);
-    assert!(queue.is_closed() && queue.is_empty());
+    assert!(queue.is_closed() && queue.is_settled());
     // Whoever encoded meanwhile comes too late.
-    let (goes, _) = queue.cut(session, cut(batches), Vec::new());
-    assert!(!goes && queue.is_empty());
+    let (sent, _) = queue.cut(session, cut(batches), Vec::new());
+    assert!(sent.is_none() && queue.is_settled());
+}
+
+#[test]
+fn session_ends_before_anything_is_sent_without_an_identity() {
+    let identity = Identity {
+        producer_id: 7,
+        epoch: 0,
+    };
+    let mut queue = Queue::new(NO_LINGER, Sequences::test(Some(identity)));
+    let session = queue.begin_session();
+    queue.add(batch(0, 100));
+    assert!(send(&mut queue, session).is_some());
+    queue.add(batch(1, 100));
+    let refused = queue.awaited().unwrap();
+    let refused = refused.iter().map(|batch| RefusedBatch {
+        batch: batch.clone(),
+        error: Error::refused_here(
+            Reason::ProducerExpired,
+            String::new(),
+            std::collections::BTreeMap::new(),
+        ),
+    });
+    let _ = queue.answered(refused.collect());
+    assert!(queue.resume().ended, "the producer isn't known any more");
+    assert!(queue.identity_wanted().is_some());
+    let step = queue.step(session, start(), Waker::noop());
+    assert!(matches!(step, Step::End), "{step:?}");
+
+    let session = queue.begin_session();
+    queue.identify(Some(Identity {
+        producer_id: 8,
+        epoch: 0,
+    }));
+    assert_eq!(send(&mut queue, session), Some(vec![0]));
+    assert_eq!(send(&mut queue, session), Some(vec![1]));
+}
+
+#[test]
+fn partition_with_many_small_batches_leaves_some_for_the_next_request() {
+    let identity = Identity {
+        producer_id: 7,
+        epoch: 0,
+    };
+    let mut queue = Queue::new(NO_LINGER, Sequences::test(Some(identity)));
+    let session = queue.begin_session();
+    for partition in [1, 0, 0, 0, 0, 0, 2] {
+        queue.add(batch(partition, 1));
+    }
+    assert_eq!(send(&mut queue, session), Some(vec![1, 0, 0, 0, 0]));
+    assert_eq!(send(&mut queue, session), Some(vec![0, 2]));
 }

@@ -5,25 +5,23 @@ use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 
 use statecast_proto::reason::Reason;
-use statecast_proto::v1::batch_result::Outcome;
+use statecast_proto::v1::ProduceStreamResponse;
 use statecast_proto::v1::log_client::LogClient;
-use statecast_proto::v1::{BatchResult, ProduceStreamResponse};
 use tokio::time::Sleep;
 use tonic::Streaming;
 
 use super::batch::CutBatch;
 use super::expiry::Expiry;
 use super::flights::RefusedBatch;
+use super::identity;
 use super::outbox::Outbox;
 use super::shared::{Shared, wake};
+use super::verdict::Verdict;
 use crate::connection::MAX_MESSAGE;
 use crate::error::Error;
-
-/// How often a batch that arrives with other bytes is sent again: what damages
-/// it every time won't stop.
-const MAX_DAMAGED: u8 = 2;
 
 /// The right to send. It leaves no delivery unsettled when the task ends before
 /// its work is done: the runtime shuts down, or the task panicked.
@@ -41,9 +39,11 @@ pub(super) async fn run(task: Task) {
     let shared = &task.0;
     let mut expiry = Expiry::new(shared);
     let mut failures = 0;
+    let mut pauses = 0;
     while work(shared).await {
-        let mut session = Session::new(shared, &mut expiry);
+        let mut session = Session::new(shared, &mut expiry, pauses);
         let ended = session.run().await;
+        pauses = session.pauses;
         let failed_some = ended.as_ref().is_err_and(|error| session.blame(error));
         if session.progressed || failed_some || ended.is_ok() {
             failures = 0;
@@ -65,7 +65,7 @@ pub(super) async fn run(task: Task) {
 async fn work(shared: &Shared) -> bool {
     poll_fn(|cx| {
         let queue = &mut shared.lock().queue;
-        if !queue.is_empty() {
+        if !queue.is_settled() {
             return Poll::Ready(true);
         }
         if queue.is_closed() {
@@ -85,33 +85,55 @@ struct Session<'a, 'e> {
     pause: Option<Pin<Box<Sleep>>>,
     /// Refused batches may wait to be sent again.
     paused: bool,
-    /// Answers in a row that refused something for now.
-    refusals: u32,
+    /// How often in a row it was paused, without an answer that refused nothing;
+    /// in sessions before this one, too.
+    pauses: u32,
     /// Something was answered, so the broker is there.
     progressed: bool,
 }
 
 impl<'a, 'e> Session<'a, 'e> {
-    fn new(shared: &'a Arc<Shared>, expiry: &'e mut Expiry<'a>) -> Self {
+    fn new(shared: &'a Arc<Shared>, expiry: &'e mut Expiry<'a>, pauses: u32) -> Self {
         Self {
             id: shared.lock().queue.begin_session(),
             shared,
             expiry,
             pause: None,
             paused: false,
-            refusals: 0,
+            pauses,
             progressed: false,
         }
     }
 
     /// Runs until the connection is lost, or nothing is left to do.
     async fn run(&mut self) -> Result<(), Error> {
+        self.identify().await?;
         let answers = self.open().await?;
-        self.exchange(answers).await?;
-        if self.shared.lock().queue.is_empty() {
-            Ok(())
-        } else {
-            Err(Error::Connection("the broker ended the stream".into()))
+        match self.exchange(answers).await? {
+            End::Stream if !self.shared.lock().queue.is_settled() => {
+                Err(Error::Connection("the broker ended the stream".into()))
+            }
+            End::Stream | End::Done | End::Identity => Ok(()),
+        }
+    }
+
+    /// Gets an identity, if the next batches need one that isn't there.
+    async fn identify(&mut self) -> Result<(), Error> {
+        let Some(wanted) = self.shared.lock().queue.identity_wanted() else {
+            return Ok(());
+        };
+        let asking = identity::ask(self.shared, wanted.former);
+        match self.expiry.during(asking).await {
+            Ok(identity) => {
+                self.shared.lock().queue.identify(identity);
+                Ok(())
+            }
+            Err(error) => {
+                if !error.is_retryable() && error.reason() != Some(Reason::ProducerFenced) {
+                    self.expiry.fail_all(&error);
+                }
+                Err(error)
+            }
         }
     }
 
@@ -136,7 +158,7 @@ impl<'a, 'e> Session<'a, 'e> {
     async fn exchange(
         &mut self,
         mut answers: Streaming<ProduceStreamResponse>,
-    ) -> Result<(), Error> {
+    ) -> Result<End, Error> {
         let mut silent = false;
         loop {
             tokio::select! {
@@ -147,16 +169,20 @@ impl<'a, 'e> Session<'a, 'e> {
                     }
                     if silent && self.shared.lock().queue.is_finished() {
                         // Nothing depends on when the broker ends the stream.
-                        return Ok(());
+                        return Ok(End::Done);
                     }
                     silent = true;
                     self.expiry.expire();
                 }
-                () = elapsed(&mut self.pause) => self.resume(),
+                () = elapsed(&mut self.pause) => {
+                    if self.resume() {
+                        return Ok(End::Identity);
+                    }
+                }
                 answer = answers.message() => {
                     match answer.map_err(|status| Error::from_status(&status))? {
                         Some(answer) => self.take(answer)?,
-                        None => return Ok(()),
+                        None => return Ok(End::Stream),
                     }
                     silent = false;
                     self.progressed = true;
@@ -178,15 +204,27 @@ impl<'a, 'e> Session<'a, 'e> {
         }
         let mut refused = Vec::new();
         let mut settled = 0;
+        let mut fenced = Ok(());
         for (batch, result) in request.iter().zip(answer.results) {
-            settled += self.take_result(batch, result, &mut refused);
+            settled += match Verdict::of(batch, result) {
+                Verdict::Appended(offset) => {
+                    self.overtaken(batch, &mut refused) + self.shared.settle(batch, Ok(offset))
+                }
+                Verdict::Failed(error) => self.shared.settle(batch, Err(error)),
+                Verdict::Again(error) => {
+                    refused.push(again(batch, error));
+                    0
+                }
+                Verdict::Fenced(error) => {
+                    fenced = Err(error.clone());
+                    self.shared.settle(batch, Err(error))
+                }
+            };
         }
         self.shared.buffer.add_permits(settled);
-        self.refusals = if refused.is_empty() {
-            0
-        } else {
-            self.refusals.saturating_add(1)
-        };
+        if refused.is_empty() {
+            self.pauses = 0;
+        }
         let waker = {
             let queue = &mut self.shared.lock().queue;
             let waker = queue.answered(refused);
@@ -197,44 +235,15 @@ impl<'a, 'e> Session<'a, 'e> {
         if self.paused {
             self.pause();
         }
-        Ok(())
-    }
-
-    /// Returns the cost of what is settled.
-    fn take_result(
-        &mut self,
-        batch: &CutBatch,
-        result: BatchResult,
-        refused: &mut Vec<RefusedBatch>,
-    ) -> usize {
-        let error = match result.outcome {
-            Some(Outcome::Appended(appended)) => {
-                let base = appended.base_offset;
-                let end = base.checked_add(batch.encoded.record_count.into());
-                let offset = end.map(|_| base);
-                let offset = offset.ok_or_else(|| Error::protocol("an offset out of bounds"));
-                return self.overtaken(batch, refused) + self.shared.settle(batch, offset);
-            }
-            Some(Outcome::Error(error)) => Error::from_batch_error(error),
-            None => Error::protocol("a result without an outcome"),
-        };
-        let damaged = error.reason() == Some(Reason::ChecksumMismatch);
-        let hopeless = damaged && batch.damaged == MAX_DAMAGED;
-        if !error.is_retryable() || hopeless || self.expiry.is_too_old(batch) {
-            return self.shared.settle(batch, Err(error));
-        }
-        let mut batch = batch.clone();
-        batch.damaged += u8::from(damaged);
-        refused.push(RefusedBatch { batch, error });
-        0
+        fenced
     }
 
     /// A later batch of the partition was appended: what was refused before it
-    /// can't be sent again without changing the order. Returns the cost of what
-    /// is settled.
+    /// can't be sent again without changing the order. Of batches with numbers, the
+    /// broker takes none before its time. Returns the cost of what is settled.
     fn overtaken(&self, later: &CutBatch, refused: &mut Vec<RefusedBatch>) -> usize {
         // Refusals are rare, in this answer and in those before.
-        if refused.is_empty() && !self.paused {
+        if later.number.is_some() || (refused.is_empty() && !self.paused) {
             return 0;
         }
         let mut settled = 0;
@@ -256,36 +265,75 @@ impl<'a, 'e> Session<'a, 'e> {
             return;
         };
         let backoff = self.shared.client.settings().backoff;
-        let asked = error.refusal().and_then(|refusal| refusal.retry_after);
-        let wait = asked.unwrap_or_else(|| backoff.delay(self.refusals));
-        self.pause = Some(Box::pin(tokio::time::sleep(wait.min(backoff.max))));
+        let wait = match (error.reason(), error.refusal().and_then(|r| r.retry_after)) {
+            (_, Some(asked)) => asked.min(backoff.max),
+            // Nothing has to change at the broker: the numbers are to.
+            (Some(Reason::SequenceGap | Reason::ProducerExpired), _) if self.pauses == 0 => {
+                Duration::ZERO
+            }
+            _ => backoff.delay(self.pauses),
+        };
+        self.pauses = self.pauses.saturating_add(1);
+        self.pause = Some(Box::pin(tokio::time::sleep(wait)));
     }
 
-    fn resume(&mut self) {
+    /// The pause is over. Returns whether the session is, too.
+    fn resume(&mut self) -> bool {
         self.pause = None;
-        let waker = self.shared.lock().queue.resume();
-        wake(waker);
+        self.expiry.expire();
+        let resumed = self.shared.take_resumed();
+        wake(resumed.waker);
+        let mut settled = 0;
+        for (batch, error) in resumed.failed {
+            self.shared.fail(&batch.topic, &batch.completion, error);
+            settled += batch.cost;
+        }
+        self.shared.buffer.add_permits(settled);
+        resumed.ended
     }
 
     /// The connection is gone. An error that a retry doesn't mend is that of
     /// the request which the broker came to, or of all when it isn't even one
-    /// of ours. Returns whether something failed.
+    /// of ours; or of the producer itself, for good. Returns whether something
+    /// failed.
     fn blame(&mut self, error: &Error) -> bool {
         self.expiry.blame(error);
         if error.is_retryable() {
             return false;
         }
+        if error.reason() == Some(Reason::ProducerFenced) {
+            self.shared.fence(error);
+            return true;
+        }
         let all = error.refusal().is_none();
-        let requests = self.shared.take_sent(all);
+        let sent = self.shared.take_sent(all);
         let mut settled = 0;
-        for batch in requests.iter().flat_map(|request| request.iter()) {
+        for batch in &sent {
             let error = error.clone();
             self.shared.fail(&batch.topic, &batch.completion, error);
             settled += batch.cost;
         }
         self.shared.buffer.add_permits(settled);
-        !requests.is_empty()
+        !sent.is_empty()
     }
+}
+
+/// Why a session is over.
+enum End {
+    /// The broker ended the stream.
+    Stream,
+    /// There is nothing left to do.
+    Done,
+    /// An identity must be got before anything else is sent.
+    Identity,
+}
+
+/// A batch that is to be sent again.
+fn again(batch: &CutBatch, error: Error) -> RefusedBatch {
+    let mut batch = batch.clone();
+    let damaged = error.reason() == Some(Reason::ChecksumMismatch);
+    batch.damaged += u8::from(damaged);
+    RefusedBatch { batch, error }
 }
 
 /// Never, when no pause is on.

@@ -9,13 +9,14 @@ use statecast_proto::reason::Reason;
 use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
-use super::batch::{Content, CutBatch, Request, WaitingBatch};
-use super::builder::ProducerSettings;
+use super::batch::{Content, CutBatch, WaitingBatch};
+use super::builder::{Naming, ProducerSettings};
 use super::completion::{Completion, Delivery};
 use super::failures::Failures;
 use super::flights::RefusedBatch;
-use super::queue::{Expired, Queue};
-use super::topics::{KnownTopic, KnownTopics};
+use super::queue::{Expired, Queue, Resumed};
+use super::sequences::Sequences;
+use super::topics::{KnownTopic, KnownTopics, Open};
 use crate::client::Client;
 use crate::clock;
 use crate::error::Error;
@@ -41,6 +42,8 @@ pub(super) struct State {
     pub(super) queue: Queue,
     pub(super) topics: KnownTopics,
     pub(super) failures: Failures,
+    /// Why nothing is taken any more, if nobody closed it.
+    fenced: Option<Error>,
 }
 
 /// Where a record is to go.
@@ -60,13 +63,16 @@ pub(super) enum Refused {
 
 impl Shared {
     pub(super) fn new(client: Client, settings: ProducerSettings) -> Self {
+        let numbered = settings.naming != Naming::Off;
+        let sequences = Sequences::new(numbered, settings.pace.max_in_flight);
         Self {
             channel: client.next_produce_channel(),
             client,
             state: Mutex::new(State {
-                queue: Queue::new(settings.pace),
+                queue: Queue::new(settings.pace, sequences),
                 topics: KnownTopics::default(),
                 failures: Failures::default(),
+                fenced: None,
             }),
             buffer: Semaphore::new(settings.buffer_bytes),
             settings,
@@ -112,18 +118,42 @@ impl Shared {
         Ok(delivery)
     }
 
-    /// Tells the records of a batch what became of it. Returns its cost, which
-    /// the caller gives back to the buffer, for many batches at once.
+    /// Tells the records of a batch what became of it, unless they were told that
+    /// it was given up. Returns its cost, which the caller gives back to the buffer,
+    /// for many batches at once.
     #[must_use]
     pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) -> usize {
         match outcome {
+            Ok(_) if batch.given_up => {}
             Ok(_) => batch.completion.settle(outcome),
             Err(error) => {
-                self.lock().failures.add(&batch.completion);
+                {
+                    let state = &mut *self.lock();
+                    state.queue.refused(batch);
+                    if batch.given_up {
+                        return batch.cost;
+                    }
+                    state.failures.add(&batch.completion);
+                }
                 self.fail(&batch.topic, &batch.completion, error);
             }
         }
         batch.cost
+    }
+
+    /// Why nothing is taken.
+    pub(super) fn closed(&self) -> Error {
+        self.lock().closed()
+    }
+
+    /// As [`Queue::resume`]; what fails is to be failed.
+    pub(super) fn take_resumed(&self) -> Resumed {
+        let State {
+            queue, failures, ..
+        } = &mut *self.lock();
+        let resumed = queue.resume();
+        failures.add_all(resumed.failed.iter().map(|(batch, _)| &batch.completion));
+        resumed
     }
 
     /// Fails a batch that was taken out of the queue.
@@ -160,14 +190,13 @@ impl Shared {
     }
 
     /// As [`Queue::fail_sent`]; what it takes out is to be failed.
-    pub(super) fn take_sent(&self, all: bool) -> Vec<Arc<Request>> {
+    pub(super) fn take_sent(&self, all: bool) -> Vec<CutBatch> {
         let State {
             queue, failures, ..
         } = &mut *self.lock();
-        let requests = queue.fail_sent(all);
-        let batches = requests.iter().flat_map(|request| request.iter());
-        failures.add_all(batches.map(|batch| &batch.completion));
-        requests
+        let sent = queue.fail_sent(all);
+        failures.add_all(sent.iter().map(|batch| &batch.completion));
+        sent
     }
 
     /// What a flush waits for: the failures that nobody was told of, and then
@@ -181,6 +210,13 @@ impl Shared {
         wake(waker);
         awaited.extend(unsettled);
         awaited
+    }
+
+    /// Another producer took the name of this one: takes nothing more, and fails
+    /// what isn't settled.
+    pub(super) fn fence(&self, error: &Error) {
+        self.lock().fenced = Some(error.clone());
+        self.abandon(error);
     }
 
     /// Takes nothing more, and fails what isn't settled: nobody is left who
@@ -202,6 +238,19 @@ impl Shared {
 }
 
 impl State {
+    fn closed(&self) -> Error {
+        self.fenced.clone().unwrap_or(Error::Closed)
+    }
+
+    /// The topic and the queue, unless nothing is taken.
+    fn known(&mut self, name: &str) -> Result<(&mut KnownTopic, &mut Queue), Refused> {
+        if self.queue.is_closed() {
+            return Err(Refused::Error(self.closed()));
+        }
+        let topic = self.topics.get(name).ok_or(Refused::UnknownTopic)?;
+        Ok((topic, &mut self.queue))
+    }
+
     fn push(
         &mut self,
         name: &str,
@@ -210,8 +259,7 @@ impl State {
         cost: usize,
         compression: Compression,
     ) -> Result<Delivery, Refused> {
-        let queue = &mut self.queue;
-        let topic = known(&mut self.topics, queue, name)?;
+        let (topic, queue) = self.known(name)?;
         let limit = topic.batch_bytes();
         let partition = match target {
             Target::Partition(partition) => partition,
@@ -226,7 +274,7 @@ impl State {
         };
 
         // The record goes to the open batch, unless that is full.
-        if let Some(batch) = queue.waiting(*open)
+        if let Some(batch) = queue.waiting(open.batch)
             && batch.has_room(cost, limit)
             && let Content::Open(builder) = &mut batch.content
         {
@@ -254,14 +302,22 @@ impl State {
         fits_request(builder.encoded_len())?;
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
-        *open = queue.add(WaitingBatch {
+        let slot = open
+            .slot
+            .unwrap_or_else(|| queue.slot(&topic_name, partition));
+        let batch = queue.add(WaitingBatch {
             topic: topic_name,
             partition,
+            slot,
             content: Content::Open(builder),
             completion,
             cost,
             since: clock::now(),
         });
+        *open = Open {
+            batch,
+            slot: Some(slot),
+        };
         Ok(delivery)
     }
 
@@ -272,23 +328,32 @@ impl State {
         encoded: EncodedBatch,
         cost: usize,
     ) -> Result<Delivery, Refused> {
-        let topic = known(&mut self.topics, &self.queue, name)?;
-        if partition >= topic.partitions() {
+        let (topic, queue) = self.known(name)?;
+        let topic_name = Arc::clone(topic.name());
+        let Some(open) = topic.open(partition) else {
             return Err(Refused::Error(no_such_partition(name, partition)));
-        }
+        };
         fits_request(encoded.payload.len())?;
-        topic.close(partition);
         let completion = Completion::new(partition);
         let delivery = completion.delivery(0);
-        self.queue.add(WaitingBatch {
-            topic: Arc::clone(topic.name()),
+        let slot = open
+            .slot
+            .unwrap_or_else(|| queue.slot(&topic_name, partition));
+        // It takes no more records: the next one begins a batch.
+        let batch = queue.add(WaitingBatch {
+            topic: topic_name,
             partition,
+            slot,
             content: Content::Encoded(encoded),
             completion,
             cost,
             since: clock::now(),
         });
-        self.queue.urge();
+        *open = Open {
+            batch,
+            slot: Some(slot),
+        };
+        queue.urge();
         Ok(delivery)
     }
 }
@@ -297,17 +362,6 @@ pub(super) fn wake(waker: Option<Waker>) {
     if let Some(waker) = waker {
         waker.wake();
     }
-}
-
-fn known<'a>(
-    topics: &'a mut KnownTopics,
-    queue: &Queue,
-    name: &str,
-) -> Result<&'a mut KnownTopic, Refused> {
-    if queue.is_closed() {
-        return Err(Refused::Error(Error::Closed));
-    }
-    topics.get(name).ok_or(Refused::UnknownTopic)
 }
 
 fn no_such_partition(topic: &str, partition: u32) -> Error {

@@ -5,14 +5,28 @@ use std::sync::Arc;
 
 use statecast_proto::partition_for_key;
 
-/// No batch is open.
-const NONE: u64 = u64::MAX;
+use super::sequences::Slot;
+
+/// A partition of which no batch is open.
+const NONE: Open = Open {
+    batch: u64::MAX,
+    slot: None,
+};
+
+/// What the next record of a partition needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Open {
+    /// The number of the batch that takes it, if that still waits.
+    pub(super) batch: u64,
+    /// Where the partition's numbers are, once it got a record.
+    pub(super) slot: Option<Slot>,
+}
 
 #[derive(Debug)]
 pub(super) struct KnownTopic {
     name: Arc<str>,
-    /// For each partition the number of the batch that takes its next record.
-    open: Vec<u64>,
+    /// Of each partition.
+    open: Vec<Open>,
     /// Where records without a key go until the batch there is full or cut.
     sticky: u32,
     /// The largest batch: bytes.
@@ -62,23 +76,16 @@ impl KnownTopic {
         if let Some(key) = key {
             return partition_for_key(key, partitions);
         }
-        if !has_room(self.open[self.sticky as usize]) {
+        if !has_room(self.open[self.sticky as usize].batch) {
             self.sticky = (self.sticky + 1) % partitions;
         }
         self.sticky
     }
 
-    /// The batch that takes the next record of a partition, if it still waits;
-    /// `None` for a partition that doesn't exist.
-    pub(super) fn open(&mut self, partition: u32) -> Option<&mut u64> {
+    /// What the next record of a partition needs; `None` for a partition that
+    /// doesn't exist.
+    pub(super) fn open(&mut self, partition: u32) -> Option<&mut Open> {
         self.open.get_mut(partition as usize)
-    }
-
-    /// The next record of this partition begins a batch.
-    pub(super) fn close(&mut self, partition: u32) {
-        if let Some(open) = self.open(partition) {
-            *open = NONE;
-        }
     }
 }
 

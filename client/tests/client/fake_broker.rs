@@ -22,6 +22,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use super::fake_producers::Producers;
+
 /// What becomes of the next request of a produce stream.
 #[derive(Debug, Clone)]
 pub(crate) enum Answer {
@@ -29,6 +31,9 @@ pub(crate) enum Answer {
     Append,
     /// All its batches are appended, and then the connection is lost.
     AppendAndVanish,
+    /// All its batches are appended, but no answer comes, and none of later
+    /// requests: to be followed by one that vanishes.
+    AppendInSilence,
     /// The connection is lost first.
     Vanish,
     /// The stream ends with this reason.
@@ -72,6 +77,7 @@ struct State {
     script: VecDeque<Answer>,
     appended: Vec<PartitionBatch>,
     next_offsets: Vec<u64>,
+    producers: Producers,
     answered: usize,
     /// One script for each fetch that opens.
     fetches: VecDeque<Vec<Play>>,
@@ -129,6 +135,11 @@ impl FakeBroker {
         self.lock().fetches.push_back(fetch.into_iter().collect());
     }
 
+    /// What becomes of the next requests is as if nothing had been scripted.
+    pub(crate) fn clear_script(&self) {
+        self.lock().script.clear();
+    }
+
     /// Holds back answers beyond this many.
     pub(crate) fn allow_answers(&self, count: usize) {
         self.shared.answers_allowed.send_replace(count);
@@ -162,6 +173,21 @@ impl FakeBroker {
         self.lock().appended.len()
     }
 
+    /// Producer id, epoch and base sequence of each appended batch.
+    pub(crate) fn appended_numbers(&self) -> Vec<(u64, u32, u32)> {
+        let state = self.lock();
+        let numbers = state.appended.iter().map(|batch| {
+            let sequence = batch.sequence.as_ref().unwrap();
+            (sequence.producer_id, sequence.epoch, sequence.base_sequence)
+        });
+        numbers.collect()
+    }
+
+    /// Does something with what it knows of producers.
+    pub(crate) fn producers<T>(&self, change: impl FnOnce(&mut Producers) -> T) -> T {
+        change(&mut self.lock().producers)
+    }
+
     pub(crate) fn fetch_requests(&self) -> Vec<v1::FetchRequest> {
         self.lock().fetch_requests.clone()
     }
@@ -179,14 +205,17 @@ impl FakeBroker {
     fn answer(
         &self,
         request: v1::ProduceStreamRequest,
-    ) -> Result<v1::ProduceStreamResponse, Status> {
+    ) -> Result<Option<v1::ProduceStreamResponse>, Status> {
         let vanish = || Status::unavailable("the script says vanish");
         let mut state = self.lock();
         let answer = state.script.pop_front().unwrap_or(Answer::Append);
         match answer {
             Answer::Vanish => return Err(vanish()),
             Answer::End(reason) => return Err(status(reason, Vec::new())),
-            Answer::Append | Answer::AppendAndVanish | Answer::Refuse { .. } => {}
+            Answer::Append
+            | Answer::AppendAndVanish
+            | Answer::AppendInSilence
+            | Answer::Refuse { .. } => {}
         }
         let results = request.batches.into_iter().map(|batch| {
             let outcome = match &answer {
@@ -200,10 +229,7 @@ impl FakeBroker {
                     retry_after_ms: *retry_after_ms,
                     ..v1::BatchError::default()
                 }),
-                _ => Outcome::Appended(v1::Appended {
-                    base_offset: state.append(batch),
-                    duplicate: false,
-                }),
+                _ => state.append(batch),
             };
             v1::BatchResult {
                 outcome: Some(outcome),
@@ -214,28 +240,35 @@ impl FakeBroker {
         };
         match answer {
             Answer::AppendAndVanish => Err(vanish()),
-            _ => Ok(response),
+            Answer::AppendInSilence => Ok(None),
+            _ => Ok(Some(response)),
         }
     }
 }
 
 impl State {
-    fn append(&mut self, batch: PartitionBatch) -> u64 {
+    fn append(&mut self, batch: PartitionBatch) -> Outcome {
         assert_eq!(
             batch.checksum,
             Some(checksum(&batch.batch)),
             "the client's checksum"
         );
-        let records = batch::decode(batch.batch.clone()).unwrap().count() as u64;
+        let records = batch::decode(batch.batch.clone()).unwrap().count();
+        let records = u32::try_from(records).unwrap();
         let next = &mut self.next_offsets[batch.partition as usize];
-        let base = *next;
-        *next += records;
-        self.appended.push(batch);
-        base
+        let judged = self.producers.judge(&batch, records, *next);
+        if let Outcome::Appended(v1::Appended {
+            duplicate: false, ..
+        }) = judged
+        {
+            *next += u64::from(records);
+            self.appended.push(batch);
+        }
+        judged
     }
 }
 
-fn status(reason: Reason, metadata: Vec<(&'static str, String)>) -> Status {
+pub(super) fn status(reason: Reason, metadata: Vec<(&'static str, String)>) -> Status {
     let metadata = metadata.into_iter().map(|(k, v)| (k.to_owned(), v));
     let details = ErrorDetails::with_error_info(
         reason.as_str(),
@@ -254,9 +287,10 @@ impl Log for FakeBroker {
 
     async fn init_producer(
         &self,
-        _request: Request<v1::InitProducerRequest>,
+        request: Request<v1::InitProducerRequest>,
     ) -> Result<Response<v1::InitProducerResponse>, Status> {
-        Err(Status::unimplemented("not needed"))
+        let answer = self.lock().producers.begin(&request.into_inner());
+        answer.map(Response::new)
     }
 
     async fn produce(
@@ -285,7 +319,9 @@ impl Log for FakeBroker {
                     .wait_for(|allowed| number <= *allowed)
                     .await
                     .unwrap();
-                let answer = broker.answer(request);
+                let Some(answer) = broker.answer(request).transpose() else {
+                    continue;
+                };
                 let ends = answer.is_err();
                 if sender.send(answer).await.is_err() || ends {
                     return;

@@ -5,5 +5,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fake_broker;
+mod fake_producers;
+mod idempotence;
 mod producer;
 mod reader;

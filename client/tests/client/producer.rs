@@ -1,5 +1,6 @@
 //! What a producer promises, whatever the broker does.
 
+use std::collections::HashSet;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::Poll;
@@ -11,16 +12,16 @@ use statecast_client::{
 
 use super::fake_broker::{Answer, FakeBroker};
 
-async fn send(producer: &Producer, partition: u32, value: &str) -> Delivery {
+pub(crate) async fn send(producer: &Producer, partition: u32, value: &str) -> Delivery {
     let record = RecordRef::of_value(value.as_bytes());
     producer.send_to("t", partition, &record).await.unwrap()
 }
 
-async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
+pub(crate) async fn is_pending<F: Future>(mut future: Pin<&mut F>) -> bool {
     poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
 }
 
-fn refuse_for_now(partition: u32) -> Answer {
+pub(crate) fn refuse_for_now(partition: u32) -> Answer {
     Answer::Refuse {
         partition,
         reason: Reason::DiskFull,
@@ -28,16 +29,10 @@ fn refuse_for_now(partition: u32) -> Answer {
     }
 }
 
-/// Values appended to partition 0, each once, in the order of their first
-/// appearance.
-fn first_appearances(broker: &FakeBroker) -> Vec<String> {
-    let mut values = Vec::new();
-    for (_, value) in broker.appended() {
-        if !values.contains(&value) {
-            values.push(value);
-        }
-    }
-    values
+/// What was appended to partition 0.
+fn values(broker: &FakeBroker) -> Vec<String> {
+    let appended = broker.appended().into_iter();
+    appended.map(|(_, value)| value).collect()
 }
 
 #[tokio::test]
@@ -65,13 +60,8 @@ async fn records_gather_into_few_batches_while_answers_are_late() {
     }
     broker.allow_answers(usize::MAX);
     producer.flush().await.unwrap();
-    let values: Vec<_> = broker
-        .appended()
-        .into_iter()
-        .map(|(_, value)| value)
-        .collect();
     let sent: Vec<_> = (0..1000).map(|number: u32| number.to_string()).collect();
-    assert_eq!(values, sent);
+    assert_eq!(values(&broker), sent);
     assert!(
         broker.appended_batches() <= 6,
         "{}",
@@ -80,7 +70,16 @@ async fn records_gather_into_few_batches_while_answers_are_late() {
 }
 
 #[tokio::test]
-async fn order_survives_lost_connections() {
+async fn order_survives_lost_connections_and_nothing_is_there_twice() {
+    send_over_lost_connections(true).await;
+}
+
+#[tokio::test]
+async fn first_appearances_are_in_order_without_numbers_too() {
+    send_over_lost_connections(false).await;
+}
+
+async fn send_over_lost_connections(idempotent: bool) {
     let broker = FakeBroker::start(1).await;
     broker.script([
         Answer::Append,
@@ -91,7 +90,8 @@ async fn order_survives_lost_connections() {
         Answer::AppendAndVanish,
     ]);
     let client = broker.client().await;
-    let producer = client.producer_builder().batch_bytes(1024).build();
+    let builder = client.producer_builder().idempotent(idempotent);
+    let producer = builder.batch_bytes(1024).build();
     let mut deliveries = Vec::new();
     for number in 0..500 {
         deliveries.push(send(&producer, 0, &number.to_string()).await);
@@ -100,7 +100,12 @@ async fn order_survives_lost_connections() {
         delivery.await.unwrap();
     }
     let sent: Vec<_> = (0..500).map(|number: u32| number.to_string()).collect();
-    assert_eq!(first_appearances(&broker), sent);
+    let mut values = values(&broker);
+    if !idempotent {
+        let mut seen = HashSet::new();
+        values.retain(|value| seen.insert(value.clone()));
+    }
+    assert_eq!(values, sent);
 }
 
 #[tokio::test]
@@ -128,12 +133,9 @@ async fn batch_that_was_overtaken_fails_rather_than_change_the_order() {
         reason: Reason::DiskFull,
         retry_after_ms: Some(1),
     }]);
-    let producer = broker
-        .client()
-        .await
-        .producer_builder()
-        .batch_bytes(1024)
-        .build();
+    let client = broker.client().await;
+    let builder = client.producer_builder().idempotent(false);
+    let producer = builder.batch_bytes(1024).build();
     let big = "x".repeat(2000);
     let refused = send(&producer, 0, &big).await;
     let appended = send(&producer, 0, "after").await;
@@ -230,6 +232,11 @@ async fn whatever_the_broker_does_all_is_settled_and_what_it_acknowledged_is_the
                 let offset = usize::try_from(position.offset).unwrap();
                 assert_eq!(appended[position.partition as usize][offset], value);
             }
+        }
+        // Whatever else may be there, it is there once and in order.
+        for values in appended {
+            let numbers = values.iter().map(|value| value.parse::<u32>().unwrap());
+            assert!(numbers.is_sorted_by(|a, b| a < b), "{values:?}");
         }
     }
 }
@@ -488,7 +495,7 @@ async fn what_ends_the_stream_fails_only_the_request_that_it_is_about() {
         reasons.push(delivery.await.err().and_then(|error| error.reason()));
     }
     assert_eq!(reasons, [None, Some(Reason::TooManyBatches), None, None]);
-    assert_eq!(first_appearances(&broker).len(), 3);
+    assert_eq!(values(&broker).len(), 3);
 }
 
 #[tokio::test]
@@ -521,6 +528,21 @@ async fn batch_with_a_wrong_checksum_is_not_sent() {
     batch.checksum ^= 1;
     let error = producer.send_batch("t", 0, batch).await.unwrap_err();
     assert!(matches!(error, Error::InvalidInput(_)), "{error:?}");
+}
+
+#[tokio::test]
+async fn batch_with_a_wrong_count_of_records_is_not_sent() {
+    let broker = FakeBroker::start(1).await;
+    let producer = broker.client().await.producer();
+    for compression in [Compression::None, Compression::Lz4] {
+        let mut builder = BatchBuilder::new(compression);
+        builder.push(&RecordRef::of_value(b"v")).unwrap();
+        let mut batch = builder.finish();
+        batch.record_count = 2;
+        let error = producer.send_batch("t", 0, batch).await.unwrap_err();
+        assert!(matches!(error, Error::InvalidInput(_)), "{error:?}");
+    }
+    assert_eq!(broker.requests(), 0);
 }
 
 #[tokio::test]

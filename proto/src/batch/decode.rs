@@ -47,6 +47,27 @@ pub fn uncompressed(payload: Bytes) -> Result<Bytes, BatchError> {
     Ok(records.into())
 }
 
+/// How many records a batch has, or says that it has if it is compressed. Looks at
+/// none of them.
+pub fn count(payload: &[u8]) -> Result<u64, BatchError> {
+    let mut records = 0;
+    let mut form = CompressedForm::default();
+    let mut cursor = Cursor::new(payload);
+    while let Some(tag) = cursor.tag()? {
+        if tag == batch_tag::RECORDS {
+            cursor.bytes()?;
+            records += 1;
+        } else {
+            form.read(tag, &mut cursor)?;
+        }
+    }
+    Ok(if form.is_absent() {
+        records
+    } else {
+        form.record_count
+    })
+}
+
 /// The records of a batch. Ends after an error.
 #[derive(Debug, Clone)]
 pub struct Records {

@@ -30,7 +30,7 @@ mod wire;
 pub use builder::{BatchBuilder, EncodedBatch};
 pub use check::{BatchSummary, check};
 pub use compression::{Compression, UnknownCompression};
-pub use decode::{RecordViews, Records, decode, decode_ref, uncompressed};
+pub use decode::{RecordViews, Records, count, decode, decode_ref, uncompressed};
 pub use error::BatchError;
 pub use limits::BatchLimits;
 pub use record::{Header, HeaderRef, Record, RecordRef};

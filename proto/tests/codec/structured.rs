@@ -65,6 +65,7 @@ pub(crate) fn encode(records: &[Record], compression: Compression) -> Bytes {
     assert_eq!(batch.record_count as usize, records.len());
     assert_eq!(batch.checksum, statecast_proto::checksum(&batch.payload));
     assert!(builder.is_empty());
+    assert_eq!(batch::count(&batch.payload), Ok(records.len() as u64));
     batch.payload
 }
 

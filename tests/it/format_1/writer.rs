@@ -219,6 +219,7 @@ fn checked(batch: &content::Batch) -> CheckedBatch {
         uncompressed_len: summary.uncompressed_len,
         attributes: u16::from(batch.compression.number()),
         payload: encoded.payload,
+        stamp: None,
     }
 }
 

@@ -8,15 +8,18 @@
 //!    begin the next when it is full). Nobody reads them there yet; a pass that
 //!    ends here is repeated, and begins by cutting the segments back;
 //! 2. flush the segments;
-//! 3. write the checkpoint: from now on recovery finds them in the segments;
-//! 4. let readers find them there;
-//! 5. recycle the journal files. A reader that looked one up just before sees
+//! 3. write the snapshot of producers, which knows at least as much as
+//! 4. the checkpoint, which is written next: from now on recovery finds the batches
+//!    in the segments;
+//! 5. let readers find them there;
+//! 6. recycle the journal files. A reader that looked one up just before sees
 //!    by its checksum that the file went to other use, and looks again.
 
 mod cooling;
 mod filler;
 mod gather;
 mod pass;
+mod producers;
 mod source;
 
 use std::collections::{HashMap, HashSet};
@@ -32,6 +35,7 @@ use super::checkpoint::{Checkpoint, CheckpointEntry};
 use super::journal::{ClosedFile, JournalFailed};
 use super::log::PartitionLog;
 use super::lsn::Generation;
+use super::producers::Noted;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
 
@@ -78,15 +82,18 @@ pub(super) struct Archiver {
     /// Partitions whose directory was searched for such files.
     pub(super) looked_behind: HashSet<PartitionId>,
     cooling: Cooling,
+    /// The snapshot of producers as it was written last.
+    noted: Noted,
     /// Where batches are gathered; kept, as new memory is slow.
     arena: Vec<u8>,
 }
 
 impl Archiver {
-    /// An archiver that goes on behind `archived`.
-    pub(super) fn new(archived: Generation) -> Archiver {
+    /// An archiver that goes on behind `archived`, with this snapshot of producers.
+    pub(super) fn new(archived: Generation, noted: Noted) -> Archiver {
         Archiver {
             archived,
+            noted,
             ..Archiver::default()
         }
     }
@@ -131,7 +138,8 @@ impl Storage {
             manner,
         };
         let filled = pass.fill_segments(&mut archiver).and_then(|done| {
-            self.checkpoint(newest.covers, &done.moved)
+            self.snapshot_producers(newest.covers, &mut archiver)?;
+            self.checkpoint(newest.covers, &done.moved, &archiver.noted)
                 .store(self.dir.as_ref())?;
             Ok(done)
         });
@@ -182,7 +190,7 @@ impl Storage {
 
     /// What the checkpoint says once the files up to `archived` are in segments
     /// and `moved` is what that changed.
-    fn checkpoint(&self, archived: Generation, moved: &[Moved]) -> Checkpoint {
+    fn checkpoint(&self, archived: Generation, moved: &[Moved], noted: &Noted) -> Checkpoint {
         let moved_states: HashMap<PartitionId, SegmentState> = moved
             .iter()
             .filter_map(|moved| Some((moved.log.id(), moved.active?)))
@@ -190,15 +198,12 @@ impl Storage {
         let entry = |log: &Arc<PartitionLog>| {
             let state = log.lock();
             let active = moved_states.get(&log.id()).copied().or(state.active);
-            let remaining = state
-                .runs
-                .iter()
-                .find(|run| run.lsn.generation() > archived);
             CheckpointEntry {
                 partition: log.id(),
                 log_start: state.log_start,
-                archived_end: remaining.map_or(state.next_offset, |run| run.base_offset),
+                archived_end: state.end_of(archived),
                 active,
+                has_producers: noted.partitions.contains(&log.id()),
             }
         };
         let mut partitions: Vec<CheckpointEntry> = self
@@ -216,7 +221,7 @@ impl Storage {
 
     /// Writes the checkpoint as things stand: `archiver` keeps them so.
     pub(super) fn store_checkpoint(&self, archiver: &mut Archiver) -> Result<(), ArchiveError> {
-        self.checkpoint(archiver.archived, &[])
+        self.checkpoint(archiver.archived, &[], &archiver.noted)
             .store(self.dir.as_ref())
             .map_err(|error| self.archiving_failed(&error))
     }

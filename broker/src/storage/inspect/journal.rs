@@ -16,7 +16,8 @@ use crate::storage::journal::{
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::open::log_of;
-use crate::storage::recovery::{self, JournalDamage, RecoveryReport};
+use crate::storage::producers::ProducerReplay;
+use crate::storage::recovery::{self, JournalDamage, RecoveryReport, ReplayInto};
 use crate::storage::segment::partition_dir;
 
 /// Verifies every frame that is not in segments yet. A torn tail is no damage:
@@ -38,7 +39,12 @@ pub(super) fn inspect(
         .collect();
     let mut recovery = RecoveryReport::default();
     let files = JournalFiles::new(dir.clone(), size);
-    recovery::replay(&files, archived, &mut logs, &mut recovery)?;
+    let into = ReplayInto {
+        logs: &mut logs,
+        producers: &mut ProducerReplay::default(),
+        report: &mut recovery,
+    };
+    recovery::replay(&files, archived, into)?;
 
     let mut reports = Vec::new();
     let chain = Chain::walk(files.open_all()?, archived)?;

@@ -58,6 +58,7 @@ fn batch(byte: u8) -> CheckedBatch {
         max_timestamp_ms: None,
         uncompressed_len: 1 << 10,
         attributes: 0,
+        stamp: None,
     }
 }
 

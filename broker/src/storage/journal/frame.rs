@@ -145,6 +145,7 @@ mod tests {
             max_timestamp_ms: Some(7),
             uncompressed_len: 10,
             attributes: 0,
+            stamp: None,
         };
         Frame {
             lsn: Lsn::new(Generation(3), 4096),

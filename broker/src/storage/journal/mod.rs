@@ -12,6 +12,7 @@
 mod files;
 mod frame;
 mod header;
+mod place;
 mod reader;
 mod scan;
 mod tail;
@@ -25,12 +26,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
 pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 pub use header::{FILE_HEADER_LEN, FileHeader};
+pub use place::Placed;
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
 pub use window::Window;
 pub use writer::{AppendFailure, JournalAppend, Written};
 
 use super::lsn::{Generation, Lsn};
+use super::producers::Tally;
 use tail::TailCache;
 use writer::Writer;
 
@@ -74,13 +77,15 @@ pub struct JournalFailed(pub Arc<str>);
 impl Journal {
     /// A journal whose frames are marked with the random `salt`, and that goes on
     /// behind `previous_end`, in a new file of a
-    /// generation above `newest`. Everything before `previous_end` is durable.
+    /// generation above `newest`. Everything before `previous_end` is durable. What
+    /// it gets to know of producers is counted in `tally`.
     pub fn new(
         files: Arc<JournalFiles>,
         options: JournalOptions,
         salt: u32,
         newest: Generation,
         previous_end: Lsn,
+        tally: Arc<Tally>,
     ) -> Journal {
         Journal {
             tail: TailCache::new(options.tail_bytes, options.max_frames_per_file),
@@ -90,6 +95,7 @@ impl Journal {
                 salt,
                 newest,
                 previous_end,
+                tally,
             )),
             files,
             flusher: Mutex::new(()),

@@ -12,10 +12,11 @@ use super::files::JournalFile;
 use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
 use super::window::{WINDOW, Window};
-use crate::model::{BatchHeader, Offset, PartitionId};
+use crate::model::{BatchHeader, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::{File, is_bad_sector};
 use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
+use crate::storage::producers::Incoming;
 
 /// What recovery needs of a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,10 @@ pub struct ScannedFrame {
     pub payload_len: u32,
     /// The latest time of its records.
     pub max_timestamp_ms: i64,
+    /// When it was appended: milliseconds since the Unix epoch.
+    pub append_time_ms: i64,
+    /// Who sent it, as far as they said so.
+    pub stamp: Option<StoredStamp>,
     /// Whether the payload is the one that was written.
     pub payload_is_valid: bool,
 }
@@ -54,6 +59,16 @@ impl ScannedFrame {
             payload_len: self.payload_len,
             span: self.span,
             max_timestamp_ms: self.max_timestamp_ms,
+        }
+    }
+
+    /// Its batch, as producers know it.
+    pub fn incoming(&self) -> Incoming {
+        Incoming {
+            base_offset: self.base_offset,
+            count: self.span,
+            generation: self.lsn.generation(),
+            now_ms: self.append_time_ms,
         }
     }
 
@@ -344,6 +359,8 @@ impl FileScan<'_> {
             span: batch.offset_span,
             payload_len: batch.payload_len,
             max_timestamp_ms: batch.max_timestamp_ms,
+            append_time_ms: batch.append_time_ms,
+            stamp: batch.stamp(),
             payload_is_valid: batch.matches(payload),
         }))
     }

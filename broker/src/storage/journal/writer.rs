@@ -1,18 +1,18 @@
-//! Places frames in the active file, one write per group.
+//! Writes frames to the active file, one write per group.
 
 use std::io;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes};
-
 use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFiles};
-use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
+use super::frame::{FRAME_ALIGN, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
+use super::place::{Encoded, Placed, Placing, Target};
 use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
-use crate::model::{CheckedBatch, Offset, PartitionId};
-use crate::storage::log::{PartitionLog, Run};
+use crate::model::{CheckedBatch, PartitionId};
+use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
+use crate::storage::producers::Tally;
 
 /// A batch for a partition, on its way into the journal.
 #[derive(Debug)]
@@ -30,10 +30,10 @@ pub struct JournalAppend {
 /// What became of the front of a group.
 #[derive(Debug)]
 pub struct Written {
-    /// For each append that was taken, its base offset; `None` when its
-    /// partition (or that of another append of its unit) was deleted.
-    pub placed: Vec<Option<Offset>>,
-    /// One past the last frame: flush up to here to make them durable.
+    /// What became of each append that was taken.
+    pub placed: Vec<Placed>,
+    /// One past the last frame: flush up to here to make them durable, those that
+    /// were appended before included.
     pub end: Lsn,
 }
 
@@ -66,6 +66,7 @@ pub(super) struct Writer {
     newest: Generation,
     /// One past the last frame of the file before the active one.
     previous_end: Lsn,
+    tally: Arc<Tally>,
 }
 
 /// The file that is being written.
@@ -92,6 +93,7 @@ impl Writer {
         salt: u32,
         newest: Generation,
         previous_end: Lsn,
+        tally: Arc<Tally>,
     ) -> Writer {
         let buffers = WriteBuffers::new(options.tail_bytes);
         Writer {
@@ -102,6 +104,7 @@ impl Writer {
             salt,
             newest,
             previous_end,
+            tally,
         }
     }
 
@@ -141,7 +144,7 @@ impl Writer {
                 .write_all_at(&encoded.bytes, u64::from(active.position)),
         };
         if let Err(error) = written {
-            take_back(taken, &encoded.placed);
+            encoded.take_back(taken);
             let failure = active.after_failed_write(error);
             if matches!(failure, AppendFailure::NoSpace(_)) && active.leave_for_reserve(claim) {
                 return self.append(group, now_ms, flushed, tail);
@@ -150,7 +153,7 @@ impl Writer {
         }
         let start = Lsn::new(active.generation, active.position);
         active.position = encoded.end.position();
-        active.frames += encoded.placed.len();
+        active.frames += encoded.frames;
         if !encoded.bytes.is_empty() {
             tail.push(start, encoded.bytes);
         }
@@ -164,30 +167,20 @@ impl Writer {
     /// most.
     fn place(&mut self, group: &[JournalAppend], len: usize, now_ms: i64, flushed: Lsn) -> Encoded {
         let active = self.active.as_mut().expect("a file is active");
-        let buffer = self.buffers.with_room(len);
-        let mut end = Lsn::new(active.generation, active.position);
-        let mut placed = Vec::with_capacity(group.len());
+        let target = Target {
+            generation: active.generation,
+            seed: active.seed,
+            start: Lsn::new(active.generation, active.position),
+            flushed,
+            now_ms,
+            touched: &mut active.touched,
+            tally: &self.tally,
+        };
+        let mut placing = Placing::begin(target, self.buffers.with_room(len), group.len());
         for unit in units(group) {
-            if !place_unit(unit, &mut placed) {
-                continue;
-            }
-            // One may be deleted between the look at the unit and now: its frame
-            // is still written, for the unit's sake; nobody will read it.
-            for append in unit {
-                let frame = active.place(append, end, now_ms, flushed);
-                let padding = frame.len() - FRAME_PREFIX_LEN - append.batch.payload.len();
-                buffer.put_slice(&frame.encode(active.seed));
-                buffer.put_slice(&append.batch.payload);
-                buffer.put_bytes(0, padding);
-                end = Lsn(end.0 + frame.len() as u64);
-                placed.push(Some(frame.batch.base_offset));
-            }
+            placing.unit(unit);
         }
-        Encoded {
-            bytes: buffer.split().freeze(),
-            placed,
-            end,
-        }
+        placing.finish()
     }
 
     /// One past the last frame.
@@ -301,31 +294,6 @@ impl Writer {
 }
 
 impl Active {
-    /// Gives an append its offset; it is to be written at `lsn`.
-    fn place(&mut self, append: &JournalAppend, lsn: Lsn, now_ms: i64, flushed: Lsn) -> Frame {
-        let mut state = append.log.lock();
-        let header = append.batch.header(state.next_offset, now_ms);
-        let newly_touched = state.last_generation != self.generation;
-        state.push_run(Run {
-            base_offset: header.base_offset,
-            lsn,
-            payload_len: header.payload_len,
-            span: header.offset_span,
-            max_timestamp_ms: header.max_timestamp_ms,
-        });
-        drop(state);
-        if newly_touched {
-            self.touched.push(append.log.id());
-        }
-        Frame {
-            lsn,
-            flushed,
-            partition: append.log.id(),
-            unit_remaining: append.unit_remaining,
-            batch: header,
-        }
-    }
-
     /// There was no space for an append: internal ones go to the reserve, which
     /// needs none. Says whether that is to be tried.
     fn leave_for_reserve(&mut self, claim: Claim) -> bool {
@@ -350,13 +318,6 @@ struct Fit {
     bytes: usize,
 }
 
-/// Frames on their way to the file.
-struct Encoded {
-    bytes: Bytes,
-    placed: Vec<Option<Offset>>,
-    end: Lsn,
-}
-
 /// The atomic units of a group.
 fn units(group: &[JournalAppend]) -> impl Iterator<Item = &[JournalAppend]> {
     let mut rest = group;
@@ -366,24 +327,6 @@ fn units(group: &[JournalAppend]) -> impl Iterator<Item = &[JournalAppend]> {
         rest = tail;
         Some(unit)
     })
-}
-
-/// Whether the unit can be placed; if not, its appends are marked as refused.
-fn place_unit(unit: &[JournalAppend], placed: &mut Vec<Option<Offset>>) -> bool {
-    let alive = unit.iter().all(|append| !append.log.lock().deleted);
-    if !alive {
-        placed.extend(unit.iter().map(|_| None));
-    }
-    alive
-}
-
-/// Gives the offsets of a group that could not be written back, last first.
-fn take_back(group: &[JournalAppend], placed: &[Option<Offset>]) {
-    for (append, offset) in group.iter().zip(placed).rev() {
-        if let Some(offset) = offset {
-            append.log.lock().take_back(*offset);
-        }
-    }
 }
 
 fn no_space_or_io(error: io::Error) -> AppendFailure {

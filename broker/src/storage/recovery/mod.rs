@@ -38,6 +38,7 @@ use walk::{Replay, Replayed};
 use super::journal::{Chain, ChainFile, JournalFiles, Scanned, scan_file};
 use super::log::PartitionLog;
 use super::lsn::{Generation, Lsn};
+use super::producers::ProducerReplay;
 use crate::model::{Offset, PartitionId};
 
 /// What recovery did, for the log and for tests.
@@ -53,6 +54,9 @@ pub struct RecoveryReport {
     pub rebuilt_headers: Vec<Generation>,
     /// Everything that was damaged.
     pub damage: Vec<JournalDamage>,
+    /// Partitions of whose producers something was forgotten, since the snapshot of
+    /// them was lost.
+    pub lost_producers: usize,
 }
 
 /// Damage in the journal below what was acknowledged.
@@ -88,25 +92,31 @@ pub(super) struct Recovered {
     pub(super) lost_offsets: Option<u64>,
 }
 
-/// Replays the journal behind `archived` into `logs`, and sorts its files into
-/// closed and spare ones.
+/// What is replayed into, and told.
+pub(super) struct ReplayInto<'a> {
+    pub(super) logs: &'a mut HashMap<PartitionId, Arc<PartitionLog>>,
+    pub(super) producers: &'a mut ProducerReplay,
+    pub(super) report: &'a mut RecoveryReport,
+}
+
+/// Replays the journal behind `archived`, and sorts its files into closed and spare
+/// ones.
 pub(super) fn replay(
     files: &JournalFiles,
     archived: Option<Generation>,
-    logs: &mut HashMap<PartitionId, Arc<PartitionLog>>,
-    report: &mut RecoveryReport,
+    into: ReplayInto<'_>,
 ) -> io::Result<Recovered> {
     let chain = Chain::walk(files.open_all()?, archived)?;
     let archived = archived.unwrap_or(Generation::ZERO);
     let newest = chain.newest.unwrap_or(Generation::ZERO).max(archived);
-    report.rebuilt_headers.clone_from(&chain.rebuilt);
+    into.report.rebuilt_headers.clone_from(&chain.rebuilt);
     let Chosen {
         chain,
         durable,
         mut scanned,
     } = choose(chain)?;
 
-    let mut replay = Replay::new(logs, durable, report);
+    let mut replay = Replay::new(into, durable);
     for generation in chain.missing {
         replay.missing_file(generation, files.size().file_bytes);
     }

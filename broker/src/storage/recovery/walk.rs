@@ -1,9 +1,8 @@
 //! The walk through the files that count, frame by frame.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::{JournalDamage, RecoveryReport};
+use super::{JournalDamage, ReplayInto};
 use crate::model::{MAX_RECORDS_PER_BATCH, Offset, PartitionId};
 use crate::storage::journal::{ChainFile, ClosedFile, FRAME_PREFIX_LEN, Scanned, ScannedFrame};
 use crate::storage::log::PartitionLog;
@@ -25,8 +24,7 @@ impl Replayed {
 
 /// The walk through all files.
 pub(super) struct Replay<'a> {
-    logs: &'a mut HashMap<PartitionId, Arc<PartitionLog>>,
-    report: &'a mut RecoveryReport,
+    into: ReplayInto<'a>,
     durable: Lsn,
     /// Frames of a unit whose last frame was not reached yet.
     unit: Vec<ScannedFrame>,
@@ -38,14 +36,9 @@ pub(super) struct Replay<'a> {
 }
 
 impl<'a> Replay<'a> {
-    pub(super) fn new(
-        logs: &'a mut HashMap<PartitionId, Arc<PartitionLog>>,
-        durable: Lsn,
-        report: &'a mut RecoveryReport,
-    ) -> Replay<'a> {
+    pub(super) fn new(into: ReplayInto<'a>, durable: Lsn) -> Replay<'a> {
         Replay {
-            logs,
-            report,
+            into,
             durable,
             unit: Vec::new(),
             touched: Vec::new(),
@@ -55,14 +48,14 @@ impl<'a> Replay<'a> {
 
     /// Replays one file.
     pub(super) fn file(&mut self, file: &ChainFile, found: Vec<Scanned>) -> Replayed {
-        let known_damage = self.report.damage.len();
+        let known_damage = self.into.report.damage.len();
         let mut end = Lsn::new(file.header.generation, 0);
-        if self.report.cut.is_none() {
+        if self.into.report.cut.is_none() {
             for found in found {
                 match self.found(found) {
                     Ok(reached) => end = reached,
                     Err(Cut(cut)) => {
-                        self.report.cut = Some(cut);
+                        self.into.report.cut = Some(cut);
                         end = cut;
                         break;
                     }
@@ -72,7 +65,7 @@ impl<'a> Replay<'a> {
         if let Some(first) = self.unit.first() {
             // The unit ends in no later file: units never span files.
             end = first.lsn;
-            self.report.cut.get_or_insert(end);
+            self.into.report.cut.get_or_insert(end);
             self.unit.clear();
         }
         let closed = ClosedFile {
@@ -85,7 +78,7 @@ impl<'a> Replay<'a> {
         };
         Replayed {
             closed,
-            is_damaged: self.report.damage.len() > known_damage,
+            is_damaged: self.into.report.damage.len() > known_damage,
         }
     }
 
@@ -110,7 +103,8 @@ impl<'a> Replay<'a> {
                 self.check_torn(from)?;
                 self.apply_unit();
                 let lost_to = to.min(self.durable);
-                self.report
+                self.into
+                    .report
                     .damage
                     .push(JournalDamage::Bytes { from, to: lost_to });
                 self.note_unknown(lost_to, lost_to.0 - from.0);
@@ -137,6 +131,7 @@ impl<'a> Replay<'a> {
     }
 
     fn apply(&mut self, frame: ScannedFrame) {
+        self.note_producer(&frame);
         let log = self.log(frame.partition);
         let mut state = log.lock();
         // Case H.
@@ -146,9 +141,9 @@ impl<'a> Replay<'a> {
         // Case I. If nothing is damaged, the partition was deleted: its first
         // records went with the checkpoint's entry, and this was behind them.
         if frame.base_offset > state.next_offset {
-            let is_damage = self.unknown.is_some() || self.report.rebuilt_checkpoint;
+            let is_damage = self.unknown.is_some() || self.into.report.rebuilt_checkpoint;
             if is_damage || state.next_offset > Offset::ZERO {
-                self.report.damage.push(JournalDamage::Offsets {
+                self.into.report.damage.push(JournalDamage::Offsets {
                     partition: frame.partition,
                     from: state.next_offset,
                     to: frame.base_offset,
@@ -161,15 +156,16 @@ impl<'a> Replay<'a> {
         }
         state.push_run(frame.run());
         drop(state);
-        self.report.replayed += 1;
+        self.into.report.replayed += 1;
     }
 
     /// A frame whose payload is damaged, but whose head says what it held.
     fn lost(&mut self, frame: ScannedFrame) {
+        self.note_producer(&frame);
         let log = self.log(frame.partition);
         let mut state = log.lock();
         if frame.next_offset() > state.next_offset {
-            self.report.damage.push(JournalDamage::Offsets {
+            self.into.report.damage.push(JournalDamage::Offsets {
                 partition: frame.partition,
                 from: state.next_offset,
                 to: frame.next_offset(),
@@ -178,9 +174,21 @@ impl<'a> Replay<'a> {
         }
     }
 
+    /// What is known of producers goes by its own count of what was archived.
+    fn note_producer(&mut self, frame: &ScannedFrame) {
+        if let Some(stamp) = frame.stamp {
+            self.into
+                .producers
+                .apply(frame.partition, stamp, frame.incoming());
+        }
+    }
+
     /// Case J.
     pub(super) fn missing_file(&mut self, generation: Generation, file_bytes: u32) {
-        self.report.damage.push(JournalDamage::File(generation));
+        self.into
+            .report
+            .damage
+            .push(JournalDamage::File(generation));
         self.note_unknown(Lsn::new(generation, file_bytes), u64::from(file_bytes));
     }
 
@@ -193,7 +201,7 @@ impl<'a> Replay<'a> {
     /// Returns how many offsets a partition that was not seen may have lost.
     pub(super) fn finish(self) -> Option<u64> {
         let lost_offsets = self.unknown.map(|(_, bytes)| most_records_in(bytes));
-        for log in self.logs.values() {
+        for log in self.into.logs.values() {
             let mut state = log.lock();
             if let Some((damage_end, bytes)) = self.unknown
                 && state.runs.back().is_none_or(|run| run.lsn < damage_end)
@@ -209,7 +217,8 @@ impl<'a> Replay<'a> {
     }
 
     fn log(&mut self, id: PartitionId) -> Arc<PartitionLog> {
-        self.logs
+        self.into
+            .logs
             .entry(id)
             .or_insert_with(|| Arc::new(PartitionLog::new(id)))
             .clone()

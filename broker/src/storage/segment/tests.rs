@@ -61,6 +61,7 @@ impl Fixture {
             max_timestamp_ms: Some(time),
             uncompressed_len: 1,
             attributes: 0,
+            stamp: None,
         };
         let header = checked.header(self.state().next_offset, 1);
         let bytes = [&header.encode()[..], &payload].concat();

@@ -37,6 +37,7 @@ fn append(storage: &Storage, id: PartitionId) {
             max_timestamp_ms: None,
             uncompressed_len: 600,
             attributes: 0,
+            stamp: None,
         },
         unit_remaining: 0,
         claim: Claim::User,

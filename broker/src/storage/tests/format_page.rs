@@ -72,6 +72,7 @@ fn batch() -> BatchHeader {
         max_timestamp_ms: Some(1_700_000_000_000),
         uncompressed_len: 14,
         attributes: 0,
+        stamp: None,
     };
     checked.header(Offset(42), 1_700_000_000_123)
 }
@@ -155,6 +156,7 @@ fn example_of_a_checkpoint_is_decoded() {
             log_start: Offset(42),
             archived_end: Offset(43),
             active: Some(state()),
+            has_producers: false,
         }],
     };
     let bytes = check("checkpoint", &checkpoint.encode());

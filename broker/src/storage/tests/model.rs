@@ -140,6 +140,7 @@ pub(super) fn batch(unique: u64, records: u32, filler: usize) -> CheckedBatch {
         record_count: records,
         max_timestamp_ms: None,
         attributes: 0,
+        stamp: None,
     }
 }
 

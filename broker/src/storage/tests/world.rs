@@ -12,7 +12,7 @@ use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
     AppendFailure, Claim, Damage, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn,
-    Pace, PartitionRetention, Storage, StorageOptions, inspect_dir,
+    Pace, PartitionRetention, Placed, Storage, StorageOptions, inspect_dir,
 };
 
 pub(super) const FILE_BYTES: u32 = 16 << 10;
@@ -191,11 +191,10 @@ impl World {
                 Ok(written) => {
                     self.proven = flushed;
                     for (placed, fact) in written.placed.iter().zip(&facts[done..]) {
-                        self.note_placed(
-                            placed.expect("no partition of the model is deleted").0,
-                            fact,
-                            written.end,
-                        );
+                        let Placed::At(base) = placed else {
+                            panic!("no partition of the model is deleted, but {placed:?}");
+                        };
+                        self.note_placed(base.0, fact, written.end);
                     }
                     done += written.placed.len();
                 }

@@ -1,0 +1,266 @@
+//! What one partition knows of its producers and requests.
+//!
+//! The snapshot says what was known where the checkpoint cuts the journal, which
+//! is between two of its files. Runs tell it, as they can be cut anywhere, unless
+//! all that are kept lie behind the cut. So whenever a producer comes into a new
+//! journal file, its number at that moment is marked, until the file is archived.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::Tally;
+use super::requests::Requests;
+use super::window::Window;
+use crate::limits;
+use crate::storage::lsn::Generation;
+
+/// Producers that a partition may know even when all together know too much.
+const FEW_PRODUCERS: usize = 16;
+
+/// Where there is no room, one in so many producers goes at a time.
+const SHARE: usize = 8;
+
+/// A producer that has been silent for so long leaves no trace when it has to make
+/// room: milliseconds. Nobody sends a batch again after an hour.
+const SILENT_MS: i64 = 60 * 60 * 1000;
+
+/// A producer as the partition knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Producer {
+    pub(super) id: u64,
+    /// When it sent something last: milliseconds since the Unix epoch.
+    pub(super) last_ms: i64,
+    pub(super) window: Window,
+    /// The newest journal file that it has a mark for.
+    pub(super) marked: Generation,
+    pub(super) epoch: u16,
+}
+
+/// The number that came next of a producer before its first batch in a journal
+/// file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) id: u64,
+    pub(super) generation: Generation,
+    pub(super) next_sequence: u32,
+    pub(super) epoch: u16,
+}
+
+/// What is left of producers that were forgotten before their time: their ids rise
+/// in the order in which they are given out, so one number is enough. A batch that
+/// claims to be the first of a producer with a lower id, which the partition
+/// doesn't know, may have been appended before: it is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Forgotten {
+    pub(super) below: u64,
+    /// When: milliseconds since the Unix epoch. It counts no longer than what is
+    /// known of a producer.
+    pub(super) at_ms: i64,
+}
+
+impl Forgotten {
+    /// All that have an id by now, of which nobody has said yet which those are.
+    pub(super) const ALL_SO_FAR: Forgotten = Forgotten {
+        below: u64::MAX,
+        at_ms: 0,
+    };
+}
+
+/// One partition's producers and requests.
+#[derive(Debug)]
+pub struct ProducerTable {
+    /// In the order of their ids. There are few, or new ones have the highest ids:
+    /// so a sorted list is smaller than a map, and as fast.
+    pub(super) producers: Vec<Producer>,
+    pub(super) requests: Option<Box<Requests>>,
+    pub(super) forgotten: Option<Forgotten>,
+    /// In the order of journal files; some may be of files that are archived.
+    pub(super) marks: VecDeque<Mark>,
+    pub(super) tally: Arc<Tally>,
+}
+
+impl ProducerTable {
+    pub(super) fn new(tally: Arc<Tally>) -> ProducerTable {
+        ProducerTable {
+            producers: Vec::new(),
+            requests: None,
+            forgotten: None,
+            marks: VecDeque::new(),
+            tally,
+        }
+    }
+
+    /// A table whose producers, in the order of their ids, are known.
+    pub(super) fn of(
+        tally: Arc<Tally>,
+        producers: Vec<Producer>,
+        requests: Requests,
+        forgotten: Option<Forgotten>,
+    ) -> ProducerTable {
+        tally.add_producer_bytes(producers.iter().map(Producer::bytes).sum());
+        tally.add_requests(requests.len());
+        if let Some(forgotten) = forgotten.filter(|&of| of != Forgotten::ALL_SO_FAR) {
+            tally.note_forgotten(forgotten.below);
+        }
+        ProducerTable {
+            producers,
+            requests: (requests.len() > 0).then(|| Box::new(requests)),
+            forgotten,
+            marks: VecDeque::new(),
+            tally,
+        }
+    }
+
+    /// Whether nothing is known.
+    pub fn is_empty(&self) -> bool {
+        self.producers.is_empty() && self.requests.is_none() && self.forgotten.is_none()
+    }
+
+    /// Forgets what has been silent for its time. Says whether anything is left.
+    pub fn expire(&mut self, now_ms: i64) -> bool {
+        let mut freed = 0;
+        self.producers.retain(|producer| {
+            let stays = !is_over(producer.last_ms, now_ms);
+            freed += if stays { 0 } else { producer.bytes() };
+            stays
+        });
+        self.tally.remove_producer_bytes(freed);
+        if self.producers.capacity() > 4 * self.producers.len() {
+            self.producers.shrink_to_fit();
+        }
+        if let Some(requests) = &mut self.requests {
+            let before = requests.len();
+            requests.expire(now_ms);
+            self.tally.remove_requests(before - requests.len());
+        }
+        self.requests.take_if(|requests| requests.len() == 0);
+        let over = |of: &mut Forgotten| of.below < u64::MAX && is_over(of.at_ms, now_ms);
+        self.forgotten.take_if(over);
+        !self.is_empty()
+    }
+
+    /// The last time that it knows of: milliseconds since the Unix epoch.
+    pub fn last_ms(&self) -> Option<i64> {
+        let of_producers = self.producers.iter().map(|producer| producer.last_ms);
+        let requests = self.requests.iter().flat_map(|requests| requests.iter());
+        let of_requests = requests.map(|request| request.time_ms);
+        of_producers.chain(of_requests).max()
+    }
+
+    /// Goes on after a time in which the broker didn't run, which counts for
+    /// nobody: `by_ms` later, at `now_ms`. No id below `given_below` will be given
+    /// to another producer.
+    pub fn resume(&mut self, by_ms: i64, now_ms: i64, given_below: u64) {
+        for producer in &mut self.producers {
+            producer.last_ms = producer.last_ms.saturating_add(by_ms);
+        }
+        if let Some(requests) = &mut self.requests {
+            requests.shift(by_ms);
+        }
+        match &mut self.forgotten {
+            Some(forgotten) if *forgotten == Forgotten::ALL_SO_FAR => {
+                *forgotten = Forgotten {
+                    below: given_below,
+                    at_ms: now_ms,
+                };
+                self.tally.note_forgotten(given_below);
+            }
+            Some(forgotten) => forgotten.at_ms = forgotten.at_ms.saturating_add(by_ms),
+            None => {}
+        }
+    }
+
+    /// Of producers, with their epochs, that have been in journal files behind
+    /// `archived`: the number that came next of each where that ends.
+    pub(super) fn next_sequences(&self, archived: Generation) -> HashMap<(u64, u16), u32> {
+        let behind = self.marks.iter().filter(|mark| mark.generation > archived);
+        let mut next = HashMap::new();
+        for mark in behind {
+            // The first one counts.
+            next.entry((mark.id, mark.epoch))
+                .or_insert(mark.next_sequence);
+        }
+        next
+    }
+
+    /// Journal files up to this one are archived, for good.
+    pub fn archived(&mut self, archived: Generation) {
+        while self
+            .marks
+            .front()
+            .is_some_and(|mark| mark.generation <= archived)
+        {
+            self.marks.pop_front();
+        }
+    }
+
+    pub(super) fn find(&self, id: u64) -> Result<usize, usize> {
+        self.producers
+            .binary_search_by_key(&id, |producer| producer.id)
+    }
+
+    pub(super) fn may_have_forgotten(&self, id: u64, now_ms: i64) -> bool {
+        self.forgotten.is_some_and(|forgotten| {
+            let counts = forgotten.below == u64::MAX || !is_over(forgotten.at_ms, now_ms);
+            id < forgotten.below && counts
+        })
+    }
+
+    /// Makes room for a producer: the ones that have been silent for longest go.
+    pub(super) fn make_room(&mut self, now_ms: i64) {
+        let most = match self.tally.has_room_for_producers() {
+            true => limits::PRODUCERS_PER_PARTITION,
+            false => FEW_PRODUCERS,
+        };
+        let len = self.producers.len();
+        if len < most {
+            return;
+        }
+        let by_use = self.producers.iter().map(|p| (p.last_ms, p.id));
+        let mut by_use: Vec<(i64, u64)> = by_use.collect();
+        let (_, &mut last, _) = by_use.select_nth_unstable((len / SHARE).max(1) - 1);
+        let (mut freed, mut below) = (0, 0);
+        self.producers.retain(|producer| {
+            let stays = (producer.last_ms, producer.id) > last;
+            if !stays {
+                freed += producer.bytes();
+                if now_ms.saturating_sub(producer.last_ms) < SILENT_MS {
+                    below = below.max(producer.id + 1);
+                }
+            }
+            stays
+        });
+        self.tally.remove_producer_bytes(freed);
+        if below > 0 {
+            let before = self.forgotten.map_or(0, |forgotten| forgotten.below);
+            self.forgotten = Some(Forgotten {
+                below: below.max(before),
+                at_ms: now_ms,
+            });
+            self.tally.note_forgotten(below);
+        }
+    }
+}
+
+impl Drop for ProducerTable {
+    fn drop(&mut self) {
+        let bytes = self.producers.iter().map(Producer::bytes).sum();
+        self.tally.remove_producer_bytes(bytes);
+        let requests = self.requests.as_ref();
+        self.tally
+            .remove_requests(requests.map_or(0, |requests| requests.len()));
+    }
+}
+
+impl Producer {
+    /// Memory that it takes: bytes.
+    pub(super) fn bytes(&self) -> usize {
+        size_of::<Producer>() + self.window.older_runs() * Window::RUN_BYTES
+    }
+}
+
+/// Whether a producer that was heard of last at `last_ms` is forgotten.
+fn is_over(last_ms: i64, now_ms: i64) -> bool {
+    let silent = now_ms.saturating_sub(last_ms);
+    u128::try_from(silent).is_ok_and(|silent| silent >= limits::PRODUCER_IDLE.as_millis())
+}
