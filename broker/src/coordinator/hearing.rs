@@ -9,7 +9,7 @@ use super::message::{
 };
 use super::offsets::{Committed, Full, Submitted};
 use super::outboxes::Outbox;
-use super::record::StoredOffset;
+use super::record::{StoredOffset, offset_tombstone};
 use super::rounds::{CommitInFlight, Then};
 use super::task::GroupTask;
 use super::view::{GroupDescription, GroupSummary, MemberDescription, PartitionDescription};
@@ -149,7 +149,9 @@ impl GroupTask {
             offset,
             at_ms: self.shared.clock.now_ms(),
         };
-        let submitted = self.offsets.submit(partition, committed)?;
+        // One that was just created may not be, when its offsets are reset.
+        let topic_is_known = self.known.contains(partition.topic);
+        let submitted = self.offsets.submit(partition, committed, topic_is_known)?;
         let stored = StoredOffset {
             offset: offset.0,
             committed_ms: committed.at_ms,
@@ -162,7 +164,7 @@ impl GroupTask {
     pub(super) fn settle_commit(&mut self, commit: CommitInFlight, outcome: &Result<(), LogError>) {
         let mut refused = commit.refused;
         for (place, submitted) in &commit.submitted {
-            self.offsets.settle(submitted, outcome.is_ok());
+            self.settle_offset(submitted, outcome);
             if let Err(error) = outcome {
                 refused.push((*place, CommitError::Log(error.clone())));
             }
@@ -180,6 +182,17 @@ impl GroupTask {
         // A member that doesn't take it is noticed when it is told something else,
         // or isn't heard of any more.
         let _ = commit.outbox.try_send(MemberEvent::Committed(answer));
+    }
+
+    pub(super) fn settle_offset(&mut self, submitted: &Submitted, outcome: &Result<(), LogError>) {
+        // Its topic may have been deleted meanwhile, and with it all offsets but those
+        // that were on their way.
+        let has_topic = self.known.contains(submitted.partition.topic);
+        self.offsets.settle(submitted, outcome.is_ok() && has_topic);
+        if !has_topic {
+            let gone = offset_tombstone(self.name.as_str(), submitted.partition);
+            self.rounds.write(gone);
+        }
     }
 
     /// The group goes on somewhere else: for members it is as if they lost these
@@ -253,7 +266,10 @@ impl GroupTask {
             } => {
                 let assignment = |partition| Assignment {
                     partition,
-                    committed: self.offsets.submitted(partition),
+                    committed: self
+                        .offsets
+                        .get(partition)
+                        .map(|committed| committed.offset),
                 };
                 let event = MemberEvent::Assigned {
                     generation,
@@ -296,7 +312,7 @@ impl GroupTask {
         let partitions = all.into_iter().map(|partition| PartitionDescription {
             partition,
             member: self.group.owner(partition).map(|owner| owner.member),
-            committed: self.offsets.durable(partition),
+            committed: self.offsets.get(partition),
         });
         GroupDescription {
             summary: self.summary(),

@@ -1,12 +1,11 @@
-//! How far a group has come, in memory.
+//! How far a group has come, in memory: what is durable.
 //!
-//! What is submitted and what is durable are kept apart. Whoever gets a partition
-//! next begins at what was *submitted* for it last: its former owner has processed
-//! what lies before, so nothing is left out, and nothing waits for a flush; should
-//! the commit fail, or the broker with it, records come again, as they do after
-//! every crash. What those who look at the group are shown is durable.
+//! Where does the next owner of a partition begin? At what the last one committed,
+//! also if that was just now. The record of a commit lies in the log before that of
+//! the generation in which the partition goes on, and the assignment is told once
+//! the latter is durable: by then the commit is durable as well, or was refused.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -40,22 +39,23 @@ impl OffsetsRoom {
     }
 }
 
-/// The offsets of a group. Each partition that has any takes one place in the room.
+/// The offsets of a group. Each takes one place in the room.
 #[derive(Debug)]
 pub(super) struct Offsets {
     durable: HashMap<TopicPartition, Committed>,
-    /// Submitted last, with the number of the submission, until that is settled.
-    pending: HashMap<TopicPartition, (u64, Committed)>,
-    submissions: u64,
+    /// Submitted and not settled.
+    in_flight: usize,
     room: OffsetsRoom,
 }
 
-/// An offset on its way into the log.
+/// An offset on its way into the log. It has to be settled.
 #[derive(Debug)]
 pub(super) struct Submitted {
-    partition: TopicPartition,
+    pub(super) partition: TopicPartition,
+    pub(super) topic_was_known: bool,
     committed: Committed,
-    number: u64,
+    /// It took a place in the room, since nothing was durable of its partition.
+    took_room: bool,
 }
 
 /// There is no room for more offsets.
@@ -68,34 +68,24 @@ impl Offsets {
         room.0.fetch_add(durable.len(), Ordering::Relaxed);
         Offsets {
             durable,
-            pending: HashMap::new(),
-            submissions: 0,
+            in_flight: 0,
             room,
         }
     }
 
-    /// Where the next owner of a partition begins.
-    pub(super) fn submitted(&self, partition: TopicPartition) -> Option<Offset> {
-        let pending = self
-            .pending
-            .get(&partition)
-            .map(|(_, committed)| committed.offset);
-        pending.or_else(|| Some(self.durable.get(&partition)?.offset))
-    }
-
-    /// What is durable of a partition.
-    pub(super) fn durable(&self, partition: TopicPartition) -> Option<Committed> {
+    /// What was committed last for a partition.
+    pub(super) fn get(&self, partition: TopicPartition) -> Option<Committed> {
         self.durable.get(&partition).copied()
     }
 
-    /// The partitions of which something is durable.
+    /// The partitions for which something was committed.
     pub(super) fn partitions(&self) -> impl Iterator<Item = TopicPartition> {
         self.durable.keys().copied()
     }
 
     /// Whether nothing was ever committed, nor is about to be.
     pub(super) fn is_empty(&self) -> bool {
-        self.durable.is_empty() && self.pending.is_empty()
+        self.durable.is_empty() && self.in_flight == 0
     }
 
     /// An offset is on its way into the log.
@@ -103,59 +93,46 @@ impl Offsets {
         &mut self,
         partition: TopicPartition,
         committed: Committed,
+        topic_is_known: bool,
     ) -> Result<Submitted, Full> {
-        let known = self.pending.contains_key(&partition) || self.durable.contains_key(&partition);
-        if !known && !self.room.take() {
+        let took_room = !self.durable.contains_key(&partition);
+        if took_room && !self.room.take() {
             return Err(Full);
         }
-        self.submissions += 1;
-        let number = self.submissions;
-        self.pending.insert(partition, (number, committed));
+        self.in_flight += 1;
         Ok(Submitted {
             partition,
+            topic_was_known: topic_is_known,
             committed,
-            number,
+            took_room,
         })
     }
 
-    /// What was submitted is durable, or has failed. To be told in the order of the
-    /// submissions.
-    pub(super) fn settle(&mut self, submitted: &Submitted, durable: bool) {
+    /// What was submitted is to count from now on, or not. To be told in the order of
+    /// the submissions.
+    pub(super) fn settle(&mut self, submitted: &Submitted, counts: bool) {
+        self.in_flight -= 1;
         let &Submitted {
             partition,
             committed,
-            number,
+            took_room,
+            ..
         } = submitted;
-        // Absent when it was forgotten meanwhile: then that is in the log behind.
-        let Some(&(last, _)) = self.pending.get(&partition) else {
-            return;
-        };
-        if last == number {
-            self.pending.remove(&partition);
-        }
-        if durable {
-            self.durable.insert(partition, committed);
-        } else if last == number && !self.durable.contains_key(&partition) {
-            self.room.give_back(1);
+        let is_new = counts && self.durable.insert(partition, committed).is_none();
+        match (is_new, took_room) {
+            (false, true) => self.room.give_back(1),
+            // It was there when this was submitted, and was forgotten meanwhile.
+            (true, false) => _ = self.room.0.fetch_add(1, Ordering::Relaxed),
+            (true, true) | (false, false) => {}
         }
     }
 
     /// Forgets the offsets of topics; returns which there were.
-    pub(super) fn forget(
-        &mut self,
-        mut is_gone: impl FnMut(TopicId) -> bool,
-    ) -> BTreeSet<TopicPartition> {
-        let mut is_gone = |partition: &TopicPartition| is_gone(partition.topic);
-        let durable = self
+    pub(super) fn forget(&mut self, is_gone: impl Fn(TopicId) -> bool) -> Vec<TopicPartition> {
+        let gone = self
             .durable
-            .extract_if(|partition, _| is_gone(partition))
-            .map(|(partition, _)| partition);
-        let mut gone: BTreeSet<TopicPartition> = durable.collect();
-        let pending = self
-            .pending
-            .extract_if(|partition, _| is_gone(partition))
-            .map(|(partition, _)| partition);
-        gone.extend(pending);
+            .extract_if(|partition, _| is_gone(partition.topic));
+        let gone: Vec<TopicPartition> = gone.map(|(partition, _)| partition).collect();
         self.room.give_back(gone.len());
         gone
     }
@@ -163,9 +140,7 @@ impl Offsets {
 
 impl Drop for Offsets {
     fn drop(&mut self) {
-        let pending = self.pending.keys();
-        let only_pending = pending.filter(|partition| !self.durable.contains_key(partition));
-        self.room
-            .give_back(self.durable.len() + only_pending.count());
+        // The broker is stopping when something is in flight still.
+        self.room.give_back(self.durable.len());
     }
 }

@@ -65,7 +65,7 @@ pub(super) struct GroupTask {
     /// What there is to tell, each with the generation that has to be durable.
     untold: VecDeque<(Generation, Vec<Effect>)>,
     /// The topics that the group was told of last.
-    known: KnownTopics,
+    pub(super) known: KnownTopics,
     phase: Phase,
 }
 
@@ -225,7 +225,7 @@ impl GroupTask {
                     reply,
                 } => {
                     for submitted in &submitted {
-                        self.offsets.settle(submitted, outcome.is_ok());
+                        self.settle_offset(submitted, outcome);
                     }
                     let reset = outcome.clone().map_err(GroupError::from);
                     let whole = is_whole.then_some(()).ok_or(GroupError::TooManyOffsets);
