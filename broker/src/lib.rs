@@ -3,6 +3,8 @@
 pub mod broker;
 pub mod cli;
 pub mod clock;
+pub mod coordinator;
+pub mod group;
 pub mod limits;
 pub mod metadata;
 pub mod model;

@@ -174,6 +174,114 @@ pub const COMPACTED_BATCH_BYTES: usize = 256 * KIB;
 /// Damaged ranges that are remembered of a partition; reads report all of them.
 pub const QUARANTINED_RANGES: usize = 1000;
 
+/// Length of the name of a consumer group or of a member: bytes.
+pub const GROUP_NAME_BYTES: RangeInclusive<usize> = 1..=200;
+
+/// Members of one group, those included that may still come again.
+pub const MEMBERS_PER_GROUP: usize = 10_000;
+
+/// Topics and patterns that one member reads.
+pub const SUBSCRIPTIONS_PER_MEMBER: RangeInclusive<usize> = 1..=100;
+
+/// Different subscriptions among the members of one group: bounds the work of
+/// finding out who may read what.
+pub const SUBSCRIPTIONS_PER_GROUP: usize = 256;
+
+/// How long a member may be silent: milliseconds.
+pub const SESSION_TIMEOUT_MS: RangeInclusive<u32> = 1_000..=600_000;
+
+/// Default of how long a member may be silent: milliseconds.
+pub const DEFAULT_SESSION_TIMEOUT_MS: u32 = 10_000;
+
+/// How long a member may take to give a partition back: milliseconds.
+pub const REVOKE_TIMEOUT_MS: RangeInclusive<u32> = 0..=300_000;
+
+/// Default of how long a member may take to give a partition back: milliseconds.
+pub const DEFAULT_REVOKE_TIMEOUT_MS: u32 = 10_000;
+
+/// Partitions are distributed anew when no member came or went for so long:
+/// milliseconds.
+pub const REBALANCE_QUIET_MS: u64 = 20;
+
+/// Partitions are distributed anew at the latest so long after the first member
+/// came or went: milliseconds.
+pub const REBALANCE_DELAY_MS: u64 = 200;
+
+/// When what was to be done at a time is done later than this, the broker was
+/// stopped or starved, and members may have been heard of but for that:
+/// milliseconds.
+pub const TICK_LATENESS_MS: u64 = 1_000;
+
+/// Consumer groups, those without members included.
+pub const GROUPS: usize = 10_000;
+
+/// Partitions of which groups have committed offsets, counted for each group. Each
+/// takes some 80 bytes of memory.
+pub const COMMITTED_OFFSETS: usize = 2_000_000;
+
+/// How long a group that has no members keeps what it committed (7 days).
+pub const OFFSETS_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// A group that couldn't be removed is tried again after so long.
+pub const EXPIRY_RETRY: Duration = Duration::from_secs(60);
+
+/// Messages that wait for a group's task.
+pub const GROUP_MAILBOX: usize = 1024;
+
+/// Messages that a group hears before it sends what it has to write.
+pub const GROUP_MESSAGES_AT_ONCE: usize = 128;
+
+/// Writes that one group has on their way into the log; while there are as many,
+/// what follows gathers.
+pub const GROUP_WRITES_IN_FLIGHT: usize = 16;
+
+/// Records that go into the groups partition together; a single write may have more.
+pub const GROUP_RECORDS_AT_ONCE: usize = 10_000;
+
+/// Size of a batch of an internal partition that has several records, give or take
+/// one: bytes.
+pub const INTERNAL_BATCH_BYTES: usize = MIB;
+
+/// Records in one batch of an internal partition.
+pub const INTERNAL_BATCH_RECORDS: usize = 16_384;
+
+/// Groups hear of topics that come and go at most this often.
+pub const TOPICS_QUIET: Duration = Duration::from_millis(50);
+
+/// Events that wait for a member's stream.
+pub const MEMBER_OUTBOX: usize = 2048;
+
+/// How long a member may hold records without committing any or taking more:
+/// milliseconds.
+pub const MAX_PROCESSING_TIME_MS: RangeInclusive<u32> = 1_000..=86_400_000;
+
+/// Default of how long a member may hold records: milliseconds.
+pub const DEFAULT_MAX_PROCESSING_TIME_MS: u32 = 300_000;
+
+/// What a member calls itself: bytes.
+pub const CLIENT_BYTES: usize = 200;
+
+/// A member that has nothing to be told is told so this often.
+pub const MEMBER_HEARTBEAT: Duration = Duration::from_secs(3);
+
+/// Positions in one commit.
+pub const POSITIONS_PER_COMMIT: RangeInclusive<usize> = 1..=10_000;
+
+/// Commits of a member whose answers it hasn't taken; while there are as many, no
+/// more of its requests are read.
+pub const COMMITS_IN_FLIGHT: usize = 1024;
+
+/// Positions of those commits; a single commit may have more than are left.
+pub const COMMIT_POSITIONS_IN_FLIGHT: usize = 10_000;
+
+/// Partitions that one event names to a member; there are more events where there
+/// are more.
+pub const PARTITIONS_PER_EVENT: usize = 10_000;
+
+/// Partitions in events that a member hasn't taken yet. A member that doesn't read
+/// what it is told, for as long as that takes, has to go.
+pub const PARTITIONS_UNTOLD: usize = 250_000;
+
 /// Producers whose last batches a partition knows. Beyond that, those go that have
 /// been silent for longest. Each takes 64 bytes of memory, and up to 512 more where
 /// it takes turns with others.

@@ -10,6 +10,7 @@ mod exactly_once;
 mod fetch;
 mod fetch_open;
 mod format_1;
+mod groups;
 mod health;
 mod inspect;
 mod library;

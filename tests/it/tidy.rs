@@ -39,7 +39,10 @@ const CONFINED: [(&str, &[&str]); 9] = [
     ("tonic_reflection", &["server/"]),
     ("axum", &["server/"]),
     ("clap", &["cli/"]),
-    ("tokio", &["partition/", "broker/", "server/", "cli/"]),
+    (
+        "tokio",
+        &["partition/", "coordinator/", "broker/", "server/", "cli/"],
+    ),
     ("statecast_proto", &["broker/", "server/", "cli/"]),
 ];
 

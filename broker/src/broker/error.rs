@@ -95,8 +95,11 @@ pub enum StartError {
     /// The broker's own records can't be understood.
     #[error("can't read the topics or producers: {0}")]
     Replay(#[from] crate::metadata::ReplayError),
-    /// The broker's own records are no sound batch.
-    #[error("can't read the topics or producers: {0}")]
+    /// The groups can't be understood.
+    #[error("can't read the groups: {0}")]
+    Groups(#[from] crate::coordinator::FoldError),
+    /// Records of the broker's own are no sound batch.
+    #[error("can't read what the broker remembers: {0}")]
     Batch(#[from] BatchError),
     /// The data directory can't be listed.
     #[error("can't list the partitions: {0}")]

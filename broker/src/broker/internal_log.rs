@@ -98,27 +98,62 @@ impl InternalLog {
 
     /// Appends a record; returns it as it lies in the log, durable.
     pub(super) async fn append(&self, record: NewRecord) -> Result<LogRecord, AppendError> {
-        let mut builder = BatchBuilder::new(Compression::None);
-        let content = RecordRef {
-            key: Some(&record.key),
-            value: record.value.as_deref(),
-            ..RecordRef::default()
-        };
-        builder.push(&content).expect("a record of ours is small");
-        let payload = builder.finish().payload;
-        let batch = checked(payload, None, &BatchLimits::default(), &mut Vec::new())
-            .expect("we have just built it");
-        let append = Append {
-            partition: self.partition.clone(),
-            batch,
-        };
-        let result = self.engine.append(vec![append]).await.pop();
+        let appends = self.appends(std::slice::from_ref(&record));
+        let result = self.engine.append(appends).await.pop();
         let appended = result.expect("one result for one batch")?;
         Ok(LogRecord {
             offset: appended.base_offset,
             key: record.key,
             value: record.value,
         })
+    }
+
+    /// Appends records in this order, in as few batches as they fit in, behind those
+    /// of the calls before. Resolves when the log has taken them; what it resolves to
+    /// does so when they are durable, or some of them failed.
+    pub(super) fn submit(
+        &self,
+        records: &[NewRecord],
+    ) -> impl Future<
+        Output = Result<impl Future<Output = Result<(), AppendError>> + use<>, AppendError>,
+    > + use<> {
+        let appends = self.appends(records);
+        let engine = self.engine.clone();
+        async move {
+            let answer = engine.submit(appends).await?;
+            Ok(async {
+                let results = answer.await.map_err(|_| AppendError::Stopping)?;
+                results
+                    .into_iter()
+                    .try_for_each(|result| result.map(|_| ()))
+            })
+        }
+    }
+
+    fn appends(&self, records: &[NewRecord]) -> Vec<Append> {
+        let mut appends = Vec::new();
+        let mut builder = BatchBuilder::new(Compression::None);
+        for (index, record) in records.iter().enumerate() {
+            let content = RecordRef {
+                key: Some(&record.key),
+                value: record.value.as_deref(),
+                ..RecordRef::default()
+            };
+            builder.push(&content).expect("a record of ours is small");
+            let is_full = builder.encoded_len() >= limits::INTERNAL_BATCH_BYTES
+                || builder.record_count() as usize >= limits::INTERNAL_BATCH_RECORDS;
+            if !is_full && index + 1 < records.len() {
+                continue;
+            }
+            let payload = builder.finish().payload;
+            let batch = checked(payload, None, &BatchLimits::default(), &mut Vec::new())
+                .expect("we have just built it");
+            appends.push(Append {
+                partition: self.partition.clone(),
+                batch,
+            });
+        }
+        appends
     }
 }
 

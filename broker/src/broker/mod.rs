@@ -5,8 +5,10 @@
 //! metadata and outlives the calls that asked for the change.
 
 mod error;
+mod groups;
 mod internal_log;
 mod keeper;
+mod lag;
 mod leftovers;
 mod produce;
 mod producers;
@@ -20,18 +22,21 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::clock::Clock;
+use crate::coordinator::Coordinator;
 use crate::limits;
-use crate::model::{Offset, ProducerName, TopicConfig, TopicName};
+use crate::model::{Offset, ProducerName, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
+pub use lag::Lag;
 pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
 pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use record_codec::ProtobufRecords;
 pub use registry::Topic;
 pub use start::BrokerOptions;
 
+use groups::Groups;
 use keeper::{Command, Keeper};
 use producers::ProducerRegistry;
 use registry::Registry;
@@ -47,6 +52,7 @@ struct Shared {
     engine: Engine,
     clock: Clock,
     registry: Arc<Registry>,
+    groups: Groups,
     keeper: mpsc::Sender<Command>,
     producers: ProducerRegistry,
     /// When the broker became ready: milliseconds since the Unix epoch.
@@ -73,6 +79,16 @@ impl Broker {
             topic: name.to_owned(),
         };
         self.shared.registry.get(name).ok_or_else(not_found)
+    }
+
+    /// The topic with this id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.shared.registry.get_by_id(id)
+    }
+
+    /// The consumer groups.
+    pub fn groups(&self) -> &Coordinator {
+        self.shared.groups.coordinator()
     }
 
     /// A partition of a topic.
@@ -161,6 +177,11 @@ impl Broker {
         time_lookup::offset_at_time(partition, timestamp_ms).await
     }
 
+    /// How far behind somebody is who goes on at `next`.
+    pub async fn lag(&self, partition: &PartitionHandle, next: Offset) -> Result<Lag, ReadError> {
+        lag::lag(partition, next, self.shared.clock.now_ms()).await
+    }
+
     /// Whether appends are taken: false after a write or flush failed.
     pub fn writable(&self) -> bool {
         self.shared.engine.writable()
@@ -179,6 +200,7 @@ impl Broker {
             // An error says that another call was first.
             let _ = stopped.await;
         }
+        self.shared.groups.coordinator().stop().await;
         self.shared.producers.stop().await;
         self.shared.engine.stop().await;
     }

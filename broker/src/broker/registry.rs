@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::LookupError;
 use crate::metadata::TopicMeta;
-use crate::model::TopicName;
+use crate::model::{TopicId, TopicName};
 use crate::partition::{Engine, PartitionConfig, PartitionHandle};
 
 /// A topic with its partitions, as it was at some time.
@@ -105,27 +106,66 @@ fn partition_config(meta: &TopicMeta) -> PartitionConfig {
     }
 }
 
-/// Every topic by its name. The lock is held for one lookup; a stream that
-/// writes to one topic keeps it and only looks at [`Topic::is_retired`].
+/// Every topic by its name and by its id. The lock is held for one lookup; a stream
+/// that writes to one topic keeps it and only looks at [`Topic::is_retired`].
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    topics: RwLock<HashMap<TopicName, Arc<Topic>>>,
+    topics: RwLock<Topics>,
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Topics {
+    by_name: HashMap<TopicName, Arc<Topic>>,
+    by_id: HashMap<TopicId, Arc<Topic>>,
 }
 
 impl Registry {
     pub(super) fn get(&self, name: &str) -> Option<Arc<Topic>> {
-        self.read().get(name).cloned()
+        self.read().by_name.get(name).cloned()
+    }
+
+    pub(super) fn get_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.read().by_id.get(&id).cloned()
     }
 
     /// Puts a topic in the place of the one with its name.
     pub(super) fn put(&self, topic: Arc<Topic>) {
-        let before = self.write().insert(topic.meta.name.clone(), topic);
-        retire(before);
+        let mut topics = self.write();
+        topics.by_id.insert(topic.meta.id, topic.clone());
+        let before = topics.by_name.insert(topic.meta.name.clone(), topic);
+        drop(topics);
+        self.retire(before);
     }
 
     pub(super) fn remove(&self, name: &TopicName) {
-        let before = self.write().remove(name);
-        retire(before);
+        let mut topics = self.write();
+        let before = topics.by_name.remove(name);
+        if let Some(topic) = &before {
+            topics.by_id.remove(&topic.meta.id);
+        }
+        drop(topics);
+        self.retire(before);
+    }
+
+    /// Tells that topics are not what they were, and that one of them is gone or
+    /// has changed.
+    fn retire(&self, topic: Option<Arc<Topic>>) {
+        self.changed.notify_one();
+        if let Some(topic) = topic {
+            topic.retired.store(true, Ordering::Release);
+            topic.retirement.cancel();
+        }
+    }
+
+    /// Waits until topics have changed since the last call. There is one who does.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// All topics.
+    pub(super) fn all(&self) -> Vec<Arc<Topic>> {
+        self.read().by_name.values().cloned().collect()
     }
 
     pub(super) fn list(&self, prefix: &str, after: &str, count: usize) -> (Vec<Arc<Topic>>, bool) {
@@ -133,7 +173,9 @@ impl Registry {
             let name = topic.meta.name.as_str();
             name.starts_with(prefix) && name > after
         };
-        let mut topics: Vec<Arc<Topic>> = self.read().values().filter(wanted).cloned().collect();
+        let all = self.read();
+        let mut topics: Vec<Arc<Topic>> = all.by_name.values().filter(wanted).cloned().collect();
+        drop(all);
         topics.sort_unstable_by(|a, b| a.meta.name.cmp(&b.meta.name));
         let more = topics.len() > count;
         topics.truncate(count);
@@ -141,25 +183,18 @@ impl Registry {
     }
 
     pub(super) fn counts(&self) -> (usize, u32) {
-        let topics = self.read();
+        let topics = &self.read().by_name;
         (
             topics.len(),
             topics.values().map(|topic| topic.partition_count()).sum(),
         )
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+    fn read(&self) -> RwLockReadGuard<'_, Topics> {
         self.topics.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, HashMap<TopicName, Arc<Topic>>> {
+    fn write(&self) -> RwLockWriteGuard<'_, Topics> {
         self.topics.write().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn retire(topic: Option<Arc<Topic>>) {
-    if let Some(topic) = topic {
-        topic.retired.store(true, Ordering::Release);
-        topic.retirement.cancel();
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use super::groups::Groups;
 use super::internal_log::InternalLog;
 use super::leftovers;
 use super::producers::ProducerRegistry;
@@ -68,7 +69,7 @@ impl Broker {
     async fn start(engine: Engine, options: BrokerOptions) -> Result<Broker, StartError> {
         let log = InternalLog::open(engine.clone(), TOPICS_PARTITION);
         let mut metadata = Metadata::open(&options.index_dir, engine.cluster_id());
-        catch_up(&mut metadata, &log).await?;
+        let topics_damaged = catch_up(&mut metadata, &log).await?;
         leftovers::remove(&engine, &mut metadata, &log).await?;
 
         let of_producers = InternalLog::open(engine.clone(), PRODUCERS_PARTITION);
@@ -78,6 +79,8 @@ impl Broker {
         for meta in metadata.topics() {
             registry.put(Arc::new(Topic::open(meta.clone(), &engine)));
         }
+        let groups = Groups::start(&engine, &registry, topics_damaged, options.clock.clone());
+        let groups = groups.await?;
         engine.begin_upkeep().map_err(StartError::Threads)?;
         let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
         let registry_of_keeper = registry.clone();
@@ -98,6 +101,7 @@ impl Broker {
             engine,
             clock: options.clock,
             registry,
+            groups,
             keeper,
             producers,
             started_ms,
@@ -138,8 +142,8 @@ fn log_recovery(report: &RecoveryReport) {
 }
 
 /// Applies the records that the index has not seen; all of them when the index
-/// turns out not to belong to this log.
-async fn catch_up(metadata: &mut Metadata, log: &InternalLog) -> Result<(), StartError> {
+/// turns out not to belong to this log. Returns whether records are lost.
+async fn catch_up(metadata: &mut Metadata, log: &InternalLog) -> Result<bool, StartError> {
     let (start, end) = log.range();
     let mut next = metadata.resume_at(start, end);
     let mut damaged = log.is_damaged();
@@ -165,5 +169,5 @@ async fn catch_up(metadata: &mut Metadata, log: &InternalLog) -> Result<(), Star
             "records of topics are damaged on disk: topics may be missing or look as they did before"
         );
     }
-    Ok(())
+    Ok(damaged)
 }

@@ -14,6 +14,7 @@ mod producers;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use crate::model::TopicId;
 use crate::model::{LogRecord, NewRecord, Offset, PartitionId, TopicConfig, TopicName};
 
 use catalog::Catalog;
@@ -33,10 +34,6 @@ pub const GROUPS_PARTITION: PartitionId = PartitionId(2);
 
 /// Ids below belong to internal partitions, now or later.
 pub const FIRST_USER_PARTITION: PartitionId = PartitionId(16);
-
-/// A topic, as long as it lives. Never reused, other than its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TopicId(pub u64);
 
 /// Partition ids `[first, first + count)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

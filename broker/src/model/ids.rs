@@ -13,6 +13,10 @@ impl fmt::Display for PartitionId {
     }
 }
 
+/// A topic, as long as it lives. Never reused, other than its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TopicId(pub u64);
+
 /// The logical place of a record in its partition. Ranges are half-open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Offset(pub u64);

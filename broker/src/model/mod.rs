@@ -2,13 +2,15 @@
 
 mod batch;
 mod ids;
+mod name;
 mod producer;
 mod record;
 mod stamp;
 mod topic;
 
 pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError, MAX_RECORDS_PER_BATCH};
-pub use ids::{Offset, PartitionId};
+pub use ids::{Offset, PartitionId, TopicId};
+pub use name::{NameError, check_name};
 pub use producer::{ProducerName, ProducerNameError};
 pub use record::{LogRecord, NewRecord};
 pub use stamp::{ProducerFence, ProducerStamp, RequestStamp, Stamp, StoredStamp};

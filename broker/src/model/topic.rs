@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::name::{NameError, check_name};
 use crate::limits;
 
 /// The name of a topic: 1 to 200 of `A–Z a–z 0–9 . _ -`, not beginning with a
@@ -37,17 +38,12 @@ impl TryFrom<&str> for TopicName {
     type Error = TopicNameError;
 
     fn try_from(name: &str) -> Result<TopicName, TopicNameError> {
-        if !limits::TOPIC_NAME_BYTES.contains(&name.len()) {
-            return Err(TopicNameError::Length);
+        match check_name(name, &limits::TOPIC_NAME_BYTES, b"") {
+            Ok(()) => Ok(TopicName(name.into())),
+            Err(NameError::Length) => Err(TopicNameError::Length),
+            Err(NameError::Character) => Err(TopicNameError::Character),
+            Err(NameError::Reserved) => Err(TopicNameError::Reserved),
         }
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        if !name.bytes().all(allowed) {
-            return Err(TopicNameError::Character);
-        }
-        if name.starts_with('.') || name.starts_with("__") {
-            return Err(TopicNameError::Reserved);
-        }
-        Ok(TopicName(name.into()))
     }
 }
 

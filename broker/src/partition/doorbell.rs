@@ -68,6 +68,13 @@ impl Waiters {
         });
     }
 
+    /// Nobody waits with this slot of the bell any more.
+    pub(super) fn remove(&self, bell: &Arc<Doorbell>, slot: usize) {
+        let bell = Arc::as_ptr(bell);
+        self.lock()
+            .retain(|waiter| waiter.bell.as_ptr() != bell || waiter.slot != slot);
+    }
+
     /// Rings everyone who waits for something below `high_watermark`.
     pub(super) fn ring_below(&self, high_watermark: Offset) {
         let rung: Vec<Waiter> = {
@@ -107,6 +114,19 @@ mod tests {
         waiters.ring_below(Offset(11));
         assert_eq!(bell.rung().await, [2]);
         assert!(waiters.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_waits_no_more_is_not_rung() {
+        let (bell, other) = (Arc::new(Doorbell::default()), Arc::new(Doorbell::default()));
+        let waiters = Waiters::default();
+        for (bell, slot) in [(&bell, 1), (&bell, 2), (&other, 1)] {
+            waiters.add(Offset(5), bell, slot);
+        }
+        waiters.remove(&bell, 1);
+        waiters.ring_below(Offset(6));
+        assert_eq!(bell.rung().await, [2]);
+        assert_eq!(other.rung().await, [1]);
     }
 
     #[test]

@@ -133,6 +133,11 @@ impl PartitionHandle {
         }
     }
 
+    /// Rings `bell` with `slot` no more; it may have rung already.
+    pub fn stop_ringing(&self, bell: &Arc<Doorbell>, slot: usize) {
+        self.partition.waiters.remove(bell, slot);
+    }
+
     /// Takes a changed configuration.
     pub fn configure(&self, config: PartitionConfig) {
         self.partition.log.lock().segment_bytes = config.segment_bytes;

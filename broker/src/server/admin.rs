@@ -5,12 +5,13 @@ use statecast_proto::v1::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
 use super::error::Refusal;
-use super::{Context, process, topic_config};
+use super::{Context, group_admin, process, topic_config};
 use crate::limits;
 use crate::model::{TopicConfig, TopicName};
 
 /// What this broker can do, for clients to look up.
-const CAPABILITIES: [&str; 8] = [
+const CAPABILITIES: [&str; 9] = [
+    "groups",
     "log.fetch",
     "log.list_offsets",
     "log.produce",
@@ -140,6 +141,11 @@ fn about(topic: &str) -> impl Fn(Refusal) -> Refusal {
     move |refusal| refusal.with("topic", topic.escape_debug())
 }
 
+/// Names the group that a refusal is about, whatever was sent as its name.
+fn about_group(group: &str) -> impl Fn(Refusal) -> Refusal {
+    move |refusal| refusal.with("group", group.escape_debug())
+}
+
 #[tonic::async_trait]
 impl Admin for AdminService {
     async fn create_topic(
@@ -189,30 +195,39 @@ impl Admin for AdminService {
 
     async fn list_groups(
         &self,
-        _request: Request<v1::ListGroupsRequest>,
+        request: Request<v1::ListGroupsRequest>,
     ) -> Result<Response<v1::ListGroupsResponse>, Status> {
-        Err(Status::unimplemented("groups are being built"))
+        let listed = group_admin::list(&self.context, request.get_ref()).await?;
+        Ok(Response::new(listed))
     }
 
     async fn describe_group(
         &self,
-        _request: Request<v1::DescribeGroupRequest>,
+        request: Request<v1::DescribeGroupRequest>,
     ) -> Result<Response<v1::DescribeGroupResponse>, Status> {
-        Err(Status::unimplemented("groups are being built"))
+        let name = &request.get_ref().name;
+        let described = group_admin::describe(&self.context, name).await;
+        Ok(Response::new(described.map_err(about_group(name))?))
     }
 
     async fn delete_group(
         &self,
-        _request: Request<v1::DeleteGroupRequest>,
+        request: Request<v1::DeleteGroupRequest>,
     ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
-        Err(Status::unimplemented("groups are being built"))
+        let name = &request.get_ref().name;
+        let deleted = group_admin::delete(&self.context, name).await;
+        deleted.map_err(about_group(name))?;
+        Ok(Response::new(v1::DeleteGroupResponse {}))
     }
 
     async fn reset_group(
         &self,
-        _request: Request<v1::ResetGroupRequest>,
+        request: Request<v1::ResetGroupRequest>,
     ) -> Result<Response<v1::ResetGroupResponse>, Status> {
-        Err(Status::unimplemented("groups are being built"))
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let reset = group_admin::reset(&self.context, request).await;
+        Ok(Response::new(reset.map_err(about_group(&name))?))
     }
 
     async fn get_broker_info(

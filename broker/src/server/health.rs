@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use futures_util::{Stream, StreamExt, stream};
 use statecast_proto::v1::admin_server::SERVICE_NAME as ADMIN;
+use statecast_proto::v1::groups_server::SERVICE_NAME as GROUPS;
 use statecast_proto::v1::log_server::SERVICE_NAME as LOG;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -27,7 +28,7 @@ impl HealthService {
 }
 
 fn is_known(service: &str) -> bool {
-    ["", LOG, ADMIN].contains(&service)
+    ["", LOG, ADMIN, GROUPS].contains(&service)
 }
 
 fn status(context: &Context) -> ServingStatus {

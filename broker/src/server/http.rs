@@ -10,6 +10,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 
 use super::{Context, ServeError, process};
+use crate::coordinator::GroupCounts;
 use crate::partition::Traffic;
 
 /// Serves HTTP, if there is a listener, until it is dropped.
@@ -75,6 +76,7 @@ statecast_info{{version=\"{version}\"}} 1
         f64::from(partitions),
     );
     put_traffic(&mut put, traffic);
+    put_groups(&mut put, broker.groups().counts());
     put(
         "statecast_archiver_lag_files",
         "gauge",
@@ -100,6 +102,35 @@ statecast_info{{version=\"{version}\"}} 1
         broker.started_ms() as f64 / 1000.0,
     );
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text)
+}
+
+fn put_groups(put: &mut impl FnMut(&str, &str, &str, f64), counts: GroupCounts) {
+    let gauges = [
+        ("statecast_groups", "Consumer groups.", counts.groups),
+        (
+            "statecast_group_members",
+            "Members of groups that are connected.",
+            counts.members,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        put(name, "gauge", help, value as f64);
+    }
+    let counters = [
+        (
+            "statecast_committed_offsets_total",
+            "Offsets that members of groups committed.",
+            counts.commits,
+        ),
+        (
+            "statecast_rebalances_total",
+            "Changes of which member has which partitions.",
+            counts.rebalances,
+        ),
+    ];
+    for (name, help, value) in counters {
+        put(name, "counter", help, value as f64);
+    }
 }
 
 fn put_traffic(put: &mut impl FnMut(&str, &str, &str, f64), traffic: Traffic) {

@@ -5,6 +5,8 @@ mod admin;
 mod connections;
 mod error;
 mod fetch;
+mod group_admin;
+mod groups;
 mod health;
 mod http;
 mod init_producer;
@@ -13,6 +15,7 @@ mod log;
 mod process;
 mod produce;
 mod produce_stream;
+mod reading;
 mod topic_config;
 
 use std::future::Future;
@@ -21,6 +24,7 @@ use std::time::Duration;
 
 use statecast_proto::DESCRIPTOR_SET;
 use statecast_proto::v1::admin_server::AdminServer;
+use statecast_proto::v1::groups_server::GroupsServer;
 use statecast_proto::v1::log_server::LogServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -152,6 +156,8 @@ fn serve_grpc(
         .max_decoding_message_size(limits::MESSAGE_BYTES);
     let admin = AdminServer::new(admin::AdminService::new(context.clone()))
         .max_decoding_message_size(limits::MESSAGE_BYTES);
+    let groups = GroupsServer::new(groups::GroupsService::new(context.clone()))
+        .max_decoding_message_size(limits::MESSAGE_BYTES);
     let health = HealthServer::new(health::HealthService::new(context.clone()));
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
@@ -159,6 +165,7 @@ fn serve_grpc(
         .build_v1()?;
     let routes = Routes::new(log)
         .add_service(admin)
+        .add_service(groups)
         .add_service(health)
         .add_service(reflection);
     let mut server = Server::builder()

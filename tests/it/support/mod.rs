@@ -2,12 +2,14 @@
 
 mod binary;
 mod broker;
+mod member;
 mod power;
 mod verb;
 mod wire;
 
 pub use binary::{Binary, statecast};
 pub use broker::TestBroker;
+pub use member::{Member, join, partition, position};
 pub use power::PowerDisk;
 pub use verb::{Done, Verb};
 pub use wire::{batch, encode, error_info, record};

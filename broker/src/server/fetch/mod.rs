@@ -17,6 +17,7 @@ use crate::limits;
 use ahead::Ahead;
 use follow::Follow;
 use reader::{Reader, ReaderOptions};
+pub(super) use start::position;
 
 /// The responses of one call.
 pub(super) type FetchStream = Ahead<Reader>;

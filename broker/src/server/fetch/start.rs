@@ -77,7 +77,8 @@ fn starts(
     Ok(starts)
 }
 
-async fn position(
+/// The offset that a start means.
+pub(in crate::server) async fn position(
     broker: &Broker,
     partition: &PartitionHandle,
     start: Option<Position>,

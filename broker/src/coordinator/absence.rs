@@ -1,0 +1,91 @@
+//! How long a group without members is kept.
+//!
+//! | the group | what is done |
+//! |---|---|
+//! | has members | nothing; its record says so with the next generation |
+//! | has none, and has committed nothing | it is deleted at once: there is nothing to keep |
+//! | has none, for less than the retention | it is kept, and its record says since when |
+//! | has none, for longer | it is deleted with what it committed |
+//!
+//! A group whose record says that it has members, when the broker starts, had them
+//! until the broker ended: it is without them since the start.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::limits;
+
+/// Whether a group is without members, and since when.
+#[derive(Debug)]
+pub(super) struct Absence {
+    /// Milliseconds since the Unix epoch.
+    since_ms: Option<i64>,
+    /// When to look at it again.
+    look_at: Option<Instant>,
+}
+
+/// What is to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing.
+    Keep,
+    /// The group's record is to say since when it has no members.
+    Record,
+    /// The group is to be deleted.
+    Delete,
+}
+
+impl Absence {
+    /// As the group's record says.
+    pub(super) fn since(since_ms: Option<i64>) -> Absence {
+        Absence {
+            since_ms,
+            look_at: None,
+        }
+    }
+
+    /// Since when: milliseconds since the Unix epoch; absent while there are
+    /// members.
+    pub(super) fn since_ms(&self) -> Option<i64> {
+        self.since_ms
+    }
+
+    /// When to look whether it has been too long.
+    pub(super) fn look_at(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// There are members, or the time that counts begins anew.
+    pub(super) fn end(&mut self) {
+        *self = Absence::since(None);
+    }
+
+    /// There are no members, and it is `now_ms` since the Unix epoch.
+    pub(super) fn look(&mut self, has_offsets: bool, now_ms: i64) -> Verdict {
+        let is_new = self.since_ms.is_none();
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        if self.look_at.is_some_and(|at| at > Instant::now()) {
+            return Verdict::Keep;
+        }
+        if !has_offsets {
+            return Verdict::Delete;
+        }
+        // A clock that was set back makes it last longer.
+        let age_ms = u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or_default();
+        let left = limits::OFFSETS_RETENTION.saturating_sub(Duration::from_millis(age_ms));
+        if left.is_zero() {
+            return Verdict::Delete;
+        }
+        self.look_at = Some(Instant::now() + left);
+        match is_new {
+            true => Verdict::Record,
+            false => Verdict::Keep,
+        }
+    }
+
+    /// The deletion failed: it is tried again later.
+    pub(super) fn try_later(&mut self) {
+        self.look_at = Some(Instant::now() + limits::EXPIRY_RETRY);
+    }
+}

@@ -1,0 +1,76 @@
+//! A member, as its stream has it.
+
+use tokio::sync::mpsc;
+
+use super::message::{Commit, MemberEvent, Message};
+use crate::group::{MemberId, TopicPartition};
+
+/// A member of a group, from its join on. Dropped without a word, it is found out
+/// to be gone when its group tells it something, or doesn't hear of it in time.
+#[derive(Debug)]
+pub struct Member {
+    id: MemberId,
+    group: mpsc::Sender<Message>,
+    events: mpsc::Receiver<MemberEvent>,
+}
+
+impl Member {
+    pub(super) fn new(
+        id: MemberId,
+        group: mpsc::Sender<Message>,
+        events: mpsc::Receiver<MemberEvent>,
+    ) -> Member {
+        Member { id, group, events }
+    }
+
+    /// Which one.
+    pub fn id(&self) -> MemberId {
+        self.id
+    }
+
+    /// What it is told next. `None` when it is told nothing more: it didn't take
+    /// what it was told, or the broker is stopping. May be given up at any time.
+    pub async fn event(&mut self) -> Option<MemberEvent> {
+        self.events.recv().await
+    }
+
+    /// It is alive.
+    pub async fn heartbeat(&self) {
+        self.tell(Message::Heartbeat(self.id)).await;
+    }
+
+    /// It has processed records; [`MemberEvent::Committed`] answers.
+    pub async fn commit(&self, commit: Commit) {
+        self.tell(Message::Commit(self.id, commit)).await;
+    }
+
+    /// It no longer works on these.
+    pub async fn revoked(&self, partitions: Vec<TopicPartition>) {
+        self.tell(Message::Revoked(self.id, partitions)).await;
+    }
+
+    /// It holds records for too long.
+    pub async fn stalled(&self) {
+        self.tell(Message::Stalled(self.id)).await;
+    }
+
+    /// It makes progress again.
+    pub async fn resumed(&self) {
+        self.tell(Message::Resumed(self.id)).await;
+    }
+
+    /// It goes for good. The answers to its commits still come.
+    pub async fn leave(&self) {
+        self.tell(Message::Leave(self.id)).await;
+    }
+
+    /// Its stream is gone, without its leaving.
+    pub async fn disconnected(&self) {
+        self.tell(Message::Disconnected(self.id)).await;
+    }
+
+    async fn tell(&self, message: Message) {
+        // A group that has ended needs no telling; its end is told by `event`.
+        let _ = self.group.send(message).await;
+    }
+}

@@ -1,0 +1,211 @@
+//! The commits of a member, from the request to the answer.
+//!
+//! Which topic a name stands for, and whether an offset can be right, is found out
+//! here; whether the member may commit it is the group's to say. Answers are made in
+//! the order of the requests.
+
+use std::collections::VecDeque;
+
+use statecast_proto::reason::Reason;
+use statecast_proto::v1;
+
+use super::outgoing::Said;
+use crate::broker::Broker;
+use crate::coordinator::{Commit, CommitAnswer, CommitError, CommitPosition, LogError};
+use crate::group::{CommitRefusal, Generation, TopicPartition};
+use crate::limits;
+use crate::model::Offset;
+use crate::server::error::Refusal;
+
+/// The commits that a member has not been told about.
+#[derive(Debug, Default)]
+pub(super) struct Commits {
+    /// In the order of the requests.
+    unanswered: VecDeque<Unanswered>,
+    /// Those whose answers were not sent yet, and all their positions.
+    count: usize,
+    positions: usize,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    id: u64,
+    /// What was asked for, in its order.
+    places: Vec<Place>,
+    /// What was refused before the group saw it.
+    refused: Vec<(usize, Refusal)>,
+}
+
+#[derive(Debug)]
+struct Place {
+    topic: String,
+    partition: u32,
+    /// Which partition that is, and the offset; absent when it was refused.
+    asked: Option<(TopicPartition, Offset)>,
+}
+
+/// A commit was answered.
+#[derive(Debug)]
+pub(super) struct Answered {
+    pub(super) said: Said,
+    /// What is committed now.
+    pub(super) accepted: Vec<(TopicPartition, Offset)>,
+}
+
+impl Commits {
+    /// Whether one more commit may come.
+    pub(super) fn has_room(&self) -> bool {
+        self.count < limits::COMMITS_IN_FLIGHT
+            && self.positions < limits::COMMIT_POSITIONS_IN_FLIGHT
+    }
+
+    /// Whether all were answered by the group.
+    pub(super) fn are_answered(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// Takes a request; returns what the group has to see of it.
+    pub(super) fn begin(
+        &mut self,
+        broker: &Broker,
+        request: v1::Commit,
+    ) -> Result<Commit, Refusal> {
+        let count = request.positions.len();
+        if !limits::POSITIONS_PER_COMMIT.contains(&count) {
+            let limit = limits::POSITIONS_PER_COMMIT.end();
+            let message = format_args!("a commit has 1 to {limit} positions, not {count}");
+            return Err(Refusal::invalid(message)
+                .beyond(count, limit)
+                .with("commit_id", request.commit_id));
+        }
+        let mut unanswered = Unanswered {
+            id: request.commit_id,
+            places: Vec::with_capacity(count),
+            refused: Vec::new(),
+        };
+        let mut positions = Vec::with_capacity(count);
+        for (place, position) in request.positions.into_iter().enumerate() {
+            let mut asked = None;
+            match check(broker, &position) {
+                Ok(partition) => {
+                    let offset = Offset(position.offset);
+                    asked = Some((partition, offset));
+                    positions.push(CommitPosition {
+                        place,
+                        partition,
+                        offset,
+                        generation: position.generation.map(Generation),
+                    });
+                }
+                Err(refusal) => unanswered.refused.push((place, refusal)),
+            }
+            unanswered.places.push(Place {
+                topic: position.topic,
+                partition: position.partition,
+                asked,
+            });
+        }
+        self.count += 1;
+        self.positions += count;
+        self.unanswered.push_back(unanswered);
+        Ok(Commit {
+            id: request.commit_id,
+            positions,
+            room: None,
+        })
+    }
+
+    /// The group answered the oldest commit.
+    pub(super) fn answer(&mut self, answer: CommitAnswer) -> Answered {
+        let unanswered = self.unanswered.pop_front();
+        let Unanswered {
+            id,
+            mut places,
+            mut refused,
+        } = unanswered.expect("each commit is answered once");
+        assert_eq!(id, answer.id, "commits are answered in their order");
+        let by_group = answer.refused.into_iter();
+        refused.extend(by_group.map(|(place, error)| (place, Refusal::from(error))));
+        refused.sort_by_key(|(place, _)| *place);
+        let positions = places.len();
+        let refused = refused.into_iter().map(|(place, refusal)| {
+            let place = &mut places[place];
+            place.asked = None;
+            let topic = std::mem::take(&mut place.topic);
+            let refusal = refusal.about(&topic, place.partition);
+            v1::RefusedCommit {
+                topic,
+                partition: place.partition,
+                error: Some(refusal.into_batch_error()),
+            }
+        });
+        let refused = refused.collect();
+        Answered {
+            said: Said::Committed {
+                result: v1::CommitResult {
+                    commit_id: id,
+                    refused,
+                },
+                positions,
+                _room: answer.room,
+            },
+            accepted: places.into_iter().filter_map(|place| place.asked).collect(),
+        }
+    }
+
+    /// The answer to a commit of so many positions was sent.
+    pub(super) fn sent(&mut self, positions: usize) {
+        self.count -= 1;
+        self.positions -= positions;
+    }
+}
+
+/// Which partition is meant, if the offset can be one up to which the member has
+/// processed records. One that lies below what is kept can: records may have been
+/// removed while they were processed.
+fn check(broker: &Broker, position: &v1::CommitPosition) -> Result<TopicPartition, Refusal> {
+    let topic = broker.topic(&position.topic)?;
+    let range = topic.partition(position.partition)?.range();
+    if position.offset > range.high_watermark.0 {
+        let message = format_args!(
+            "offset {} lies beyond the high watermark {}",
+            position.offset, range.high_watermark
+        );
+        return Err(Refusal::new(Reason::OffsetOutOfRange, message)
+            .with("offset", position.offset)
+            .with("log_start_offset", range.log_start_offset)
+            .with("high_watermark", range.high_watermark));
+    }
+    Ok(TopicPartition {
+        topic: topic.meta().id,
+        partition: position.partition,
+    })
+}
+
+impl From<CommitError> for Refusal {
+    fn from(error: CommitError) -> Refusal {
+        match error {
+            CommitError::Refused(refusal) => {
+                let reason = match refusal {
+                    CommitRefusal::NotAssigned => Reason::NotAssigned,
+                    CommitRefusal::StaleGeneration => Reason::StaleGeneration,
+                };
+                Refusal::new(reason, refusal)
+            }
+            CommitError::TooManyOffsets => Refusal::new(Reason::TooManyPartitions, &error)
+                .with("limit", limits::COMMITTED_OFFSETS),
+            CommitError::Log(error) => error.into(),
+        }
+    }
+}
+
+impl From<LogError> for Refusal {
+    fn from(error: LogError) -> Refusal {
+        let reason = match &error {
+            LogError::DiskFull => Reason::DiskFull,
+            LogError::ReadOnly(_) => Reason::LogReadOnly,
+            LogError::Stopping => Reason::Stopping,
+        };
+        Refusal::new(reason, &error)
+    }
+}

@@ -1,0 +1,276 @@
+//! The records of a member: which partitions it has, what of them is to be sent
+//! next, and how much it takes.
+
+use std::collections::{HashMap, VecDeque};
+
+use statecast_proto::v1::{self, consume_response::Event};
+use tokio::time::Instant;
+
+use super::join::Terms;
+use super::progress::{Holding, Progress};
+use super::start::Started;
+use crate::group::TopicPartition;
+use crate::limits;
+use crate::model::{Offset, TopicName};
+use crate::partition::ReadError;
+use crate::server::error::Refusal;
+use crate::server::reading::{Allowance, Failed, Gap, Next, Reading, SlotId, Taken};
+
+/// What a member reads.
+pub(super) struct Delivery {
+    reading: Reading,
+    shares: HashMap<TopicPartition, Share>,
+    by_slot: HashMap<SlotId, TopicPartition>,
+    /// What it takes still.
+    credit: Allowance,
+    progress: Progress,
+    /// Of a response.
+    max_bytes: usize,
+    /// Something was sent since it was said that everything was read.
+    is_behind: bool,
+    /// To be sent next.
+    next: Option<Ready>,
+}
+
+/// A partition that a member has.
+#[derive(Debug)]
+struct Share {
+    topic: TopicName,
+    /// Absent once it is to be given back.
+    reading: Option<(SlotId, Holding)>,
+}
+
+/// Something that is ready to be sent, in the order in which it was read.
+#[derive(Debug)]
+enum Ready {
+    Batches(Vec<Taken>),
+    Gap(SlotId, Event),
+    CaughtUp(VecDeque<v1::GroupPosition>),
+}
+
+impl Delivery {
+    pub(super) fn new(terms: &Terms) -> Delivery {
+        Delivery {
+            reading: Reading::new(),
+            shares: HashMap::new(),
+            by_slot: HashMap::new(),
+            credit: terms.capacity,
+            progress: Progress::new(terms.max_processing_time),
+            max_bytes: terms.max_bytes,
+            is_behind: false,
+            next: None,
+        }
+    }
+
+    /// The member has a partition from now on; returns what it is told of it.
+    pub(super) fn add(&mut self, started: Started) -> v1::AssignedPartition {
+        let Started {
+            partition,
+            opened,
+            committed,
+        } = started;
+        let assigned = v1::AssignedPartition {
+            topic: opened.topic.to_string(),
+            partition: opened.number,
+            offset: opened.position.0,
+            committed,
+            high_watermark: opened.partition.high_watermark().0,
+        };
+        self.lose(partition);
+        let topic = opened.topic.clone();
+        let holding = Holding::from(opened.position);
+        let slot = self.reading.add(opened);
+        self.by_slot.insert(slot, partition);
+        let reading = Some((slot, holding));
+        self.shares.insert(partition, Share { topic, reading });
+        self.is_behind = true;
+        assigned
+    }
+
+    /// Nothing more of this partition is sent. Returns how the member knows it, if
+    /// it does.
+    pub(super) fn revoke(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
+        let share = self.shares.get_mut(&partition)?;
+        let name = v1::TopicPartition {
+            topic: share.topic.to_string(),
+            partition: partition.partition,
+        };
+        if let Some((slot, holding)) = share.reading.take() {
+            self.progress.release(holding);
+            self.stop(slot);
+        }
+        Some(name)
+    }
+
+    /// The member has this partition no longer. Returns how it knows it, if it does.
+    pub(super) fn lose(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
+        let name = self.revoke(partition);
+        self.shares.remove(&partition);
+        name
+    }
+
+    /// Whether the member is to give this partition back.
+    pub(super) fn is_revoked(&self, partition: TopicPartition) -> bool {
+        let share = self.shares.get(&partition);
+        share.is_some_and(|share| share.reading.is_none())
+    }
+
+    /// The member has nothing any more.
+    pub(super) fn clear(&mut self) {
+        let all: Vec<TopicPartition> = self.shares.keys().copied().collect();
+        for partition in all {
+            self.lose(partition);
+        }
+        self.next = None;
+    }
+
+    fn stop(&mut self, slot: SlotId) {
+        self.by_slot.remove(&slot);
+        self.reading.remove(slot);
+        match &mut self.next {
+            Some(Ready::Batches(batches)) => {
+                batches.retain(|taken| taken.slot != slot);
+                if batches.is_empty() {
+                    self.next = None;
+                }
+            }
+            Some(Ready::Gap(of, _)) if *of == slot => self.next = None,
+            _ => {}
+        }
+    }
+
+    /// The member takes more.
+    pub(super) fn give(&mut self, credit: Allowance) {
+        self.credit.bytes = self.credit.bytes.saturating_add(credit.bytes);
+        self.credit.records = self.credit.records.saturating_add(credit.records);
+    }
+
+    /// A partition was committed up to an offset.
+    pub(super) fn commit(&mut self, partition: TopicPartition, offset: Offset) {
+        let share = self.shares.get_mut(&partition);
+        if let Some((_, holding)) = share.and_then(|share| share.reading.as_mut()) {
+            self.progress.commit(holding, offset);
+        }
+    }
+
+    /// The member shows that it works; says whether it had stalled.
+    pub(super) fn show_life(&mut self) -> bool {
+        self.progress.show_life()
+    }
+
+    /// When the member will have stalled.
+    pub(super) fn stalls_at(&self) -> Option<Instant> {
+        self.progress.stalls_at()
+    }
+
+    pub(super) fn set_stalled(&mut self) {
+        self.progress.set_stalled();
+    }
+
+    /// Whether something is ready to be sent.
+    pub(super) fn is_ready(&self) -> bool {
+        self.next.is_some()
+    }
+
+    /// Works until something is ready to be sent, or may be. May be given up at any
+    /// time.
+    pub(super) async fn work(&mut self) -> Result<(), Refusal> {
+        if self.is_behind && self.reading.is_caught_up() && !self.reading.is_empty() {
+            self.is_behind = false;
+            self.next = Some(Ready::CaughtUp(self.positions()));
+            return Ok(());
+        }
+        match self.reading.next(self.max_bytes, self.credit).await {
+            Ok(Next::News) => {}
+            Ok(Next::Batches(batches)) => self.next = Some(Ready::Batches(batches)),
+            Ok(Next::Gap(slot, gap)) => {
+                let topic = self.topic(slot);
+                let event = match gap {
+                    Gap::Truncated(truncated) => Event::Truncated(v1::GroupTruncated {
+                        topic,
+                        truncated: Some(truncated),
+                    }),
+                    Gap::Quarantined(quarantined) => Event::Quarantined(v1::GroupQuarantined {
+                        topic,
+                        quarantined: Some(quarantined),
+                    }),
+                };
+                self.next = Some(Ready::Gap(slot, event));
+            }
+            // The group will say that it is lost.
+            Err(Failed {
+                slot,
+                error: ReadError::Deleted(_),
+            }) => self.reading.remove(slot),
+            Err(Failed { slot, error }) => {
+                let opened = self.reading.get(slot).expect("it was read");
+                return Err(opened.refusal(error));
+            }
+        }
+        Ok(())
+    }
+
+    fn topic(&self, slot: SlotId) -> String {
+        let opened = self.reading.get(slot);
+        opened.expect("it is read").topic.to_string()
+    }
+
+    /// Those that were read since the member was caught up last.
+    fn positions(&mut self) -> VecDeque<v1::GroupPosition> {
+        let touched = self.reading.take_touched();
+        let position = |slot| {
+            let opened = self.reading.get(slot)?;
+            Some(v1::GroupPosition {
+                topic: opened.topic.to_string(),
+                position: Some(opened.describe()),
+            })
+        };
+        touched.into_iter().filter_map(position).collect()
+    }
+
+    /// What is ready; the member has it from now on.
+    pub(super) fn take(&mut self) -> Option<Event> {
+        match self.next.take()? {
+            Ready::Batches(batches) => {
+                self.is_behind = true;
+                let batches = batches.into_iter().map(|taken| self.send(taken));
+                let batches = batches.collect();
+                Some(Event::Batches(v1::GroupBatches { batches }))
+            }
+            Ready::Gap(_, event) => {
+                self.is_behind = true;
+                Some(event)
+            }
+            Ready::CaughtUp(mut all) => {
+                let count = all.len().min(limits::PARTITIONS_PER_EVENT);
+                let positions = all.drain(..count).collect();
+                if !all.is_empty() {
+                    self.next = Some(Ready::CaughtUp(all));
+                }
+                Some(Event::CaughtUp(v1::GroupCaughtUp { positions }))
+            }
+        }
+    }
+
+    fn send(&mut self, taken: Taken) -> v1::GroupBatch {
+        let Taken {
+            slot,
+            batch,
+            records,
+        } = taken;
+        self.credit.spend(&batch);
+        let partition = self.by_slot[&slot];
+        let share = self.shares.get_mut(&partition);
+        let share = share.expect("what is not read any more is not sent");
+        if let Some((_, holding)) = &mut share.reading {
+            // The last record may lie further on, if compaction removed others: who
+            // processed that one isn't to seem to hold something.
+            let end = Offset(batch.base_offset).advanced(records.into());
+            self.progress.send(holding, end);
+        }
+        v1::GroupBatch {
+            topic: share.topic.to_string(),
+            batch: Some(batch),
+        }
+    }
+}

@@ -1,0 +1,413 @@
+//! The task of one member: hears its requests, tells it what the group says, sends
+//! it records.
+//!
+//! How a stream ends:
+//!
+//! | what happened | what the group is told | what the stream ends with |
+//! |---|---|---|
+//! | the member leaves, or half-closes | it left | `OK`, once its commits are answered |
+//! | it breaks the protocol | it left | the reason |
+//! | its connection or its call is gone | it is disconnected: with a name it may come again | nobody hears it |
+//! | the group sends it away, or can't go on | it did so | the reason |
+//! | it doesn't take what it is told | it left | the reason |
+//! | the broker stops | nothing | `STOPPING`, once its commits are answered |
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
+
+use statecast_proto::reason::Reason;
+use statecast_proto::v1::{self, consume_request::Request, consume_response::Event};
+use tokio::sync::mpsc::Permit;
+use tokio::time::{Instant, sleep_until};
+use tokio_stream::StreamExt;
+use tonic::{Status, Streaming};
+
+use super::Responses;
+use super::commits::Commits;
+use super::delivery::Delivery;
+use super::join::{self, Terms, allowance};
+use super::outgoing::{Outgoing, Said};
+use super::start::{self, Started};
+use crate::coordinator::{Member, MemberEvent};
+use crate::group::{Generation, TopicPartition};
+use crate::limits;
+use crate::server::Context;
+use crate::server::error::Refusal;
+use crate::server::group_admin::member_id;
+
+/// Serves one stream to its end.
+pub(super) async fn serve(
+    context: Context,
+    mut incoming: Streaming<v1::ConsumeRequest>,
+    responses: Responses,
+    address: String,
+) {
+    let joined = tokio::select! {
+        joined = join::join(&context, &mut incoming, address) => joined,
+        () = responses.closed() => return,
+    };
+    let end = match joined {
+        Some(Ok((member, terms))) => {
+            let session = Session::new(context, member, terms);
+            session.run(incoming, &responses).await
+        }
+        Some(Err(refusal)) => Err(refusal.into()),
+        None => return,
+    };
+    if let Err(status) = end {
+        // Nobody may be there to hear it.
+        let _ = responses.send(Err(status)).await;
+    }
+}
+
+struct Session {
+    context: Context,
+    member: Member,
+    terms: Terms,
+    delivery: Delivery,
+    commits: Commits,
+    outgoing: Outgoing,
+    /// Partitions that were assigned, while it is found out where they begin.
+    /// Nothing else that the group says is heard meanwhile: it may be about them.
+    opening: Option<(Generation, Opening)>,
+    /// How the stream ends, once all that the member waits for was said.
+    end: Option<Result<(), Status>>,
+    /// The group says nothing more.
+    is_silent: bool,
+    /// When to say that there is nothing to say.
+    heartbeat_at: Instant,
+}
+
+type Opening = Pin<Box<dyn Future<Output = Result<Vec<Started>, Refusal>> + Send>>;
+
+/// What happens next.
+enum Next<'a> {
+    Request(Option<Result<v1::ConsumeRequest, Status>>),
+    Said(Option<MemberEvent>),
+    Opened(Generation, Result<Vec<Started>, Refusal>),
+    Worked(Result<(), Refusal>),
+    /// There is something to send, and the transport takes it.
+    Sendable(Permit<'a, Result<v1::ConsumeResponse, Status>>),
+    Stalled,
+    Silence,
+    Draining,
+    Gone,
+}
+
+impl Session {
+    fn new(context: Context, member: Member, terms: Terms) -> Session {
+        let mut outgoing = Outgoing::default();
+        outgoing.push(Said::Event(Event::Joined(v1::Joined {
+            member_id: member_id(member.id()),
+            heartbeat_interval_ms: terms.session_timeout_ms / 3,
+        })));
+        Session {
+            context,
+            delivery: Delivery::new(&terms),
+            member,
+            terms,
+            commits: Commits::default(),
+            outgoing,
+            opening: None,
+            end: None,
+            is_silent: false,
+            heartbeat_at: Instant::now() + limits::MEMBER_HEARTBEAT,
+        }
+    }
+
+    async fn run(
+        mut self,
+        mut incoming: Streaming<v1::ConsumeRequest>,
+        responses: &Responses,
+    ) -> Result<(), Status> {
+        loop {
+            if self.outgoing.is_overflowing() && self.end.is_none() {
+                self.break_off(unread()).await;
+            }
+            let answered = self.commits.are_answered() || self.is_silent;
+            if answered
+                && self.outgoing.is_empty()
+                && let Some(end) = self.end.take()
+            {
+                return end;
+            }
+            match self.next(&mut incoming, responses).await {
+                Next::Request(Some(Ok(request))) => self.hear(request).await,
+                Next::Request(Some(Err(status))) => {
+                    // It may be a message that is none; mostly nobody is there.
+                    self.member.disconnected().await;
+                    return Err(status);
+                }
+                Next::Request(None) => self.leave().await,
+                Next::Said(Some(event)) => self.listen(event),
+                Next::Said(None) => self.fall_silent(),
+                Next::Opened(generation, opened) => self.open(generation, opened).await,
+                Next::Worked(Ok(())) => {}
+                Next::Worked(Err(refusal)) => self.break_off(refusal).await,
+                Next::Sendable(permit) => self.send(permit),
+                Next::Stalled => {
+                    self.delivery.set_stalled();
+                    self.member.stalled().await;
+                }
+                Next::Silence => {
+                    let heartbeat = Event::Heartbeat(v1::Heartbeat {});
+                    self.outgoing.push(Said::Event(heartbeat));
+                }
+                Next::Draining => self.end_with(Err(Refusal::stopping().into())),
+                Next::Gone => {
+                    self.member.disconnected().await;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    async fn next<'a>(
+        &mut self,
+        incoming: &mut Streaming<v1::ConsumeRequest>,
+        responses: &'a Responses,
+    ) -> Next<'a> {
+        let lasts = self.end.is_none();
+        let hears = lasts && self.commits.has_room() && self.outgoing.has_room();
+        let listens = self.opening.is_none() && !self.is_silent;
+        let works = lasts && !self.delivery.is_ready();
+        let sends = !self.outgoing.is_empty() || self.delivery.is_ready();
+        let stalls_at = self.delivery.stalls_at();
+        let draining = &self.context.draining;
+        tokio::select! {
+            request = incoming.next(), if hears => Next::Request(request),
+            said = self.member.event(), if listens => Next::Said(said),
+            (generation, opened) = opened(&mut self.opening) => Next::Opened(generation, opened),
+            worked = self.delivery.work(), if works => Next::Worked(worked),
+            permit = responses.reserve(), if sends => permit.map_or(Next::Gone, Next::Sendable),
+            () = at(stalls_at), if lasts => Next::Stalled,
+            () = sleep_until(self.heartbeat_at), if lasts && !sends => Next::Silence,
+            () = draining.cancelled(), if lasts => Next::Draining,
+            () = responses.closed() => Next::Gone,
+        }
+    }
+
+    /// Something is sent: first what the group says, then records.
+    fn send(&mut self, permit: Permit<'_, Result<v1::ConsumeResponse, Status>>) {
+        let event = match self.outgoing.pop() {
+            Some((event, commit)) => {
+                if let Some(positions) = commit {
+                    self.commits.sent(positions);
+                }
+                Some(event)
+            }
+            None => self.delivery.take(),
+        };
+        if event.is_some() {
+            self.heartbeat_at = Instant::now() + limits::MEMBER_HEARTBEAT;
+            permit.send(Ok(v1::ConsumeResponse { event }));
+        }
+    }
+
+    /// The member says something.
+    async fn hear(&mut self, request: v1::ConsumeRequest) {
+        match request.request {
+            Some(Request::Join(_)) => {
+                let refusal = Refusal::invalid("a member joins once, and this one has");
+                self.break_off(refusal).await;
+            }
+            Some(Request::Commit(commit)) => {
+                self.show_life().await;
+                match self.commits.begin(&self.context.broker, commit) {
+                    Ok(commit) => self.member.commit(commit).await,
+                    Err(refusal) => self.refuse(refusal).await,
+                }
+            }
+            Some(Request::Revoked(revoked)) => self.give_back(&revoked.partitions).await,
+            Some(Request::Heartbeat(_)) => self.member.heartbeat().await,
+            Some(Request::Credit(credit)) => {
+                self.delivery.give(allowance(credit));
+                self.show_life().await;
+                self.member.heartbeat().await;
+            }
+            Some(Request::Leave(_)) => self.leave().await,
+            None => {
+                let refusal = Refusal::invalid("this broker doesn't know that request");
+                self.refuse(refusal).await;
+            }
+        }
+    }
+
+    /// A request makes no sense, and nothing else is affected.
+    async fn refuse(&mut self, refusal: Refusal) {
+        let error = refusal.into_batch_error();
+        self.outgoing.push(Said::Event(Event::Refused(error)));
+        self.member.heartbeat().await;
+    }
+
+    async fn show_life(&mut self) {
+        if self.delivery.show_life() {
+            self.member.resumed().await;
+        }
+    }
+
+    async fn give_back(&mut self, named: &[v1::TopicPartition]) {
+        if named.len() > limits::PARTITIONS as usize {
+            let refusal = Refusal::invalid("more partitions than there can be")
+                .beyond(named.len(), limits::PARTITIONS);
+            return self.refuse(refusal).await;
+        }
+        let mut partitions = Vec::with_capacity(named.len());
+        let mut refused = None;
+        for named in named {
+            match self.revoked(named) {
+                Ok(partition) => {
+                    self.delivery.lose(partition);
+                    partitions.push(partition);
+                }
+                Err(refusal) => refused = refused.or(Some(refusal)),
+            }
+        }
+        self.member.revoked(partitions).await;
+        if let Some(refusal) = refused {
+            self.refuse(refusal).await;
+        }
+    }
+
+    /// Which partition is meant, if the member is to give it back.
+    fn revoked(&self, named: &v1::TopicPartition) -> Result<TopicPartition, Refusal> {
+        let topic = self.context.broker.topic(&named.topic)?;
+        let partition = TopicPartition {
+            topic: topic.meta().id,
+            partition: named.partition,
+        };
+        if self.delivery.is_revoked(partition) {
+            return Ok(partition);
+        }
+        let message = "the member has no such partition that it is to give back";
+        Err(Refusal::new(Reason::NotAssigned, message).about(&named.topic, named.partition))
+    }
+
+    /// The group says something.
+    fn listen(&mut self, event: MemberEvent) {
+        match event {
+            MemberEvent::Assigned {
+                generation,
+                partitions,
+            } => {
+                let broker = self.context.broker.clone();
+                let opening = start::positions(broker, partitions, self.terms.start);
+                self.opening = Some((generation, Box::pin(opening)));
+            }
+            MemberEvent::Revoke {
+                generation,
+                partitions,
+                deadline,
+                reason,
+            } => {
+                let partitions = partitions.into_iter();
+                let partitions: VecDeque<_> = partitions
+                    .filter_map(|partition| self.delivery.revoke(partition))
+                    .collect();
+                if !partitions.is_empty() {
+                    self.outgoing.push(Said::Revoke {
+                        generation,
+                        partitions,
+                        deadline,
+                        reason,
+                    });
+                }
+            }
+            MemberEvent::Lost {
+                generation,
+                partitions,
+                reason,
+            } => {
+                let partitions = partitions.into_iter();
+                let partitions: VecDeque<_> = partitions
+                    .filter_map(|partition| self.delivery.lose(partition))
+                    .collect();
+                if !partitions.is_empty() {
+                    self.outgoing.push(Said::Lost {
+                        generation,
+                        partitions,
+                        reason,
+                    });
+                }
+            }
+            MemberEvent::Committed(answer) => {
+                let answered = self.commits.answer(answer);
+                for (partition, offset) in answered.accepted {
+                    self.delivery.commit(partition, offset);
+                }
+                self.outgoing.push(answered.said);
+            }
+            MemberEvent::Ended(reason) => self.end_with(Err(Refusal::from(reason).into())),
+        }
+    }
+
+    /// The group says nothing more.
+    fn fall_silent(&mut self) {
+        self.is_silent = true;
+        if self.end.is_none() {
+            let refusal = match self.context.draining.is_cancelled() {
+                true => Refusal::stopping(),
+                false => unread(),
+            };
+            self.end_with(Err(refusal.into()));
+        }
+    }
+
+    /// It is known where partitions that were assigned begin.
+    async fn open(&mut self, generation: Generation, opened: Result<Vec<Started>, Refusal>) {
+        match opened {
+            Ok(started) => {
+                let started = started.into_iter();
+                let assigned: VecDeque<_> =
+                    started.map(|started| self.delivery.add(started)).collect();
+                if !assigned.is_empty() {
+                    self.outgoing.push(Said::Assigned(generation, assigned));
+                }
+            }
+            Err(refusal) => self.break_off(refusal).await,
+        }
+    }
+
+    /// The member goes.
+    async fn leave(&mut self) {
+        self.member.leave().await;
+        self.end_with(Ok(()));
+    }
+
+    /// The member can't go on.
+    async fn break_off(&mut self, refusal: Refusal) {
+        self.member.leave().await;
+        self.end_with(Err(refusal.into()));
+    }
+
+    /// Sends no more records, and ends once the commits are answered.
+    fn end_with(&mut self, end: Result<(), Status>) {
+        self.end.get_or_insert(end);
+        self.opening = None;
+        self.delivery.clear();
+    }
+}
+
+fn unread() -> Refusal {
+    let message = "the member doesn't read what it is told";
+    Refusal::new(Reason::MemberExpired, message)
+}
+
+async fn opened(
+    opening: &mut Option<(Generation, Opening)>,
+) -> (Generation, Result<Vec<Started>, Refusal>) {
+    let Some((generation, future)) = opening else {
+        return pending().await;
+    };
+    let opened = (*generation, future.await);
+    *opening = None;
+    opened
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
+    }
+}

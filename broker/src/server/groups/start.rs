@@ -1,0 +1,104 @@
+//! Where a member begins to read what it was assigned.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt, stream};
+use statecast_proto::reason::Reason;
+
+use crate::broker::{Broker, Topic};
+use crate::coordinator::Assignment;
+use crate::group::TopicPartition;
+use crate::limits;
+use crate::model::Offset;
+use crate::server::error::Refusal;
+use crate::server::reading::Opened;
+
+/// Where reading begins when nothing was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum GroupStart {
+    Earliest,
+    Latest,
+    /// Milliseconds since the Unix epoch.
+    Timestamp(i64),
+    Fail,
+}
+
+/// A partition that was assigned, and where in it to begin.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) partition: TopicPartition,
+    pub(super) opened: Opened,
+    pub(super) committed: bool,
+}
+
+/// The places where reading begins. Partitions whose topic was deleted meanwhile
+/// are left out: they will be said to be lost.
+pub(super) async fn positions(
+    broker: Broker,
+    assignments: Vec<Assignment>,
+    start: GroupStart,
+) -> Result<Vec<Started>, Refusal> {
+    let places = assignments.into_iter().filter_map(|assignment| {
+        let topic = broker.topic_by_id(assignment.partition.topic)?;
+        Some((topic, assignment))
+    });
+    let places: Vec<(Arc<Topic>, Assignment)> = places.collect();
+    let starts = places.into_iter().filter_map(|(topic, assignment)| {
+        let number = assignment.partition.partition;
+        let partition = topic.partition(number).ok()?.clone();
+        let broker = &broker;
+        Some(async move {
+            let mut opened = Opened {
+                topic: topic.meta().name.clone(),
+                number,
+                partition,
+                position: Offset::ZERO,
+            };
+            let position = position(broker, &opened, assignment.committed, start).await;
+            let about = |refusal: Refusal| refusal.about(opened.topic.as_str(), number);
+            opened.position = position.map_err(about)?;
+            Ok(Started {
+                partition: assignment.partition,
+                opened,
+                committed: assignment.committed.is_some(),
+            })
+        })
+    });
+    let starts = stream::iter(starts).buffered(limits::DISK_READS);
+    starts.try_collect().await
+}
+
+async fn position(
+    broker: &Broker,
+    opened: &Opened,
+    committed: Option<Offset>,
+    start: GroupStart,
+) -> Result<Offset, Refusal> {
+    let range = opened.partition.range();
+    if let Some(committed) = committed {
+        if committed > range.high_watermark {
+            tracing::warn!(
+                topic = %opened.topic,
+                partition = opened.number,
+                "offset {committed} was committed, the log ends at {}: records that were not durable are lost",
+                range.high_watermark
+            );
+        }
+        // What lies below the readable range is said to be truncated.
+        return Ok(committed.min(range.high_watermark));
+    }
+    match start {
+        GroupStart::Earliest => Ok(range.log_start_offset),
+        GroupStart::Latest => Ok(range.high_watermark),
+        GroupStart::Timestamp(timestamp_ms) => {
+            let found = broker
+                .offset_at_time(&opened.partition, timestamp_ms)
+                .await?;
+            Ok(found.unwrap_or(range.high_watermark))
+        }
+        GroupStart::Fail => {
+            let message = "the group has committed nothing for this partition";
+            Err(Refusal::new(Reason::NoCommittedOffset, message))
+        }
+    }
+}
