@@ -15,6 +15,7 @@ use crate::admin::Admin;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::connection::{self, Purpose};
+use crate::consumer::ConsumerBuilder;
 use crate::error::Error;
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
@@ -181,6 +182,12 @@ impl Client {
     /// otherwise.
     pub fn reader(&self, topic: impl Into<String>) -> ReaderBuilder {
         ReaderBuilder::new(self.clone(), topic.into())
+    }
+
+    /// Reads topics together with the other members of a group: name at least
+    /// one topic.
+    pub fn consumer(&self, group: impl Into<String>) -> ConsumerBuilder {
+        ConsumerBuilder::new(self.clone(), group.into())
     }
 
     /// Whether the broker says that it serves. Asked once, without retries.

@@ -37,8 +37,8 @@ pub enum Error {
         /// What went wrong last, or what was waited for.
         last: Arc<str>,
     },
-    /// The producer was closed.
-    #[error("the producer is closed")]
+    /// The producer or consumer was closed.
+    #[error("the producer or consumer is closed")]
     Closed,
     /// What was asked for makes no sense: an address that is none, a batch with
     /// a wrong checksum. Nothing was sent.
@@ -47,9 +47,11 @@ pub enum Error {
     /// Retention overtook this reader: these records were removed before it
     /// read them. Reading goes on behind them.
     #[error(
-        "offsets {from}..{to} of partition {partition} were removed by retention before they were read"
+        "offsets {from}..{to} of {topic}/{partition} were removed by retention before they were read"
     )]
     Truncated {
+        /// Name of the topic.
+        topic: Arc<str>,
         /// The partition.
         partition: u32,
         /// Where the reader was.
@@ -59,8 +61,10 @@ pub enum Error {
     },
     /// These records were damaged on the broker's disk. Reading goes on behind
     /// them.
-    #[error("offsets {from}..{to} of partition {partition} are damaged on the broker's disk")]
+    #[error("offsets {from}..{to} of {topic}/{partition} are damaged on the broker's disk")]
     Quarantined {
+        /// Name of the topic.
+        topic: Arc<str>,
         /// The partition.
         partition: u32,
         /// The first offset lost.
@@ -70,8 +74,10 @@ pub enum Error {
     },
     /// A batch arrived that isn't what its producer sent: its checksum or its
     /// form is wrong. Reading goes on behind it.
-    #[error("the batch at offset {offset} of partition {partition} is damaged: {problem}")]
+    #[error("the batch at offset {offset} of {topic}/{partition} is damaged: {problem}")]
     DamagedBatch {
+        /// Name of the topic.
+        topic: Arc<str>,
         /// The partition.
         partition: u32,
         /// Offset of its first record.

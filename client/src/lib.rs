@@ -5,7 +5,9 @@
 //! - [`Producer`], which sends records: batched, pipelined, in order, each once;
 //! - [`Reader`], which reads a topic from any place on, as a
 //!   [`Stream`](futures_util::Stream);
-//! - [`Admin`], which creates and describes topics.
+//! - [`Consumer`], which shares topics with the other members of its group, and
+//!   commits what is processed;
+//! - [`Admin`], which creates and describes topics, and looks after groups.
 //!
 //! Connections are made when needed and made again when lost. Everything that
 //! fails does so with [`Error`]; [`Error::reason`] is what the broker said.
@@ -34,6 +36,7 @@ mod backoff;
 mod client;
 mod clock;
 mod connection;
+mod consumer;
 mod error;
 mod producer;
 mod reader;
@@ -42,6 +45,10 @@ mod topic;
 pub use admin::{Admin, BrokerInfo};
 pub use backoff::Backoff;
 pub use client::{Client, ClientBuilder};
+pub use consumer::{
+    AssignedPartition, CommitPosition, Consumer, ConsumerBuilder, ConsumerHandle, GroupEvent,
+    GroupStart, RevokeReason, TopicPartition,
+};
 pub use error::{Error, Refusal};
 pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
 pub use reader::{

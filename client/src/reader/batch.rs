@@ -62,7 +62,7 @@ pub struct Batch {
 
 impl Batch {
     /// Decompresses the batch and checks its checksum; the error is for people.
-    pub(super) fn new(
+    pub(crate) fn new(
         topic: Arc<str>,
         offsets: Range<u64>,
         wire: v1::FetchedBatch,
@@ -111,10 +111,18 @@ impl Batch {
         self.append_time_ms
     }
 
+    /// The part of it from an offset on.
+    pub(crate) fn starting_at(mut self, offset: u64) -> Self {
+        let offsets = &mut self.place.offsets;
+        offsets.start = offsets.start.max(offset);
+        self
+    }
+
     /// The records, borrowed from the batch: the fastest way to look at them.
     pub fn views(&self) -> RecordViews<'_> {
         RecordViews {
             views: batch::decode_ref(&self.records),
+            topic: &self.topic,
             partition: self.partition,
             append_time_ms: self.append_time_ms,
             place: self.place.clone(),
@@ -156,8 +164,9 @@ impl Place {
         self.offsets.contains(&offset).then_some(offset)
     }
 
-    fn damaged(&self, partition: u32, problem: &BatchError) -> Error {
+    fn damaged(&self, topic: &Arc<str>, partition: u32, problem: &BatchError) -> Error {
         Error::DamagedBatch {
+            topic: Arc::clone(topic),
             partition,
             offset: self.next_offset,
             problem: problem.to_string().into(),
@@ -170,6 +179,7 @@ impl Place {
 #[derive(Debug)]
 pub struct RecordViews<'a> {
     views: batch::RecordViews<'a>,
+    topic: &'a Arc<str>,
     partition: u32,
     append_time_ms: i64,
     place: Place,
@@ -183,7 +193,10 @@ impl<'a> Iterator for RecordViews<'a> {
         loop {
             let view = match self.views.next()? {
                 Ok(view) => view,
-                Err(problem) => return Some(Err(self.place.damaged(self.partition, &problem))),
+                Err(problem) => {
+                    let (topic, partition) = (self.topic, self.partition);
+                    return Some(Err(self.place.damaged(topic, partition, &problem)));
+                }
             };
             if let Some(offset) = self.place.advance(view.offset_gap) {
                 return Some(Ok(RecordView {
@@ -216,7 +229,10 @@ impl Iterator for Records {
         loop {
             let record = match self.next_decoded()? {
                 Ok(record) => record,
-                Err(problem) => return Some(Err(self.place.damaged(self.partition, &problem))),
+                Err(problem) => {
+                    let (topic, partition) = (&self.topic, self.partition);
+                    return Some(Err(self.place.damaged(topic, partition, &problem)));
+                }
             };
             if let Some(offset) = self.place.advance(record.offset_gap) {
                 return Some(Ok(Record {

@@ -294,6 +294,7 @@ impl Reader {
         let (partition, offset) = (wire.partition, wire.base_offset);
         let batch = Batch::new(Arc::clone(&self.topic), offsets, wire);
         Some(batch.map_err(|problem| Error::DamagedBatch {
+            topic: Arc::clone(&self.topic),
             partition,
             offset,
             problem: problem.into(),
@@ -309,14 +310,17 @@ impl Reader {
         removed: bool,
     ) -> Result<Event, Error> {
         self.cursors.skip_to(partition, to);
+        let topic = Arc::clone(&self.topic);
         Err(if removed {
             Error::Truncated {
+                topic,
                 partition,
                 from,
                 to,
             }
         } else {
             Error::Quarantined {
+                topic,
                 partition,
                 from,
                 to,
