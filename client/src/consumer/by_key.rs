@@ -202,7 +202,7 @@ impl Work<'_> {
         let is_last = records.peek().is_none();
         let behind = record.offset.saturating_add(1);
         let shared = &self.consumer.shared;
-        if !shared.with(|member| member.shares.hand(share, behind)) {
+        if !shared.with(|member| member.hand(share, behind)) {
             self.intake = None;
             self.lanes.leave_rest();
             self.finish_batches();

@@ -372,6 +372,11 @@ impl Member {
         }
     }
 
+    /// What lies before `to` is handed out. False when it isn't to be.
+    pub(super) fn hand(&mut self, share: ShareId, to: u64) -> bool {
+        !self.stopped && self.shares.hand(share, to)
+    }
+
     /// The user is done with a batch.
     pub(super) fn finish(&mut self, cost: Cost) {
         self.credit.finish(cost);
@@ -462,8 +467,8 @@ impl Member {
         {
             return Some(Kind::Goodbye(goodbye));
         }
-        // Whoever goes takes no more.
-        if !self.is_leaving() && self.credit.is_due(self.flush || !self.inbox.has_batches()) {
+        // Whoever hands out no more takes no more.
+        if !self.stopped && self.credit.is_due(self.flush || !self.inbox.has_batches()) {
             return Some(Kind::Credit);
         }
         self.silent.then_some(Kind::Heartbeat)

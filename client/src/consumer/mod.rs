@@ -320,7 +320,7 @@ impl Consumer {
         let end = opened.batch.offsets().end;
         let (share, cost) = (opened.share, opened.cost);
         let handed = self.shared.with(|member| {
-            let handed = member.shares.hand(share, end);
+            let handed = member.hand(share, end);
             if !handed {
                 member.finish(cost);
             }
@@ -411,7 +411,7 @@ impl Consumer {
             if auto {
                 member.shares.process(share, processed);
             }
-            let kept = member.shares.is_kept(share) && (!more || member.shares.hand(share, handed));
+            let kept = !more || member.hand(share, handed);
             if !more || !kept {
                 member.finish(cost);
             }

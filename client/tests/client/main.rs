@@ -4,7 +4,10 @@
 // A failed unwrap fails the test, which is what is wanted.
 #![allow(clippy::unwrap_used)]
 
+mod consumer;
+mod consumer_by_key;
 mod fake_broker;
+mod fake_groups;
 mod fake_producers;
 mod idempotence;
 mod producer;
