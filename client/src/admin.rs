@@ -1,4 +1,4 @@
-//! Topics, offsets, and what the broker is.
+//! Topics, offsets, and what the broker is; groups are in `group`.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::topic::{PartitionDescription, PartitionOffsets, Topic, TopicConfig, T
 /// [`Error::Timeout`] they may have been carried out.
 #[derive(Debug, Clone)]
 pub struct Admin {
-    client: Client,
+    pub(crate) client: Client,
 }
 
 impl Admin {

@@ -38,6 +38,7 @@ mod clock;
 mod connection;
 mod consumer;
 mod error;
+mod group;
 mod producer;
 mod reader;
 mod topic;
@@ -50,6 +51,7 @@ pub use consumer::{
     GroupStart, RevokeReason, TopicPartition,
 };
 pub use error::{Error, Refusal};
+pub use group::{Group, GroupDescription, GroupMember, GroupPartition, GroupState};
 pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
 pub use reader::{
     Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,

@@ -8,6 +8,7 @@ mod consume;
 mod escapes;
 mod failure;
 mod format;
+mod group;
 mod health;
 mod inspect;
 mod lines;
@@ -48,6 +49,7 @@ enum Verb {
     Serve(serve::Serve),
     Config(config::Config),
     Topic(topic::TopicCommand),
+    Group(group::GroupCommand),
     Produce(produce::Produce),
     Consume(consume::Consume),
     Bench(bench::Bench),
@@ -63,6 +65,7 @@ impl Verb {
             Verb::Serve(verb) => verb.run(common),
             Verb::Config(verb) => verb.run(common),
             Verb::Topic(verb) => verb.run(common),
+            Verb::Group(verb) => verb.run(common),
             Verb::Produce(verb) => verb.run(common),
             Verb::Consume(verb) => verb.run(common),
             Verb::Bench(verb) => verb.run(common),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use statecast_client::Start;
+use statecast_client::{GroupStart, Start};
 
 /// A start as a person writes it; times that count from now are resolved when
 /// the verb runs.
@@ -13,6 +13,8 @@ pub(super) enum From {
     At(Start),
     /// So long before now.
     Ago(Duration),
+    /// Nowhere: a group goes on where it has committed, or fails.
+    Fail,
 }
 
 impl From {
@@ -21,6 +23,7 @@ impl From {
         let at = match text {
             "earliest" => Start::Earliest,
             "latest" => Start::Latest,
+            "fail" => return Ok(Self::Fail),
             _ => {
                 if let Some(ago) = text.strip_prefix('-') {
                     return humantime::parse_duration(ago)
@@ -39,14 +42,32 @@ impl From {
         Ok(Self::At(at))
     }
 
-    /// With `now` in milliseconds since the Unix epoch.
-    pub(super) fn resolve(self, now: i64) -> Start {
+    /// With `now` in milliseconds since the Unix epoch; the error is for people.
+    pub(super) fn resolve(self, now: i64) -> Result<Start, String> {
         match self {
-            Self::At(start) => start,
+            Self::At(start) => Ok(start),
             Self::Ago(ago) => {
                 let ago = i64::try_from(ago.as_millis()).unwrap_or(i64::MAX);
-                Start::Time(now.saturating_sub(ago))
+                Ok(Start::Time(now.saturating_sub(ago)))
             }
+            Self::Fail => Err("only a group that is joined can be told to fail".to_owned()),
+        }
+    }
+
+    /// Where a group begins that has committed nothing.
+    pub(super) fn group_start(self, now: i64) -> Result<GroupStart, String> {
+        if self == Self::Fail {
+            return Ok(GroupStart::Fail);
+        }
+        match self.resolve(now)? {
+            Start::Earliest => Ok(GroupStart::Earliest),
+            Start::Latest => Ok(GroupStart::Latest),
+            Start::Time(ms) => Ok(GroupStart::Time(ms)),
+            _ => Err(
+                "a group starts at earliest, latest, a time, or not at all (fail); \
+                 to go on at an offset, use `statecast group reset`"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -87,8 +108,17 @@ mod tests {
 
     #[test]
     fn time_before_now_is_counted_from_now() {
-        let start = From::parse("-2s").unwrap().resolve(10_000);
-        assert_eq!(start, Start::Time(8_000));
+        let start = From::parse("-2s").unwrap();
+        assert_eq!(start.resolve(10_000), Ok(Start::Time(8_000)));
+        assert_eq!(start.group_start(10_000), Ok(GroupStart::Time(8_000)));
+    }
+
+    #[test]
+    fn groups_start_at_no_offset_and_only_they_may_fail() {
+        assert!(From::parse("7").unwrap().group_start(0).is_err());
+        let fail = From::parse("fail").unwrap();
+        assert_eq!(fail.group_start(0), Ok(GroupStart::Fail));
+        assert!(fail.resolve(0).is_err());
     }
 
     #[test]

@@ -107,6 +107,21 @@ pub(super) fn show_duration(duration: Duration) -> String {
         .replace(' ', "")
 }
 
+/// With its two largest units, as `3h20m`: what is smaller says little.
+pub(super) fn show_age(age: Duration) -> String {
+    let unit_ms = match age.as_secs() {
+        0 => 1,
+        1..3600 => 1000,
+        3600..86_400 => 60_000,
+        _ => 3_600_000,
+    };
+    let ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+    match ms - ms % unit_ms {
+        0 => "0s".to_owned(),
+        ms => show_duration(Duration::from_millis(ms)),
+    }
+}
+
 /// As `10.0 GiB`.
 pub(super) fn show_size(bytes: u64) -> String {
     ByteSize(bytes).to_string()
@@ -149,6 +164,20 @@ mod tests {
         assert_eq!(size("4096"), Ok(4096));
         assert!(size("big").is_err());
         assert!(batch_size("5GiB").is_err());
+    }
+
+    #[test]
+    fn ages_are_shown_with_their_largest_units() {
+        for (ms, text) in [
+            (0, "0s"),
+            (250, "250ms"),
+            (1_250, "1s"),
+            (65_999, "1m5s"),
+            (3_661_000, "1h1m"),
+            (90_061_000, "1day1h"),
+        ] {
+            assert_eq!(show_age(Duration::from_millis(ms)), text);
+        }
     }
 
     #[test]

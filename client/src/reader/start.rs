@@ -21,7 +21,7 @@ pub enum Start {
 }
 
 impl Start {
-    pub(super) fn into_wire(self) -> v1::Start {
+    pub(crate) fn into_wire(self) -> v1::Start {
         let position = match self {
             Self::Earliest => Position::Earliest(v1::Earliest {}),
             Self::Latest => Position::Latest(v1::Latest {}),

@@ -1,0 +1,141 @@
+//! `statecast consume --group`: what is written is committed, and nothing else.
+
+use statecast_client::{Client, CommitPosition, Consumer, Error, GroupEvent, GroupStart, Reason};
+
+use super::printer::{Printer, Stop};
+use super::{Consume, is_gap};
+use crate::cli::common::Common;
+use crate::cli::failure::Failure;
+use crate::cli::pipe::readers_gone;
+use crate::cli::signals::stop_requested;
+
+pub(super) async fn consume(
+    consume: &Consume,
+    common: &Common,
+    group: &str,
+    start: GroupStart,
+) -> Result<(), Failure> {
+    let client = common.connect().await?;
+    look_for_topics(consume, common, &client).await?;
+    let mut consumer = client
+        .consumer(group)
+        .topics(&consume.topics)
+        .client_name(concat!("statecast ", env!("CARGO_PKG_VERSION")))
+        .start(start)
+        .auto_commit(false);
+    if let Some(name) = &consume.member_name {
+        consumer = consumer.member_name(name);
+    }
+    let mut consumer = consumer.open().await?;
+    let mut printer = Printer::new(consume, common);
+    let mut unwritten = Unwritten::default();
+    let stop = stop_requested()?;
+    let outcome = tokio::select! {
+        outcome = print_all(consume, &mut consumer, &mut printer, &mut unwritten) => outcome,
+        // Whoever stops it has seen enough; what is there is printed.
+        () = stop => Ok(()),
+        () = readers_gone() => Err(Stop::BrokenPipe),
+    };
+    let outcome = outcome.and_then(|()| unwritten.write(&mut printer, &consumer));
+    // What was written before it came to this is committed in any case.
+    let closed = consumer.close().await;
+    match outcome {
+        Err(Stop::BrokenPipe) | Ok(()) => printer.verdict()?,
+        Err(Stop::Failure(failure)) => return Err(failure),
+    }
+    let failed = |error| Failure::from(error).of("not all that was printed is committed");
+    closed.map_err(failed)
+}
+
+/// A topic that doesn't exist may be made later, but whoever has mistyped it
+/// would wait for ever.
+async fn look_for_topics(
+    consume: &Consume,
+    common: &Common,
+    client: &Client,
+) -> Result<(), Failure> {
+    for topic in consume.topics.iter().filter(|topic| !topic.contains('*')) {
+        match client.admin().describe_topic(topic).await {
+            Err(error) if error.reason() == Some(Reason::TopicNotFound) && !consume.until_end => {
+                common.note(format_args!(
+                    "there is no topic {topic} yet; waiting for it"
+                ));
+            }
+            described => drop(described?),
+        }
+    }
+    Ok(())
+}
+
+async fn print_all(
+    consume: &Consume,
+    consumer: &mut Consumer,
+    printer: &mut Printer<'_>,
+    unwritten: &mut Unwritten,
+) -> Result<(), Stop> {
+    while !printer.is_done() {
+        let event = tokio::select! {
+            biased;
+            event = consumer.next_event() => event,
+            // Nothing is at hand: what was printed isn't kept back.
+            () = std::future::ready(()), if !unwritten.is_empty() => {
+                unwritten.write(printer, consumer)?;
+                continue;
+            }
+        };
+        match event {
+            None => return Ok(()),
+            Some(Ok(GroupEvent::Batch(batch))) => {
+                let offset = printer.print_batch(&batch)?;
+                unwritten.add(CommitPosition {
+                    offset,
+                    ..CommitPosition::from(&batch)
+                });
+                if printer.is_full() {
+                    unwritten.write(printer, consumer)?;
+                }
+            }
+            Some(Ok(GroupEvent::CaughtUp)) => {
+                unwritten.write(printer, consumer)?;
+                if consume.until_end && !consumer.assignment().is_empty() {
+                    return Ok(());
+                }
+            }
+            // Others wait for what was printed of these.
+            Some(Ok(_)) => unwritten.write(printer, consumer)?,
+            Some(Err(error)) if is_gap(&error) => printer.missed(&error),
+            Some(Err(error)) => {
+                unwritten.write(printer, consumer)?;
+                return Err(error.into());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What was printed and perhaps not written yet.
+#[derive(Default)]
+struct Unwritten(Vec<CommitPosition>);
+
+impl Unwritten {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn add(&mut self, position: CommitPosition) {
+        self.0.push(position);
+    }
+
+    /// Writes what was printed, and only then lets it be committed.
+    fn write(&mut self, printer: &mut Printer<'_>, consumer: &Consumer) -> Result<(), Stop> {
+        printer.flush()?;
+        for position in self.0.drain(..) {
+            match consumer.mark_processed(position) {
+                // It went on to another member, which prints it once more.
+                Err(Error::Refused(_)) | Ok(()) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
