@@ -7,12 +7,13 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
+use super::Consumer;
+use super::handing::Opened;
 use super::inbox::{Item, Missing};
 use super::lanes::{Begun, Lanes, Ticket};
 use super::member::{Member, Taken};
 use super::shared::Shared;
 use super::shares::ShareId;
-use super::{Consumer, Opened};
 use crate::error::Error;
 use crate::reader::{Record, Records};
 

@@ -3,6 +3,7 @@
 mod consume;
 mod disk;
 mod end_to_end;
+mod group;
 mod load;
 mod payload;
 mod report;
@@ -49,6 +50,9 @@ enum BenchVerb {
     /// meant to be sent to when a consumer has it, so a stall counts against
     /// all records that it delays.
     EndToEnd(end_to_end::EndToEnd),
+    /// Measure consumer groups: moves of partitions, commits, and many members.
+    #[command(subcommand)]
+    Group(group::GroupBench),
     /// Measure the disk under a directory as a journal uses it: overwrite a
     /// preallocated file and flush. Needs no broker.
     Disk(disk::Disk),
@@ -58,6 +62,7 @@ impl Bench {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         match self.verb {
             BenchVerb::Disk(disk) => disk.run(common),
+            BenchVerb::Group(group) => block_on(group.run(common)),
             BenchVerb::Produce(load) => block_on(async {
                 let run = |client, topics| produce(client, load.clone(), topics);
                 measure(common, "produce", &load, run).await
@@ -110,7 +115,8 @@ where
         progress.inc(1);
     }
     progress.finish_and_clear();
-    report(common, name, &workload.json(), &runs)
+    let rows: Vec<_> = runs.iter().map(Figures::metrics).collect();
+    report(common, name, &workload.json(), &rows)
 }
 
 async fn produce(

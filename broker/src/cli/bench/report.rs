@@ -11,7 +11,10 @@ use crate::cli::failure::Failure;
 use crate::cli::session::{print, print_json};
 use crate::cli::topic::{new_table, table_text};
 
-const MIB: f64 = 1_048_576.0;
+pub(super) const MIB: f64 = 1_048_576.0;
+
+/// Name, unit and value of a figure.
+pub(super) type Metric = (&'static str, &'static str, f64);
 
 /// Nanoseconds up to an hour, with three digits.
 pub(super) fn histogram() -> Histogram<u64> {
@@ -54,24 +57,15 @@ impl Figures {
         }
     }
 
-    /// Name, unit and value of each figure, in the order in which they are shown.
-    fn metrics(&self) -> Vec<(&'static str, &'static str, f64)> {
+    /// The figures, in the order in which they are shown.
+    pub(super) fn metrics(&self) -> Vec<Metric> {
         let seconds = self.time.as_secs_f64().max(1e-9);
         let millions = self.records as f64 / 1e6;
         let mut metrics = vec![
             ("records_per_s", "records/s", self.records as f64 / seconds),
             ("mb_per_s", "MB/s", self.bytes as f64 / 1e6 / seconds),
         ];
-        if let Some(latency) = &self.latency {
-            let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
-            metrics.extend([
-                ("p50_us", "p50 µs", micros(0.5)),
-                ("p90_us", "p90 µs", micros(0.9)),
-                ("p99_us", "p99 µs", micros(0.99)),
-                ("p999_us", "p99.9 µs", micros(0.999)),
-                ("max_us", "max µs", latency.max() as f64 / 1e3),
-            ]);
-        }
+        metrics.extend(self.latency.iter().flat_map(percentiles));
         let cpu = self.broker_cpu.as_secs_f64() / millions.max(1e-9);
         metrics.extend([
             ("broker_cpu_s_per_million", "CPU s/M", cpu),
@@ -86,14 +80,25 @@ impl Figures {
     }
 }
 
-/// Prints the runs and their medians.
+/// The figures of a latency in nanoseconds.
+pub(super) fn percentiles(latency: &Histogram<u64>) -> [Metric; 5] {
+    let micros = |quantile| latency.value_at_quantile(quantile) as f64 / 1e3;
+    [
+        ("p50_us", "p50 µs", micros(0.5)),
+        ("p90_us", "p90 µs", micros(0.9)),
+        ("p99_us", "p99 µs", micros(0.99)),
+        ("p999_us", "p99.9 µs", micros(0.999)),
+        ("max_us", "max µs", latency.max() as f64 / 1e3),
+    ]
+}
+
+/// Prints the runs, each with the same figures, and their medians.
 pub(super) fn report(
     common: &Common,
     workload: &str,
     parameters: &Value,
-    runs: &[Figures],
+    rows: &[Vec<Metric>],
 ) -> Result<(), Failure> {
-    let rows: Vec<_> = runs.iter().map(Figures::metrics).collect();
     let Some(first) = rows.first() else {
         return Ok(());
     };

@@ -143,15 +143,27 @@ pub(super) struct Topics {
 
 impl Topics {
     pub(super) async fn create(client: &Client, workload: &Workload) -> Result<Self, Error> {
+        let (topics, partitions) = (workload.topics, workload.partitions);
+        Self::make(client, topics, partitions, workload.flush).await
+    }
+
+    /// So many topics with so many partitions each.
+    pub(super) async fn make(
+        client: &Client,
+        topics: u32,
+        partitions: u32,
+        flush: FlushLevel,
+    ) -> Result<Self, Error> {
+        let count = topics;
         let mut topics = Self {
             client: client.clone(),
             names: Vec::new(),
-            partitions: workload.partitions,
+            partitions,
         };
-        let config = TopicConfig::new().flush(workload.flush);
-        for number in 0..workload.topics {
+        let config = TopicConfig::new().flush(flush);
+        for number in 0..count {
             let name = format!("bench-{}-{number}", std::process::id());
-            let partitions = Some(workload.partitions);
+            let partitions = Some(partitions);
             let created = client
                 .admin()
                 .create_topic(&name, partitions, config.clone())
