@@ -61,6 +61,11 @@ pub(super) struct Credit {
     /// To be given again once the user asks for more: a member that gives
     /// credit counts as one that makes progress.
     withheld: Cost,
+    /// The broker took the user for stuck, and it hasn't asked for more since.
+    stuck: bool,
+    /// It has asked for more since: something is to be given, though it may be
+    /// nothing.
+    moves: bool,
 }
 
 impl Credit {
@@ -70,6 +75,8 @@ impl Credit {
             taken: Cost::default(),
             free: Cost::default(),
             withheld: Cost::default(),
+            stuck: false,
+            moves: false,
         }
     }
 
@@ -77,6 +84,8 @@ impl Credit {
     pub(super) fn begin(&mut self) -> v1::Credit {
         self.free = Cost::default();
         self.withheld = Cost::default();
+        self.stuck = false;
+        self.moves = false;
         self.capacity.without(self.taken).into_wire()
     }
 
@@ -100,6 +109,12 @@ impl Credit {
     pub(super) fn ask(&mut self) {
         let withheld = std::mem::take(&mut self.withheld);
         self.free.add(withheld);
+        self.moves |= std::mem::take(&mut self.stuck);
+    }
+
+    /// The broker takes the user for stuck.
+    pub(super) fn is_stuck(&mut self) {
+        self.stuck = true;
     }
 
     /// Whether something is to be given: at once if `any`, else once it is
@@ -108,11 +123,12 @@ impl Credit {
         let Cost { bytes, records } = self.free;
         let much = bytes >= self.capacity.bytes.div_ceil(PART)
             || records >= self.capacity.records.div_ceil(PART);
-        !self.free.is_nothing() && (any || much)
+        self.moves || (!self.free.is_nothing() && (any || much))
     }
 
     /// Gives what is free.
     pub(super) fn give(&mut self) -> v1::Credit {
+        self.moves = false;
         std::mem::take(&mut self.free).into_wire()
     }
 }
@@ -160,6 +176,18 @@ mod tests {
         assert!(!credit.is_due(true));
         credit.ask();
         assert_eq!(credit.give(), wire(500, 50));
+    }
+
+    #[test]
+    fn member_that_moves_says_so_even_without_credit() {
+        let mut credit = Credit::new(cost(1000, 100));
+        credit.begin();
+        credit.is_stuck();
+        assert!(!credit.is_due(true));
+        credit.ask();
+        assert!(credit.is_due(false));
+        assert_eq!(credit.give(), wire(0, 0));
+        assert!(!credit.is_due(true));
     }
 
     #[test]

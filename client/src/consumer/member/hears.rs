@@ -147,13 +147,21 @@ impl Member {
         }
         let deadline = now + Duration::from_millis(revoke.deadline_ms.into());
         let reason = RevokeReason::from_wire(revoke.reason());
+        self.look_for_stuck(reason);
         let dropped = self.inbox.revoked(&shares, deadline, reason);
         self.credit.withhold(dropped);
     }
 
     fn lost(&mut self, partitions: &[v1::TopicPartition], reason: RevokeReason) {
+        self.look_for_stuck(reason);
         let shares: Vec<ShareId> = self.found(partitions).into_iter().map(|s| s.0).collect();
         self.end(&shares, reason);
+    }
+
+    fn look_for_stuck(&mut self, reason: RevokeReason) {
+        if reason == RevokeReason::MaxProcessingTime {
+            self.credit.is_stuck();
+        }
     }
 
     /// Shares are gone.
