@@ -147,6 +147,8 @@ struct Work<'a> {
 impl Work<'_> {
     /// The next record that can begin; `None` when something else happened.
     async fn take(&mut self) -> Option<Begun> {
+        // The session gets its turn, too, while records are at hand.
+        tokio::task::consume_budget().await;
         if self.intake.is_some() {
             return self.look_at_next();
         }

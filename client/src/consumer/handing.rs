@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use futures_util::Stream;
+use tokio::task::coop;
 
 use super::Consumer;
 use super::credit::Cost;
@@ -224,13 +225,8 @@ impl Consumer {
             }
         }
     }
-}
 
-/// Yields the records of one batch after the other.
-impl Stream for Consumer {
-    type Item = Result<Record, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+    fn poll_record(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Record, Error>>> {
         loop {
             if let Some(record) = self.next_of_current() {
                 return Poll::Ready(Some(record));
@@ -255,5 +251,19 @@ impl Stream for Consumer {
                 Taken::End(error) => return Poll::Ready(error.map(Err)),
             }
         }
+    }
+}
+
+/// Yields the records of one batch after the other.
+impl Stream for Consumer {
+    type Item = Result<Record, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        // Records at hand are always ready: the session, which may share the
+        // thread, gets its turn all the same.
+        let turn = ready!(coop::poll_proceed(cx));
+        let record = ready!(self.poll_record(cx));
+        turn.made_progress();
+        Poll::Ready(record)
     }
 }

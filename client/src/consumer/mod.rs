@@ -169,7 +169,8 @@ impl Consumer {
     /// that was committed before, that is at once.
     ///
     /// Fails with [`Reason::StaleGeneration`](crate::Reason::StaleGeneration)
-    /// when the partition isn't the consumer's any more, or came back since;
+    /// when the partition isn't the consumer's any more, or came back since, and
+    /// for what wasn't handed out;
     /// after [`Error::Connection`] or [`Error::Timeout`] the commit may have been carried out. The consumer goes on in any case.
     pub async fn commit(&self, position: impl Into<CommitPosition>) -> Result<(), Error> {
         self.shared.commit(vec![position.into()]).await

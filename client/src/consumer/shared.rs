@@ -116,7 +116,9 @@ impl Shared {
         match member.has_ended() {
             Some(outcome) => Poll::Ready(outcome.clone()),
             None => {
-                member.closers.push(cx.waker().clone());
+                if !member.closers.iter().any(|w| w.will_wake(cx.waker())) {
+                    member.closers.push(cx.waker().clone());
+                }
                 Poll::Pending
             }
         }

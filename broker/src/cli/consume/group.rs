@@ -1,6 +1,6 @@
 //! `statecast consume --group`: what is written is committed, and nothing else.
 
-use statecast_client::{Client, CommitPosition, Consumer, Error, GroupEvent, GroupStart, Reason};
+use statecast_client::{Client, CommitPosition, Consumer, GroupEvent, GroupStart, Reason};
 
 use super::printer::{Printer, Stop};
 use super::{Consume, is_gap};
@@ -101,6 +101,9 @@ async fn print_all(
                     return Ok(());
                 }
             }
+            Some(Ok(GroupEvent::CommitRefused { error, .. })) => {
+                printer.warn(&format_args!("a commit was refused: {error}"));
+            }
             // Others wait for what was printed of these.
             Some(Ok(_)) => unwritten.write(printer, consumer)?,
             Some(Err(error)) if is_gap(&error) => printer.missed(&error),
@@ -132,8 +135,8 @@ impl Unwritten {
         for position in self.0.drain(..) {
             match consumer.mark_processed(position) {
                 // It went on to another member, which prints it once more.
-                Err(Error::Refused(_)) | Ok(()) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) if error.reason() == Some(Reason::StaleGeneration) => {}
+                marked => marked?,
             }
         }
         Ok(())

@@ -1,5 +1,6 @@
 //! Prints the records that `consume` reads.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -103,8 +104,12 @@ impl<'a> Printer<'a> {
 
     pub(super) fn missed(&mut self, error: &Error) {
         self.missing += 1;
+        self.warn(error);
+    }
+
+    pub(super) fn warn(&self, what: &dyn Display) {
         self.progress
-            .suspend(|| anstream::eprintln!("warning: {error}"));
+            .suspend(|| anstream::eprintln!("warning: {what}"));
     }
 
     /// What was printed but may be incomplete isn't a success.
