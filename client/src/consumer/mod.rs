@@ -39,7 +39,7 @@ use crate::reader::Batch;
 /// their topics, each partition at one member at a time. The broker says who has
 /// what, and remembers how far each partition is processed.
 ///
-/// As a [`Stream`] it yields records; [`Consumer::next_batch`] yields batches,
+/// As a [`Stream`](futures_util::Stream) it yields records; [`Consumer::next_batch`] yields batches,
 /// which is faster for small records; [`Consumer::next_event`] also tells what
 /// becomes of partitions. Records of a partition come in their order.
 ///
