@@ -203,7 +203,8 @@ impl ConsumerBuilder {
 
     /// Whether a record counts as processed once the next one is asked for.
     /// Without it only what is [marked](Consumer::mark_processed) or
-    /// [committed](Consumer::commit) does. Default: true.
+    /// [committed](Consumer::commit) does, and whoever does neither for longer
+    /// than `max_processing_time` gets the records again. Default: true.
     pub fn auto_commit(mut self, auto_commit: bool) -> Self {
         self.settings.auto_commit = auto_commit;
         self

@@ -29,7 +29,8 @@ impl Consumer {
     ///
     /// What is committed of a partition, every
     /// [`commit_interval`](super::ConsumerBuilder::commit_interval), is what lies before its oldest record
-    /// that isn't processed, whatever the settings say of auto-commit. When a
+    /// that isn't processed, whatever the settings say of auto-commit; what was
+    /// handed out before this call counts as processed. When a
     /// partition is revoked, what is being processed of it is finished and
     /// committed, and nothing more of it begins.
     ///
