@@ -8,6 +8,7 @@
 
 mod builder;
 mod by_key;
+mod call;
 mod credit;
 mod event;
 mod handing;

@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
+use super::call::{Call, Farewell};
 use super::member::Member;
 use super::shared::Shared;
 use crate::clock;
@@ -54,6 +55,7 @@ async fn live(shared: &Shared) -> Result<(), Error> {
     loop {
         let mut session = Session {
             shared,
+            farewell: Farewell::default(),
             was_joined: &mut was_joined,
             progressed: false,
         };
@@ -93,6 +95,7 @@ async fn leaving(shared: &Shared) {
 
 struct Session<'a> {
     shared: &'a Shared,
+    farewell: Farewell,
     was_joined: &'a mut bool,
     /// The broker has done more than let the member in.
     progressed: bool,
@@ -121,8 +124,8 @@ impl Session<'_> {
         &self,
         requests: ReceiverStream<ConsumeRequest>,
     ) -> Result<Streaming<v1::ConsumeResponse>, Error> {
-        let channel = self.shared.channel.clone();
-        let mut client = GroupsClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+        let call = Call::new(self.shared.channel.clone(), self.farewell.clone());
+        let mut client = GroupsClient::new(call).max_decoding_message_size(MAX_MESSAGE);
         let limit = self.shared.client.settings().request_timeout;
         match tokio::time::timeout(limit, client.consume(requests)).await {
             Ok(Ok(opened)) => Ok(opened.into_inner()),
@@ -151,11 +154,14 @@ impl Session<'_> {
             }
             tokio::select! {
                 biased;
-                () = speak(shared, &mut requests), if speaks && requests.is_some() => pulse.restart(),
+                () = self.speak(&mut requests), if speaks && requests.is_some() => pulse.restart(),
                 response = responses.message() => {
-                    let response = response.map_err(|status| Error::from_status(&status))?;
-                    let Some(response) = response else {
-                        return shared.lock().farewell();
+                    let response = match response {
+                        Ok(Some(response)) => response,
+                        Ok(None) => return shared.lock().farewell(),
+                        // So may end the call of a member that pauses.
+                        Err(_) if shared.lock().is_done() => return Ok(()),
+                        Err(status) => return Err(Error::from_status(&status)),
                     };
                     quiet.restart();
                     if let Some(interval) = self.hear(response)? {
@@ -174,6 +180,30 @@ impl Session<'_> {
                     return shared.lock().farewell().map_err(|_| silence(waited));
                 }
             }
+        }
+    }
+
+    /// Says one thing, once the transport has room for it.
+    async fn speak(&self, requests: &mut Option<mpsc::Sender<ConsumeRequest>>) {
+        let Some(sender) = requests else {
+            return pending().await;
+        };
+        // When nobody takes it any more, the responses tell why.
+        let is_last = match sender.reserve().await {
+            Err(_) => true,
+            Ok(room) => {
+                let mut member = self.shared.lock();
+                if let Some(next) = member.next_request() {
+                    if let Request::Leave(_) = next {
+                        self.farewell.said();
+                    }
+                    room.send(request(next));
+                }
+                member.is_done()
+            }
+        };
+        if is_last {
+            *requests = None;
         }
     }
 
@@ -199,27 +229,6 @@ impl Session<'_> {
         self.shared
             .tell(|member: &mut Member| member.hear(event, now))?;
         Ok(interval)
-    }
-}
-
-/// Says one thing, once the transport has room for it.
-async fn speak(shared: &Shared, requests: &mut Option<mpsc::Sender<ConsumeRequest>>) {
-    let Some(sender) = requests else {
-        return pending().await;
-    };
-    // When nobody takes it any more, the responses tell why.
-    let gone = match sender.reserve().await {
-        Err(_) => true,
-        Ok(room) => {
-            let mut member = shared.lock();
-            if let Some(next) = member.next_request() {
-                room.send(request(next));
-            }
-            member.is_done()
-        }
-    };
-    if gone {
-        *requests = None;
     }
 }
 

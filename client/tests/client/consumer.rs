@@ -188,13 +188,15 @@ async fn named_member_pauses_and_leaves_only_when_told_to() {
                 false => consumer.close().await,
             }
         };
-        let (closed, said) = tokio::join!(end, async {
-            let said = member.hears().await;
+        let (closed, ()) = tokio::join!(end, async {
+            if leaves {
+                assert_eq!(member.hears().await, Some(Said::Leave(v1::Leave {})));
+            }
+            // Who ends its requests has left.
+            assert_eq!(member.is_cut_off().await, !leaves);
             drop(member);
-            said
         });
         closed.unwrap();
-        assert_eq!(said, leaves.then_some(Said::Leave(v1::Leave {})));
     }
 }
 

@@ -117,6 +117,13 @@ impl FakeMember {
         request.map(|request| request.request.unwrap())
     }
 
+    /// It says nothing more; whether its call was cut off.
+    pub(crate) async fn is_cut_off(&mut self) -> bool {
+        let end = self.requests.message().await;
+        assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+        end.is_err()
+    }
+
     /// A commit is what it says next, apart from giving credit.
     pub(crate) async fn hears_commit(&mut self) -> v1::Commit {
         loop {
