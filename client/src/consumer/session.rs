@@ -148,13 +148,22 @@ impl Session<'_> {
         let mut quiet = Timer::new(quiet.max(SILENCE));
         let mut farewell: Option<Timer> = None;
         loop {
-            let speaks = shared.lock().has_request();
-            if farewell.is_none() && shared.lock().is_leaving() {
+            let (speaks, leaves) = {
+                let mut member = shared.lock();
+                (member.has_request(), member.is_leaving())
+            };
+            if farewell.is_none() && leaves {
                 farewell = Some(Timer::new(shared.client.settings().request_timeout));
             }
             tokio::select! {
                 biased;
                 () = self.speak(&mut requests), if speaks && requests.is_some() => pulse.restart(),
+                // However much arrives.
+                _ = ticks.tick() => shared.lock().flush(),
+                () = pulse.elapsed() => {
+                    pulse.restart();
+                    shared.lock().break_silence();
+                }
                 response = responses.message() => {
                     let response = match response {
                         Ok(Some(response)) => response,
@@ -169,11 +178,6 @@ impl Session<'_> {
                     }
                 }
                 () = shared.speaks() => {}
-                _ = ticks.tick() => shared.lock().flush(),
-                () = pulse.elapsed() => {
-                    pulse.restart();
-                    shared.lock().break_silence();
-                }
                 () = quiet.elapsed() => return Err(silence(quiet.time)),
                 () = elapsed(&mut farewell) => {
                     let waited = shared.client.settings().request_timeout;
