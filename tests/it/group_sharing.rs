@@ -170,6 +170,7 @@ async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
     processes.remove(0).kill();
     until_seen(&seen, records / 3 * 2).await;
     processes.push(start());
+    until_stable(&client, 3).await;
     producing.await.unwrap();
     until_seen(&seen, records).await;
     for process in processes {

@@ -1,5 +1,7 @@
 //! `statecast consume --group`: what is written is committed, and nothing else.
 
+use std::pin::pin;
+
 use statecast_client::{Client, CommitPosition, Consumer, GroupEvent, GroupStart, Reason};
 
 use super::printer::{Printer, Stop};
@@ -15,6 +17,7 @@ pub(super) async fn consume(
     group: &str,
     start: GroupStart,
 ) -> Result<(), Failure> {
+    let mut stop = pin!(stop_requested()?);
     let client = common.connect().await?;
     look_for_topics(consume, common, &client).await?;
     let mut consumer = client
@@ -26,10 +29,12 @@ pub(super) async fn consume(
     if let Some(name) = &consume.member_name {
         consumer = consumer.member_name(name);
     }
-    let mut consumer = consumer.open().await?;
+    let mut consumer = tokio::select! {
+        consumer = consumer.open() => consumer?,
+        () = &mut stop => return Ok(()),
+    };
     let mut printer = Printer::new(consume, common);
     let mut unwritten = Unwritten::default();
-    let stop = stop_requested()?;
     let outcome = tokio::select! {
         outcome = print_all(consume, &mut consumer, &mut printer, &mut unwritten) => outcome,
         // Whoever stops it has seen enough; what is there is printed.
