@@ -1,11 +1,13 @@
 //! The latest offset of each key, in bounded memory.
 //!
 //! Keys are known by 128 bits of a keyed hash, so a slot has 24 bytes whatever the
-//! key's size. Two keys with the same hash would lose a record; with random hash
-//! keys, which nobody outside knows, that takes as long as guessing a 128-bit
-//! number. The hash is SipHash with a secret prefix, which is as good as a secret key.
+//! key's size. Two keys with the same hash would lose a record; the hash has a
+//! random and secret key of its own, so that comes by chance only, and its chance is
+//! one in 2^89 among a million keys.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::Hasher;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use crate::model::Offset;
 
@@ -25,7 +27,7 @@ pub(super) struct KeyMap {
     /// As many slots as there may be, halved so many times, are there.
     max_slots: usize,
     halvings: u32,
-    halves: [DefaultHasher; 2],
+    hasher: SipHasher13,
 }
 
 /// There is no room for another key.
@@ -39,18 +41,12 @@ impl KeyMap {
         // While it grows there is a table of half the size beside the new one.
         let max_slots = (max_bytes / size_of::<Slot>() / 3 * 2).max(4);
         let halvings = (max_slots / FIRST_SLOTS).checked_ilog2().unwrap_or(0);
-        let half = |number: u8| {
-            let mut hasher = DefaultHasher::new();
-            hasher.write_u128(seed);
-            hasher.write_u8(number);
-            hasher
-        };
         KeyMap {
             slots: vec![Slot::default(); max_slots >> halvings],
             used: 0,
             max_slots,
             halvings,
-            halves: [half(0), half(1)],
+            hasher: SipHasher13::new_with_key(&seed.to_le_bytes()),
         }
     }
 
@@ -76,11 +72,10 @@ impl KeyMap {
     }
 
     fn hash(&self, key: &[u8]) -> [u64; 2] {
-        self.halves.each_ref().map(|half| {
-            let mut hasher = half.clone();
-            hasher.write(key);
-            hasher.finish()
-        })
+        let mut hasher = self.hasher;
+        hasher.write(key);
+        let hash = hasher.finish128();
+        [hash.h1, hash.h2]
     }
 
     /// Where a hash lies, or the empty slot where it would.
