@@ -35,6 +35,7 @@ fn config(flush: FlushLevel) -> PartitionConfig {
         segment_bytes: 128 << 20,
         retention_ms: None,
         retention_bytes: None,
+        compaction: None,
         internal: false,
     }
 }

@@ -163,6 +163,14 @@ pub const DISK_READS: usize = 16;
 /// Batches that one read returns: bounds what tiny ones cost.
 pub const BATCHES_PER_READ: usize = 8192;
 
+/// Size of a segment of an internal partition that is compacted: bytes. Small, as only
+/// sealed segments are compacted.
+pub const COMPACTED_INTERNAL_SEGMENT_BYTES: u64 = 8 << 20;
+
+/// What an internal partition has written since it was compacted, before it is again
+/// whatever share that is: bytes.
+pub const INTERNAL_DIRTY_BYTES: u64 = 64 << 20;
+
 /// Memory for the keys of one compaction, of which there is one at a time: bytes.
 /// Each key takes 32 to 48 of them. When there are more keys, it takes several passes.
 pub const COMPACTION_KEY_BYTES: usize = 64 * MIB;

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_batches;
+mod compacted;
 mod containers;
 mod endings;
 mod exactly_once;

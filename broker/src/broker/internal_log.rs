@@ -5,9 +5,11 @@ use statecast_proto::batch::{self, BatchBuilder, BatchLimits, Compression, Recor
 
 use super::StartError;
 use crate::limits;
+use crate::metadata::TOPICS_PARTITION;
 use crate::model::{FlushLevel, LogRecord, NewRecord, Offset, PartitionId};
 use crate::partition::{
-    Append, AppendError, Engine, PartitionConfig, PartitionHandle, Read, StoredBatch,
+    Append, AppendError, CompactionConfig, Engine, PartitionConfig, PartitionHandle, Read,
+    StoredBatch,
 };
 
 use super::produce::checked;
@@ -31,11 +33,16 @@ pub(super) struct Found {
 
 impl InternalLog {
     pub(super) fn open(engine: Engine, id: PartitionId) -> InternalLog {
+        let compaction = compaction_of(id);
         let config = PartitionConfig {
             flush: FlushLevel::Always,
-            segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
+            segment_bytes: match compaction {
+                Some(_) => limits::COMPACTED_INTERNAL_SEGMENT_BYTES,
+                None => limits::DEFAULT_SEGMENT_BYTES,
+            },
             retention_ms: None,
             retention_bytes: None,
+            compaction,
             internal: true,
         };
         let partition = engine.partition(id, config);
@@ -155,6 +162,18 @@ impl InternalLog {
         }
         appends
     }
+}
+
+/// How an internal partition is compacted. That of topics is not: its records of
+/// deletions alone entitle a broker to remove files. Of the others only the last
+/// record of each key counts, and nobody reads them but a start, from the first
+/// record on; so a tombstone goes with what it deletes.
+pub(super) fn compaction_of(id: PartitionId) -> Option<CompactionConfig> {
+    (id != TOPICS_PARTITION).then_some(CompactionConfig {
+        tombstone_grace_ms: 0,
+        min_dirty_percent: 50,
+        max_dirty_bytes: limits::INTERNAL_DIRTY_BYTES,
+    })
 }
 
 /// Adds the records of a batch.

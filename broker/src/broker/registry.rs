@@ -102,6 +102,7 @@ fn partition_config(meta: &TopicMeta) -> PartitionConfig {
         segment_bytes: meta.config.segment_bytes,
         retention_ms: meta.config.retention_ms,
         retention_bytes: meta.config.retention_bytes,
+        compaction: None,
         internal: false,
     }
 }

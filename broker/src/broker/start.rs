@@ -11,6 +11,7 @@ use super::groups::Groups;
 use super::internal_log::InternalLog;
 use super::leftovers;
 use super::producers::ProducerRegistry;
+use super::record_codec::ProtobufRecords;
 use super::registry::{Registry, Topic};
 use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
@@ -82,6 +83,9 @@ impl Broker {
         let groups = Groups::start(&engine, &registry, topics_damaged, options.clock.clone());
         let groups = groups.await?;
         engine.begin_upkeep().map_err(StartError::Threads)?;
+        engine
+            .begin_compaction(Arc::new(ProtobufRecords), random_seed())
+            .map_err(StartError::Threads)?;
         let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
         let registry_of_keeper = registry.clone();
         let engine_of_keeper = engine.clone();
@@ -112,7 +116,7 @@ impl Broker {
     }
 }
 
-/// What the id of a new data directory is made of.
+/// What the id of a new data directory is made of, and hashes are keyed with.
 fn random_seed() -> u128 {
     // The standard library's hashers are keyed at random.
     let half = || u128::from(RandomState::new().hash_one(std::process::id()));

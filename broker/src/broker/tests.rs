@@ -1,5 +1,7 @@
 //! Starting over what crashes and damage leave behind.
 
+mod compaction;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -148,6 +150,7 @@ const PARTITION: PartitionConfig = PartitionConfig {
     segment_bytes: 1 << 20,
     retention_ms: None,
     retention_bytes: None,
+    compaction: None,
     internal: false,
 };
 

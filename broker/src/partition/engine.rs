@@ -17,7 +17,7 @@ use super::{Append, AppendError, PartitionConfig};
 use crate::clock::Clock;
 use crate::limits;
 use crate::model::{HEADER_LEN, Offset, PartitionId};
-use crate::storage::{PartitionLog, ReadError, Storage};
+use crate::storage::{Compactor, PartitionLog, ReadError, RecordCodec, Storage};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,14 @@ impl Engine {
         self.spawn("preparer", Shared::run_preparer)
     }
 
-    fn spawn(&self, name: &str, run: fn(&Shared)) -> std::io::Result<()> {
+    /// Starts compaction of the partitions that want it. `codec` knows how records
+    /// are encoded; `seed` is random and secret. After [`Engine::begin_upkeep`].
+    pub fn begin_compaction(&self, codec: Arc<dyn RecordCodec>, seed: u128) -> std::io::Result<()> {
+        let compactor = Compactor::new(codec, seed);
+        self.spawn("compactor", |shared| shared.run_compactor(compactor))
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce(&Shared) + Send + 'static) -> std::io::Result<()> {
         let shared = self.shared.clone();
         let thread = std::thread::Builder::new()
             .name(name.to_owned())

@@ -1,6 +1,7 @@
 //! The async shell over `storage`: appends from many tasks meet in one journal
 //! writer, readers wait for the high watermark, disk reads run off the runtime.
 
+mod compaction;
 mod doorbell;
 mod engine;
 mod hand;
@@ -13,7 +14,9 @@ mod upkeep;
 
 use std::sync::Arc;
 
-pub use crate::storage::{Read, ReadError, SequenceError, StoredBatch};
+pub use crate::storage::{
+    CompactionConfig, Read, ReadError, RecordCodec, SequenceError, StoredBatch,
+};
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
 pub use handle::PartitionHandle;
@@ -32,6 +35,8 @@ pub struct PartitionConfig {
     pub retention_ms: Option<u64>,
     /// Oldest segments go while the partition is larger: bytes.
     pub retention_bytes: Option<u64>,
+    /// Only the latest record of each key is kept, if set.
+    pub compaction: Option<CompactionConfig>,
     /// Internal partitions may use the reserve when the disk is full.
     pub internal: bool,
 }

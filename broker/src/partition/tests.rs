@@ -42,6 +42,7 @@ fn config(flush: FlushLevel) -> PartitionConfig {
         segment_bytes: MIB,
         retention_ms: None,
         retention_bytes: None,
+        compaction: None,
         internal: false,
     }
 }

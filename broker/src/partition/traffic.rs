@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::storage::StoredBatch;
+use crate::storage::{CompactionSummary, StoredBatch};
 
 /// Counts since the start. Each field rises on its own: together they are
 /// of about the same moment.
@@ -13,6 +13,9 @@ pub(super) struct Counters {
     appended_bytes: AtomicU64,
     read_batches: AtomicU64,
     read_bytes: AtomicU64,
+    compaction_read_bytes: AtomicU64,
+    compaction_written_bytes: AtomicU64,
+    compaction_dropped_records: AtomicU64,
 }
 
 /// What went through the log since the broker was started.
@@ -28,6 +31,12 @@ pub struct Traffic {
     pub read_batches: u64,
     /// The size of those: bytes.
     pub read_bytes: u64,
+    /// What compaction read: bytes.
+    pub compaction_read_bytes: u64,
+    /// What compaction wrote in the place of more: bytes.
+    pub compaction_written_bytes: u64,
+    /// Records that compaction dropped.
+    pub compaction_dropped_records: u64,
 }
 
 impl Counters {
@@ -44,6 +53,17 @@ impl Counters {
         self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
+    pub(super) fn compacted(&self, summary: &CompactionSummary) {
+        let counts = [
+            (&self.compaction_read_bytes, summary.read_bytes),
+            (&self.compaction_written_bytes, summary.written_bytes),
+            (&self.compaction_dropped_records, summary.dropped_records),
+        ];
+        for (counter, count) in counts {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
     pub(super) fn traffic(&self) -> Traffic {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Traffic {
@@ -52,6 +72,9 @@ impl Counters {
             appended_bytes: load(&self.appended_bytes),
             read_batches: load(&self.read_batches),
             read_bytes: load(&self.read_bytes),
+            compaction_read_bytes: load(&self.compaction_read_bytes),
+            compaction_written_bytes: load(&self.compaction_written_bytes),
+            compaction_dropped_records: load(&self.compaction_dropped_records),
         }
     }
 }

@@ -8,7 +8,7 @@ use super::engine::Shared;
 use crate::storage::{ArchiveError, Pace, PartitionRetention, Prepared, Storage};
 
 /// How often retention is looked at, and a full disk tried again.
-const SWEEP_EVERY: Duration = Duration::from_secs(30);
+pub(super) const SWEEP_EVERY: Duration = Duration::from_secs(30);
 /// How often an append that found the journal full is tried again.
 const RETRY_FULL: Duration = Duration::from_millis(20);
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -46,6 +46,8 @@ struct UpkeepState {
     calls: u64,
     /// The archiver can't go on: the disk is full or failed.
     stuck: bool,
+    /// Passes of the archiver.
+    archived: u64,
 }
 
 impl Upkeep {
@@ -72,19 +74,33 @@ impl Upkeep {
         !state.stuck && !state.closed
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
     }
 
     /// Waits, unless the threads are to end.
-    fn pause(&self, time: Duration) {
+    pub(super) fn pause(&self, time: Duration) {
         let open = |state: &mut UpkeepState| !state.closed;
         let _ = self.work.wait_timeout_while(self.lock(), time, open);
     }
 
+    /// The archiver has made a pass, or can't go on.
     fn report(&self, stuck: bool) {
-        self.lock().stuck = stuck;
+        let mut state = self.lock();
+        state.stuck = stuck;
+        state.archived += u64::from(!stuck);
+        drop(state);
         self.progress.notify_all();
+    }
+
+    /// Waits until the archiver has made more than `seen` passes, or a time;
+    /// `None` when closed.
+    pub(super) fn wait_for_archived(&self, seen: u64, time: Duration) -> Option<u64> {
+        let state = self.lock();
+        let idle = |state: &mut UpkeepState| state.archived == seen && !state.closed;
+        let waited = self.progress.wait_timeout_while(state, time, idle);
+        let state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        (!state.closed).then_some(state.archived)
     }
 
     /// Waits for a call after the `seen`th, or a time; `None` when closed.
@@ -102,7 +118,7 @@ impl Upkeep {
 }
 
 /// Makes this thread give way to others.
-fn give_way() {
+pub(super) fn give_way() {
     let thread = rustix::thread::gettid();
     // Where it is not allowed, things just take turns.
     let _ = rustix::process::setpriority_process(Some(thread), NICENESS);
@@ -110,8 +126,7 @@ fn give_way() {
 
 impl Pace for Shared {
     fn is_gentle(&self) -> bool {
-        self.storage.archiver_lag() <= self.storage.max_journal_files() / GENTLE_SHARE
-            && !self.upkeep.is_closed()
+        self.archiver_keeps_up() && !self.upkeep.is_closed()
     }
 
     fn pause(&self) {
@@ -120,6 +135,11 @@ impl Pace for Shared {
 }
 
 impl Shared {
+    /// Whether few journal files wait for the archiver.
+    pub(super) fn archiver_keeps_up(&self) -> bool {
+        self.storage.archiver_lag() <= self.storage.max_journal_files() / GENTLE_SHARE
+    }
+
     /// Archives closed journal files and looks after retention.
     pub(super) fn run_archiver(&self) {
         give_way();

@@ -160,6 +160,21 @@ fn put_traffic(put: &mut impl FnMut(&str, &str, &str, f64), traffic: Traffic) {
             "The size of those batches.",
             traffic.read_bytes,
         ),
+        (
+            "statecast_compaction_read_bytes_total",
+            "What compaction read.",
+            traffic.compaction_read_bytes,
+        ),
+        (
+            "statecast_compaction_written_bytes_total",
+            "What compaction wrote in the place of more.",
+            traffic.compaction_written_bytes,
+        ),
+        (
+            "statecast_compaction_dropped_records_total",
+            "Records that compaction dropped.",
+            traffic.compaction_dropped_records,
+        ),
     ];
     for (name, help, value) in counters {
         put(name, "counter", help, value as f64);

@@ -5,6 +5,7 @@ mod admin;
 mod connections;
 mod error;
 mod fetch;
+mod fetched;
 mod group_admin;
 mod groups;
 mod health;

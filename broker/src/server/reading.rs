@@ -11,6 +11,7 @@ use std::sync::Arc;
 use statecast_proto::v1;
 
 use super::error::Refusal;
+use super::fetched::fetched;
 use crate::model::{Offset, TopicName};
 use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
 
@@ -244,9 +245,10 @@ impl Reading {
             Read::Batches(read) => {
                 let high_watermark = slot.opened.partition.high_watermark();
                 for batch in read {
-                    let taken = slot.take(id, batch, high_watermark);
-                    self.gathered_bytes += taken.size();
-                    self.gathered.push_back(taken);
+                    if let Some(taken) = slot.take(id, batch, high_watermark) {
+                        self.gathered_bytes += taken.size();
+                        self.gathered.push_back(taken);
+                    }
                 }
             }
             Read::Truncated { log_start_offset } => {
@@ -329,27 +331,17 @@ impl Taken {
 }
 
 impl Slot {
-    /// Moves behind a batch, and makes it what the reader gets.
-    fn take(&mut self, id: SlotId, batch: StoredBatch, high_watermark: Offset) -> Taken {
-        let StoredBatch { header, payload } = batch;
-        // Nothing removes records from within a batch yet, so offsets are dense.
-        let skipped = self.opened.position.0.saturating_sub(header.base_offset.0);
-        self.opened.position = header.next_offset();
-        let batch = v1::FetchedBatch {
-            partition: self.opened.number,
-            base_offset: header.base_offset.0,
-            skip_records: u32::try_from(skipped).expect("a batch has fewer records"),
-            append_time_ms: header.append_time_ms,
-            checksum: header.payload_crc,
-            batch: payload,
-            high_watermark: high_watermark.0,
-            next_offset: header.next_offset().0,
-        };
-        Taken {
+    /// Moves behind a batch, and makes it what the reader gets, if it gets anything.
+    fn take(&mut self, id: SlotId, batch: StoredBatch, high_watermark: Offset) -> Option<Taken> {
+        let records = batch.header.record_count;
+        let next = batch.header.next_offset();
+        let position = std::mem::replace(&mut self.opened.position, next);
+        let batch = fetched(self.opened.number, position, batch, high_watermark)?;
+        Some(Taken {
             slot: id,
             batch,
-            records: header.record_count,
-        }
+            records,
+        })
     }
 }
 

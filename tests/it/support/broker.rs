@@ -205,9 +205,15 @@ impl Stopped {
 
     /// As [`Stopped::start`], with a directory removed in between.
     pub async fn start_without(self, removed: &Path) -> TestBroker {
+        self.start_changed(|_| std::fs::remove_dir_all(removed).unwrap())
+            .await
+    }
+
+    /// As [`Stopped::start`]; in between, something is done to the data directory.
+    pub async fn start_changed(self, change: impl FnOnce(&Path)) -> TestBroker {
         self.broker.stop().await;
         drop(self.broker);
-        std::fs::remove_dir_all(removed).unwrap();
+        change(self.dir.path());
         TestBroker::start_in(self.dir, ServerOptions::default()).await
     }
 }

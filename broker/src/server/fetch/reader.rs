@@ -14,6 +14,7 @@ use crate::limits;
 use crate::model::Offset;
 use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
 use crate::server::error::Refusal;
+use crate::server::fetched::fetched;
 
 /// The state of one call. Each slot is one partition: its index is in `busy`
 /// while there may be something to read, else the partition rings `bell`, or the
@@ -237,7 +238,7 @@ impl Reader {
                 let high_watermark = slot.partition.high_watermark();
                 batches = read
                     .into_iter()
-                    .map(|batch| slot.take(batch, high_watermark))
+                    .filter_map(|batch| slot.take(batch, high_watermark))
                     .collect();
             }
             Read::Truncated { log_start_offset } => {
@@ -320,22 +321,11 @@ impl Slot {
         }
     }
 
-    /// Moves behind a batch, and makes it what the reader gets.
-    fn take(&mut self, batch: StoredBatch, high_watermark: Offset) -> v1::FetchedBatch {
-        let StoredBatch { header, payload } = batch;
-        // Nothing removes records from within a batch yet, so offsets are dense.
-        let skipped = self.position.0.saturating_sub(header.base_offset.0);
-        self.position = header.next_offset();
-        v1::FetchedBatch {
-            partition: self.number,
-            base_offset: header.base_offset.0,
-            skip_records: u32::try_from(skipped).expect("a batch has fewer records"),
-            append_time_ms: header.append_time_ms,
-            checksum: header.payload_crc,
-            batch: payload,
-            high_watermark: high_watermark.0,
-            next_offset: header.next_offset().0,
-        }
+    /// Moves behind a batch, and makes it what the reader gets, if it gets anything.
+    fn take(&mut self, batch: StoredBatch, high_watermark: Offset) -> Option<v1::FetchedBatch> {
+        let next = batch.header.next_offset();
+        let position = std::mem::replace(&mut self.position, next);
+        fetched(self.number, position, batch, high_watermark)
     }
 }
 

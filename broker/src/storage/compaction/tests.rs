@@ -82,6 +82,7 @@ fn produced(
         max_timestamp_ms: summary.max_timestamp_ms,
         uncompressed_len: summary.uncompressed_len,
         attributes: summary.compression.number().into(),
+        stamp: None,
     };
     (checked.header(Offset(base), append_time_ms), payload)
 }

@@ -80,6 +80,7 @@ impl Fixture {
                 record_count: u32::try_from(records.len()).unwrap(),
                 max_timestamp_ms: None,
                 attributes,
+                stamp: None,
             },
             unit_remaining: 0,
             claim: Claim::User,

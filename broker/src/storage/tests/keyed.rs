@@ -323,6 +323,7 @@ impl Facts {
             max_timestamp_ms: summary.max_timestamp_ms,
             uncompressed_len: summary.uncompressed_len,
             attributes: summary.compression.number().into(),
+            stamp: None,
         };
         (batch, records)
     }
