@@ -102,6 +102,7 @@ fn row(file: &InspectedFile) -> [String; 6] {
         file.kind,
         FileKind::Identity
             | FileKind::Checkpoint
+            | FileKind::Producers
             | FileKind::Index
             | FileKind::UnfitIndex
             | FileKind::Unknown

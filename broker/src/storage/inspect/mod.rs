@@ -21,7 +21,9 @@ use super::checkpoint::{self, Checkpoint, CheckpointEntry, Loaded};
 use super::dir::Dir;
 use super::identity::{self, Identity, IdentityError};
 use super::journal::JOURNAL_DIR;
+use super::lsn::Generation;
 use super::open::entries_of_segments;
+use super::producers::{self, Snapshot};
 use super::segment as segments;
 use super::segment::SegmentName;
 use crate::model::PartitionId;
@@ -38,6 +40,9 @@ pub fn inspect_dir(dir: &Arc<dyn Dir>) -> io::Result<Inspection> {
     let (file, checkpoint) = inspect_checkpoint(dir.as_ref())?;
     inspection.files.push(file);
 
+    inspection
+        .files
+        .extend(inspect_producers(dir.as_ref(), checkpoint.as_ref())?);
     let archived = checkpoint.as_ref().map(|checkpoint| checkpoint.archived);
     let entries = match &checkpoint {
         Some(checkpoint) => checkpoint.partitions.clone(),
@@ -62,12 +67,19 @@ pub fn inspect_dir(dir: &Arc<dyn Dir>) -> io::Result<Inspection> {
 }
 
 /// Verifies one file: a segment, an index (with its segment), a journal file,
-/// the checkpoint or the identity. `path` is relative to the data directory if
+/// the checkpoint, the producers or the identity. `path` is relative to the data directory if
 /// it lies in one; what the checkpoint says of it then counts.
 pub fn inspect_file(dir: &dyn Dir, path: &Path) -> io::Result<Inspection> {
     let file = match path.file_name().and_then(|name| name.to_str()) {
         Some(identity::FILE) => inspect_identity(dir)?.0,
         Some(checkpoint::FILE) => inspect_checkpoint(dir)?.0,
+        Some(producers::FILE) => {
+            let checkpoint = inspect_checkpoint(dir)?.1;
+            match inspect_producers(dir, checkpoint.as_ref())? {
+                Some(file) => file,
+                None => file_at_root(dir, producers::FILE, FileKind::Producers)?,
+            }
+        }
         _ => {
             if let Some((id, name)) = segments::parse_path(path) {
                 let files = inspect_segment_alone(dir, id, name)?;
@@ -228,6 +240,30 @@ fn inspect_checkpoint(dir: &dyn Dir) -> io::Result<(InspectedFile, Option<Checkp
             Ok((file, None))
         }
     }
+}
+
+/// The snapshot of producers; `None` when there is none, and none is missed.
+fn inspect_producers(
+    dir: &dyn Dir,
+    checkpoint: Option<&Checkpoint>,
+) -> io::Result<Option<InspectedFile>> {
+    let mut file = file_at_root(dir, producers::FILE, FileKind::Producers)?;
+    let archived = checkpoint.map_or(Generation::ZERO, |checkpoint| checkpoint.archived);
+    match Snapshot::load(dir, &Arc::default())? {
+        producers::Loaded::Snapshot(snapshot) if snapshot.archived < archived => {
+            file.damage.push(Damage::Outdated);
+        }
+        producers::Loaded::Snapshot(_) => {}
+        producers::Loaded::Damaged => file.damage.push(Damage::Unreadable),
+        producers::Loaded::Missing => {
+            let mut entries = checkpoint
+                .iter()
+                .flat_map(|checkpoint| &checkpoint.partitions);
+            let is_missed = entries.any(|entry| entry.has_producers);
+            return Ok(is_missed.then_some(file));
+        }
+    }
+    Ok(Some(file))
 }
 
 fn file_at_root(dir: &dyn Dir, name: &str, kind: FileKind) -> io::Result<InspectedFile> {

@@ -40,6 +40,8 @@ pub enum FileKind {
     Identity,
     /// What is in segments.
     Checkpoint,
+    /// What is known of producers.
+    Producers,
     /// A journal file with frames that are not in segments yet.
     Journal(Generation),
     /// A journal file that waits to be used, or used again.
@@ -105,6 +107,8 @@ pub enum Damage {
     },
     /// What is written down of the segment is not what is in it.
     Summary,
+    /// It is older than the checkpoint.
+    Outdated,
     /// A place in the journal that holds no valid frame.
     Frames {
         /// The first byte.
@@ -142,6 +146,7 @@ impl fmt::Display for FileKind {
         f.write_str(match self {
             FileKind::Identity => "identity",
             FileKind::Checkpoint => "checkpoint",
+            FileKind::Producers => "producers",
             FileKind::Journal(generation) => return write!(f, "journal {generation}"),
             FileKind::SpareJournal => "spare journal",
             FileKind::SealedSegment => "sealed segment",
@@ -174,6 +179,7 @@ impl fmt::Display for Damage {
             } => write!(f, "partition {partition} lacks offsets {from} to {to}"),
             Damage::Short { expected } => write!(f, "shorter than {expected} bytes"),
             Damage::Summary => write!(f, "what is noted of the segment is not what is in it"),
+            Damage::Outdated => write!(f, "older than the checkpoint"),
             Damage::Frames { from, to } => write!(f, "from {from} to {to} lies no valid frame"),
         }
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::*;
-use crate::model::{CheckedBatch, Offset};
+use crate::model::{CheckedBatch, Offset, RequestStamp, Stamp};
 use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::producers::SnapshotWriter;
 use crate::storage::tests::Gentle;
 use crate::storage::{Claim, JournalAppend, JournalOptions, JournalSize, Storage, StorageOptions};
 
@@ -58,7 +59,7 @@ fn batch(byte: u8) -> CheckedBatch {
         max_timestamp_ms: None,
         uncompressed_len: 1 << 10,
         attributes: 0,
-        stamp: None,
+        stamp: Some(Stamp::Request(RequestStamp::of(&[byte]))),
     }
 }
 
@@ -190,6 +191,28 @@ fn damaged_checkpoint_and_identity_are_named_and_the_rest_is_inspected() {
     let others = found.files.iter().filter(|file| file.partition.is_some());
     assert!(others.clone().count() >= 3);
     assert!(others.clone().all(|file| file.damage.is_empty()));
+}
+
+#[test]
+fn lost_damaged_and_old_producers_are_named() {
+    let path = Path::new("producers");
+    let expect = |dir: &SimDir, damage: &[Damage]| {
+        assert_eq!(damage_of(&inspect(dir), path), damage);
+        let alone = inspect_file(dir, path).unwrap();
+        assert_eq!(alone.files[0].kind, FileKind::Producers);
+        assert_eq!(alone.files[0].damage, damage);
+    };
+    let dir = directory();
+    expect(&dir, &[]);
+    dir.flip_bit(path, 1000);
+    expect(&dir, &[Damage::Unreadable]);
+    dir.remove(path).unwrap();
+    expect(&dir, &[Damage::Missing]);
+    SnapshotWriter::new(&dir, Generation(1)).finish().unwrap();
+    expect(&dir, &[Damage::Outdated]);
+    // Where nobody said who they are, none is missed.
+    let found = inspect(&SimDir::new());
+    assert!(found.files.iter().all(|file| file.path != "producers"));
 }
 
 #[test]
