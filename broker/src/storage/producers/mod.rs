@@ -21,13 +21,15 @@ mod replay;
 mod requests;
 mod snapshot;
 mod table;
+#[cfg(test)]
+mod tests;
 mod window;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 pub(super) use admission::{Admitted, Incoming, Undo, admit};
 pub(super) use replay::ProducerReplay;
-pub(super) use snapshot::{Noted, Snapshot, SnapshotWriter};
+pub(super) use snapshot::{FILE, Loaded, Noted, Snapshot, SnapshotWriter};
 pub(super) use table::ProducerTable;
 
 use crate::limits;

@@ -108,6 +108,12 @@ impl ProducerReplay {
         }
     }
 
+    /// What is known of one partition.
+    #[cfg(test)]
+    pub(super) fn into_known(mut self, id: PartitionId) -> Known {
+        self.partitions.remove(&id).expect("something is known")
+    }
+
     /// Gives each partition what is known of its producers. Returns for how many
     /// something was lost.
     pub fn finish(self, logs: &HashMap<PartitionId, Arc<PartitionLog>>) -> usize {

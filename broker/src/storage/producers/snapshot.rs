@@ -195,16 +195,22 @@ fn encode_partition(
     let requests: Vec<&Request> = requests.collect();
     let forgotten = table.forgotten.unwrap_or(Forgotten { below: 0, at_ms: 0 });
     let count = |count: usize| u32::try_from(count).expect("bounded by limits");
+    let producers = table.producers.iter().filter_map(|producer| {
+        let next = next_sequences.get(&(producer.id, producer.epoch));
+        let runs = producer.window.runs_before(end, next.copied());
+        let runs: Vec<SequenceRun> = runs.collect();
+        // One that has appended nothing is as good as unknown.
+        let is_new = |run: &SequenceRun| (run.base_sequence, run.count) == (0, 0);
+        (!runs.first().is_some_and(is_new)).then_some((producer, runs))
+    });
+    let producers: Vec<(&Producer, Vec<SequenceRun>)> = producers.collect();
     out.extend(id.0.to_le_bytes());
     out.extend(end.0.to_le_bytes());
     out.extend(forgotten.below.to_le_bytes());
     out.extend(forgotten.at_ms.to_le_bytes());
-    out.extend(count(table.producers.len()).to_le_bytes());
+    out.extend(count(producers.len()).to_le_bytes());
     out.extend(count(requests.len()).to_le_bytes());
-    for producer in &table.producers {
-        let next = next_sequences.get(&(producer.id, producer.epoch));
-        let runs = producer.window.runs_before(end, next.copied());
-        let runs: Vec<SequenceRun> = runs.collect();
+    for (producer, runs) in producers {
         let run_count = u16::try_from(runs.len()).expect("bounded by limits");
         out.extend(producer.id.to_le_bytes());
         out.extend(producer.last_ms.to_le_bytes());

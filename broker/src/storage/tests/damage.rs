@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::model::read_whole;
+use super::stamps::{GIVEN_BELOW, Stamped};
 use super::world::{FILE_BYTES, SEGMENT_BYTES, World, options};
 use crate::model::PartitionId;
 use crate::storage::Storage;
@@ -40,6 +41,7 @@ impl World {
         let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
             .expect("damage does not keep it shut");
         self.storage = Some(storage);
+        self.storage().resume_producers(1_000_000, GIVEN_BELOW);
         self.storage()
             .delete_partitions(&self.deleted.clone())
             .expect("no fault is set");
@@ -103,6 +105,12 @@ impl World {
         for batch in &mut model.batches {
             batch.acked = true;
         }
+        let survives = |stamped: &Stamped| {
+            let mut batches = found.batches.iter();
+            stamped.base < found.log_start || batches.any(|batch| batch.0 == stamped.base)
+        };
+        model.history.retain(survives);
+        model.history.is_partial |= !looked_sound;
     }
 
     /// Flips a bit or destroys a sector in a file that holds records. In the
@@ -121,6 +129,14 @@ impl World {
                 .into_iter()
                 .map(|name| Path::new("journal").join(name)),
         );
+        let snapshot = PathBuf::from("producers");
+        if self.dir.open(&snapshot).is_ok() {
+            if self.random.one_in(10) {
+                self.dir.remove(&snapshot).expect("it goes");
+                return;
+            }
+            files.extend(std::iter::repeat_n(snapshot, 2));
+        }
         if files.is_empty() {
             return;
         }
@@ -136,10 +152,10 @@ impl World {
             true => self.proven_bytes(path),
             false => len,
         };
-        if bound < 1024 {
+        if bound < 1024 && path.components().count() > 1 {
             return;
         }
-        let sector = self.random.between(0, bound / 512);
+        let sector = self.random.between(0, (bound / 512).max(1));
         match self.random.between(0, 3) {
             0 => self.dir.flip_bit(path, self.random.between(0, bound * 8)),
             1 => self.dir.corrupt_sector(path, sector),

@@ -3,16 +3,24 @@
 
 use std::fmt::Write as _;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::model::{BatchHeader, CheckedBatch, HEADER_LEN, Offset, PartitionId};
+use super::content;
+use crate::model::{
+    BatchHeader, CheckedBatch, HEADER_LEN, Offset, PartitionId, ProducerStamp, RequestStamp, Stamp,
+};
 use crate::storage::checkpoint::{Checkpoint, CheckpointEntry};
+use crate::storage::dir::sim::SimDir;
 use crate::storage::identity::Identity;
 use crate::storage::journal::{
     FILE_HEADER_LEN, FRAME_HEADER_LEN, FRAME_PREFIX_LEN, FileHeader, Frame,
 };
 use crate::storage::lsn::{Generation, Lsn};
+use crate::storage::producers::{
+    self, Incoming, ProducerTable, Snapshot, SnapshotWriter, Tally, admit,
+};
 use crate::storage::segment::{
     ENTRY_LEN, FOOTER_LEN, Footer, IndexEntry, SEGMENT_HEADER_LEN, SegmentHeader, SegmentState,
 };
@@ -164,6 +172,73 @@ fn example_of_a_checkpoint_is_decoded() {
     assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
 }
 
+/// What a partition knows after one batch of a producer, and one request.
+fn known_producers(tally: &Arc<Tally>) -> Option<Box<ProducerTable>> {
+    let mut table = None;
+    let stamp = Stamp::Producer(ProducerStamp {
+        id: 6,
+        epoch: 2,
+        base_sequence: 0,
+        fence: None,
+    });
+    let request = Stamp::Request(RequestStamp::of(b"4be1b2bb-0a4d-4fd4-8a6b-6a5d1ea4e8a0"));
+    for (stamp, offset, now_ms) in [
+        (stamp, 42, 1_700_000_000_123),
+        (request, 43, 1_700_000_000_456),
+    ] {
+        let batch = Incoming {
+            base_offset: Offset(offset),
+            count: 1,
+            generation: Generation(5),
+            now_ms,
+        };
+        admit(&mut table, tally, &stamp, batch).unwrap();
+    }
+    table
+}
+
+/// The snapshot with this partition's table, as far as it lies below `end`.
+fn snapshot(table: Option<&ProducerTable>, end: u64) -> Vec<u8> {
+    let dir = SimDir::new();
+    let mut writer = SnapshotWriter::new(&dir, Generation(5));
+    if let Some(table) = table {
+        writer.add(PartitionId(17), Offset(end), table);
+    }
+    writer.finish().unwrap();
+    content(&dir, producers::FILE)
+}
+
+#[test]
+fn example_of_the_producers_is_decoded() {
+    let tally = Arc::default();
+    let table = known_producers(&tally);
+    let bytes = check("producers", &snapshot(table.as_deref(), 44));
+    let read = Snapshot::decode(&bytes, &tally).unwrap();
+    assert_eq!(read.archived, Generation(5));
+    let known = &read.partitions[&PartitionId(17)];
+    assert_eq!(known.end, Offset(44));
+    assert_eq!(snapshot(Some(&known.table), 44), bytes);
+}
+
+/// The sizes of what a snapshot is made of, in the order of the page.
+fn snapshot_sizes() -> [usize; 5] {
+    let table = known_producers(&Arc::default());
+    let len = |table, end| snapshot(table, end).len();
+    let header = len(None, 0);
+    let nothing = len(table.as_deref(), 42);
+    let producer = len(table.as_deref(), 43);
+    let both = len(table.as_deref(), 44);
+    // A producer takes its own size and that of a run.
+    let run = 16;
+    [
+        header,
+        nothing - header,
+        producer - nothing - run,
+        run,
+        both - producer,
+    ]
+}
+
 #[test]
 fn example_of_the_identity_is_parsed() {
     let text = block("text identity").join("\n") + "\n";
@@ -174,7 +249,7 @@ fn example_of_the_identity_is_parsed() {
 
 #[test]
 fn tables_of_bytes_have_no_holes_and_the_sizes_of_the_code() {
-    let sizes = [
+    let mut sizes = vec![
         HEADER_LEN,
         32,
         FRAME_HEADER_LEN,
@@ -185,6 +260,7 @@ fn tables_of_bytes_have_no_holes_and_the_sizes_of_the_code() {
         Checkpoint::HEADER_LEN,
         Checkpoint::ENTRY_LEN,
     ];
+    sizes.extend(snapshot_sizes());
     let mut lines = PAGE.lines();
     for size in sizes {
         assert!(lines.any(|line| line == "| at | size | field |"));

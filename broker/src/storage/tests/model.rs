@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
+use super::stamps::History;
 use crate::model::{CheckedBatch, Offset, PartitionId};
 use crate::storage::{Lsn, Read, ReadRequest, Storage};
 
@@ -28,6 +29,8 @@ pub(super) struct ModelPartition {
     pub(super) log_start: u64,
     /// Offsets below were lost to damage, and are not given out again.
     pub(super) skipped_to: u64,
+    /// Batches that say who sent them; retention takes none of these.
+    pub(super) history: History,
 }
 
 impl ModelPartition {
@@ -178,6 +181,10 @@ impl Model {
             found.high_watermark <= model.next(),
             "{id}: records out of nowhere"
         );
+        let end = found.high_watermark;
+        model
+            .history
+            .retain(|stamped| stamped.base + stamped.count <= end);
         model.log_start = found.log_start;
         model.batches.retain(|batch| {
             batch.base >= found.log_start && batch.base + batch.count <= found.high_watermark

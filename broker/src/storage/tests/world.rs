@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::model::{Model, ModelBatch, ModelPartition, batch, read_whole};
 use super::random::Random;
-use crate::model::{CheckedBatch, PartitionId};
+use super::stamps::{Epochs, Expected, GIVEN_BELOW, History, Stamped, expected_of_unit};
+use crate::model::{CheckedBatch, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
@@ -61,6 +62,19 @@ pub(super) struct World {
     pub(super) durable: BTreeMap<(PartitionId, u64), Bytes>,
     /// The disk is full for a while: what is refused for that is no error.
     full: bool,
+    /// Is added to the ids of producers.
+    pub(super) id_offset: u64,
+    pub(super) epochs: Epochs,
+}
+
+/// An append, as the model sees it.
+struct Fact {
+    id: PartitionId,
+    payload: Bytes,
+    count: u64,
+    unit: u64,
+    stamp: Option<StoredStamp>,
+    expected: Expected,
 }
 
 impl World {
@@ -80,6 +94,8 @@ impl World {
             proven: Lsn::ZERO,
             durable: BTreeMap::new(),
             full: false,
+            id_offset: 0,
+            epochs: Epochs::default(),
         };
         for _ in 0..world.random.between(1, 6) {
             world.create_partition();
@@ -123,6 +139,7 @@ impl World {
             18 if self.random.one_in(3) => self.delete_partition(),
             18 => self.create_partition(),
             19 => self.expire_some(),
+            20 if self.random.one_in(2) => self.storage().expire_producers(self.now_ms),
             20 if !self.full => self.fill_the_disk(),
             _ => self.check_all(),
         }
@@ -155,46 +172,23 @@ impl World {
     }
 
     pub(super) fn append_some(&mut self) {
-        let mut group = Vec::new();
-        let mut facts = Vec::new();
-        for _ in 0..self.random.between(1, 5) {
-            let unit = if self.random.one_in(4) {
-                self.random.between(2, 4)
-            } else {
-                1
-            };
-            self.unique += 1;
-            let unit_id = self.unique;
-            for remaining in (0..unit).rev() {
-                let Some(id) = self.some_partition() else {
-                    return;
-                };
-                let batch = self.some_batch();
-                facts.push((
-                    id,
-                    batch.payload.clone(),
-                    u64::from(batch.record_count),
-                    unit_id,
-                ));
-                group.push(JournalAppend {
-                    log: self.storage().partition(id),
-                    batch,
-                    unit_remaining: u16::try_from(remaining).unwrap(),
-                    claim: Claim::User,
-                });
-            }
-        }
+        let Some((group, facts)) = self.some_group() else {
+            return;
+        };
         let mut done = 0;
         while done < group.len() {
             let flushed = self.storage().flushed();
             match self.storage().append(&group[done..], self.now_ms) {
                 Ok(written) => {
-                    self.proven = flushed;
-                    for (placed, fact) in written.placed.iter().zip(&facts[done..]) {
-                        let Placed::At(base) = placed else {
-                            panic!("no partition of the model is deleted, but {placed:?}");
-                        };
-                        self.note_placed(base.0, fact, written.end);
+                    let has_frame = |placed: &Placed| matches!(placed, Placed::At(_));
+                    if written.placed.iter().any(has_frame) {
+                        self.proven = flushed;
+                    }
+                    for (&placed, fact) in written.placed.iter().zip(&facts[done..]) {
+                        fact.expected.check(placed);
+                        if let Placed::At(base) = placed {
+                            self.note_placed(base.0, fact, written.end);
+                        }
                     }
                     done += written.placed.len();
                 }
@@ -208,14 +202,73 @@ impl World {
                 Err(error) => {
                     assert!(self.dir.has_crashed(), "append failed: {error}");
                     // Any part of it may be on the disk.
-                    for fact in &facts[done..] {
-                        let next = self.model.partitions[&fact.0].next();
+                    for fact in facts[done..].iter().filter(|f| f.expected == Expected::New) {
+                        let next = self.model.partitions[&fact.id].next();
                         self.note_placed(next, fact, Lsn(u64::MAX));
                     }
                     return;
                 }
             }
         }
+    }
+
+    /// A few units, and what is to become of each of their appends; `None` if there
+    /// is no partition.
+    fn some_group(&mut self) -> Option<(Vec<JournalAppend>, Vec<Fact>)> {
+        if self.random.one_in(20) {
+            self.begin_epoch();
+        }
+        let mut group = Vec::new();
+        let mut facts: Vec<Fact> = Vec::new();
+        let of = |(id, partition): (&PartitionId, &ModelPartition)| {
+            let mut history = partition.history.clone();
+            history.next_offset = partition.next();
+            (*id, history)
+        };
+        let mut histories: BTreeMap<PartitionId, History> =
+            self.model.partitions.iter().map(of).collect();
+        for _ in 0..self.random.between(1, 5) {
+            let appends = if self.random.one_in(4) {
+                self.random.between(2, 4)
+            } else {
+                1
+            };
+            self.unique += 1;
+            let unit = self.unique;
+            let first = facts.len();
+            for remaining in (0..appends).rev() {
+                let id = self.some_partition()?;
+                let mut batch = self.some_batch();
+                if self.random.one_in(2) {
+                    let (stamp, count) = self.some_stamp(&histories[&id], batch.record_count);
+                    batch.stamp = Some(stamp);
+                    batch.record_count = count;
+                }
+                facts.push(Fact {
+                    id,
+                    payload: batch.payload.clone(),
+                    count: u64::from(batch.record_count),
+                    unit,
+                    stamp: batch.header(Offset::ZERO, 0).stamp(),
+                    expected: Expected::Open,
+                });
+                group.push(JournalAppend {
+                    log: self.storage().partition(id),
+                    batch,
+                    unit_remaining: u16::try_from(remaining).unwrap(),
+                    claim: Claim::User,
+                });
+            }
+            let unit: Vec<_> = facts[first..]
+                .iter()
+                .map(|f| (f.id, f.stamp, f.count))
+                .collect();
+            let expected = expected_of_unit(&mut histories, &unit, &self.epochs);
+            for (fact, expected) in facts[first..].iter_mut().zip(expected) {
+                fact.expected = expected;
+            }
+        }
+        Some((group, facts))
     }
 
     fn some_batch(&mut self) -> CheckedBatch {
@@ -229,21 +282,27 @@ impl World {
         batch(self.unique, records, usize::try_from(filler).unwrap())
     }
 
-    fn note_placed(&mut self, base: u64, fact: &(PartitionId, Bytes, u64, u64), end: Lsn) {
-        let (id, payload, count, unit) = fact.clone();
+    fn note_placed(&mut self, base: u64, fact: &Fact, end: Lsn) {
+        let id = fact.id;
         let partition = self
             .model
             .partitions
             .get_mut(&id)
             .expect("the model knows it");
         assert_eq!(base, partition.next(), "{id}: offsets are dense");
+        let count = fact.count;
+        if let Some(stamp) = fact.stamp {
+            let stamped = Stamped { stamp, base, count };
+            partition.history.check_is_new(stamped);
+            partition.history.push(stamped);
+        }
         partition.batches.push(ModelBatch {
             base,
             count,
-            payload,
+            payload: fact.payload.clone(),
             end,
             acked: false,
-            unit,
+            unit: fact.unit,
         });
     }
 
@@ -399,6 +458,8 @@ impl World {
                     assert_eq!(damage.count(), 0, "nothing was damaged: {report:?}");
                     self.storage = Some(storage);
                     self.dir.clear_fault();
+                    assert_eq!(report.lost_producers, 0, "a crash takes no snapshot");
+                    self.storage().resume_producers(self.now_ms, GIVEN_BELOW);
                     break;
                 }
                 Err(error) => assert!(self.dir.has_crashed(), "recovery failed: {error}"),
