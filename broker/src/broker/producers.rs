@@ -122,10 +122,12 @@ impl Known {
 }
 
 impl ProducerRegistry {
-    /// Reads who there was. The keeper is to be run.
+    /// Reads who there was; so many names will be remembered. The keeper is to be
+    /// run.
     pub(super) async fn open(
         engine: &Engine,
         log: InternalLog,
+        most_names: usize,
     ) -> Result<(ProducerRegistry, ProducerKeeper), StartError> {
         let mut producers = Producers::default();
         catch_up(&mut producers, &log).await?;
@@ -146,6 +148,7 @@ impl ProducerRegistry {
             known: known.clone(),
             producers,
             next,
+            most_names,
         };
         let registry = ProducerRegistry {
             known,
@@ -248,6 +251,7 @@ pub(super) struct ProducerKeeper {
     producers: Producers,
     /// The number that is given out next.
     next: u64,
+    most_names: usize,
 }
 
 impl ProducerKeeper {
@@ -368,7 +372,7 @@ impl ProducerKeeper {
     /// If there are too many names, one that goes: of those of whom no batch is on
     /// its way and no stream is open, the one that began the longest ago.
     fn name_too_many(&self) -> Option<(ProducerName, ProducerId)> {
-        if self.producers.len() <= limits::PRODUCER_NAMES {
+        if self.producers.len() <= self.most_names {
             return None;
         }
         let is_idle = |producer: NamedProducer| {
@@ -389,6 +393,9 @@ impl ProducerKeeper {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Applies all records of the log.
 async fn catch_up(producers: &mut Producers, log: &InternalLog) -> Result<(), StartError> {

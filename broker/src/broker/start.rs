@@ -15,6 +15,7 @@ use super::record_codec::ProtobufRecords;
 use super::registry::{Registry, Topic};
 use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
+use crate::limits;
 use crate::metadata::{Metadata, PRODUCERS_PARTITION, ReplayError, TOPICS_PARTITION};
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
@@ -74,7 +75,9 @@ impl Broker {
         leftovers::remove(&engine, &mut metadata, &log).await?;
 
         let of_producers = InternalLog::open(engine.clone(), PRODUCERS_PARTITION);
-        let (producers, producer_keeper) = ProducerRegistry::open(&engine, of_producers).await?;
+        let names = limits::PRODUCER_NAMES;
+        let opened = ProducerRegistry::open(&engine, of_producers, names).await;
+        let (producers, producer_keeper) = opened?;
 
         let registry = Arc::new(Registry::default());
         for meta in metadata.topics() {
