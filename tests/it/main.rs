@@ -17,6 +17,7 @@ mod group_verbs;
 mod groups;
 mod health;
 mod inspect;
+mod killed;
 mod library;
 mod main_job;
 mod power_cut;

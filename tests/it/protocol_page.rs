@@ -59,6 +59,15 @@ fn limits_on_the_page_are_those_of_the_code() {
     let expected = [
         ("name of a topic", range(&limits::TOPIC_NAME_BYTES, number)),
         (
+            "name of a producer",
+            range(&limits::PRODUCER_NAME_BYTES, number),
+        ),
+        ("epoch of a producer", number(usize::from(u16::MAX))),
+        (
+            "`request_id` of `Produce`",
+            range(&limits::REQUEST_ID_BYTES, number),
+        ),
+        (
             "partitions of a topic",
             range(&limits::PARTITIONS_PER_TOPIC, number),
         ),
@@ -123,4 +132,35 @@ fn limits_on_the_page_are_those_of_the_code() {
     assert!(page.contains(&message), "{message}");
     let heartbeat = format!("said for {} seconds", limits::HEARTBEAT.as_secs());
     assert!(page.contains(&heartbeat), "{heartbeat}");
+}
+
+#[test]
+fn what_is_remembered_of_producers_is_that_of_the_code() {
+    let page = page();
+    let minutes = limits::REQUEST_MEMORY.as_secs() / 60;
+    let remembered = [
+        format!(
+            "The broker remembers {} names",
+            number(limits::PRODUCER_NAMES)
+        ),
+        format!(
+            "knows up to {} producers",
+            number(limits::PRODUCERS_PER_PARTITION)
+        ),
+        format!("the last {} runs", limits::RUNS_PER_PRODUCER),
+        format!(
+            "for {} hours, in which",
+            limits::PRODUCER_IDLE.as_secs() / 3600
+        ),
+        format!("know more than {}", bytes(limits::PRODUCERS_BYTES)),
+        format!(
+            "the last {} such requests, for {minutes} minutes",
+            number(limits::REQUESTS_PER_PARTITION)
+        ),
+        format!("together remember {}.", number(limits::REQUESTS)),
+    ];
+    let flowing = page.replace('\n', " ");
+    for remembered in remembered {
+        assert!(flowing.contains(&remembered), "{remembered}");
+    }
 }
