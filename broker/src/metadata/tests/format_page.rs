@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::*;
-use crate::model::FlushLevel;
+use crate::model::{FlushLevel, ProducerName};
 
 const PAGE: &str = include_str!("../../../../docs/format.md");
 
@@ -25,6 +25,13 @@ fn example(name: &str) -> Vec<u8> {
 /// The example is what the code writes for `change`, and reads as it.
 fn check(name: &str, change: &TopicChange) {
     let written = change.encode();
+    assert_eq!(written.key, "lamps");
+    let example = check_value(name, written);
+    assert_eq!(TopicChange::decode(b"lamps", &example).unwrap(), *change);
+}
+
+/// The example is the value of the record. Returns it.
+fn check_value(name: &str, written: NewRecord) -> Vec<u8> {
     let value = written.value.expect("no tombstone");
     let mut rendered = String::new();
     for (nth, line) in value.chunks(16).enumerate() {
@@ -35,8 +42,7 @@ fn check(name: &str, change: &TopicChange) {
     }
     let example = example(name);
     assert!(example == value, "example {name} should be:{rendered}");
-    assert_eq!(written.key, "lamps");
-    assert_eq!(TopicChange::decode(b"lamps", &example).unwrap(), *change);
+    example
 }
 
 fn ranges() -> Vec<PartitionRange> {
@@ -77,10 +83,40 @@ fn examples_of_changes_are_decoded() {
     check("topic-delete", &delete());
 }
 
+/// The record with this example as its value.
+fn record(name: &str, key: &'static str, written: NewRecord) -> LogRecord {
+    assert_eq!(written.key, key);
+    LogRecord {
+        offset: Offset(0),
+        key: key.into(),
+        value: Some(check_value(name, written).into()),
+    }
+}
+
+#[test]
+fn examples_of_producers_are_decoded() {
+    let billing = ProducerName::try_from("billing").unwrap();
+    let producer = NamedProducer {
+        id: ProducerId::new(7, true),
+        epoch: 3,
+    };
+    let ids = record("producer-ids", "i", Producers::reserve(2001));
+    let name = Producers::begin(&billing, producer);
+    let name = record("producer-name", "nbilling", name);
+    let mut producers = Producers::default();
+    producers.apply(&name).unwrap();
+    assert_eq!(producers.named(&billing), Some(producer));
+    producers.apply(&ids).unwrap();
+    assert_eq!(producers.reserved_below(), 2001);
+    check_table("ids", &ids.value.unwrap());
+    check_table("name", &name.value.unwrap());
+}
+
 /// Numbers and types of the fields in the table of a message.
 fn table(message: &str) -> Vec<(u32, &'static str)> {
     let mut lines = PAGE.lines();
-    let head = format!("| number | type | field of a {message} |");
+    let article = if message == "ids" { "" } else { "a " };
+    let head = format!("| number | type | field of {article}{message} |");
     assert!(lines.any(|line| line == head), "there is a table {message}");
     let rows = lines.skip(1).take_while(|line| line.starts_with('|'));
     rows.map(|row| {
