@@ -81,9 +81,17 @@ impl Opened {
         self.try_register(name).await.unwrap()
     }
 
-    async fn try_register(&self, name: Option<&str>) -> Result<Registered, AppendError> {
+    async fn try_register(&self, name: Option<&str>) -> Result<Registered, RegisterError> {
+        self.register_as(name, None).await
+    }
+
+    async fn register_as(
+        &self,
+        name: Option<&str>,
+        current: Option<Registered>,
+    ) -> Result<Registered, RegisterError> {
         let name = name.map(|name| ProducerName::try_from(name).unwrap());
-        self.registry.register(name).await
+        self.registry.register(name, current).await
     }
 
     /// Whether batches of the producer may be appended, as far as is known here.
@@ -181,6 +189,30 @@ async fn a_name_fences_at_once_whoever_had_it_before() {
 }
 
 #[tokio::test]
+async fn whoever_begins_anew_as_the_one_with_the_name_fences_only_itself() {
+    let dir = SimDir::new();
+    let opened = open(&dir, 10).await;
+    let first = opened.register(Some("a")).await;
+    let second = opened.register_as(Some("a"), Some(first)).await.unwrap();
+    assert!(second.epoch > first.epoch);
+    // The answer was lost: it is the same one, also after a restart.
+    let again = opened.register_as(Some("a"), Some(first)).await;
+    assert_eq!(again, Ok(second));
+    opened.stop().await;
+    let opened = open(&dir, 10).await;
+    let again = opened.register_as(Some("a"), Some(first)).await;
+    assert_eq!(again, Ok(second));
+    let other = opened.register(Some("a")).await;
+    let fenced = Err(RegisterError::Fenced(ProducerName::try_from("a").unwrap()));
+    for former in [first, second] {
+        let refused = opened.register_as(Some("a"), Some(former)).await;
+        assert_eq!(refused, fenced);
+    }
+    assert!(passes(&opened.stamp(other).unwrap()));
+    opened.stop().await;
+}
+
+#[tokio::test]
 async fn names_that_are_too_many_are_forgotten_for_good() {
     let dir = SimDir::new();
     let opened = open(&dir, 3).await;
@@ -219,6 +251,7 @@ async fn the_last_epoch_of_an_id_is_followed_by_another_id() {
     let worn_out = NamedProducer {
         id: ProducerId::from(first.id),
         epoch: u16::MAX,
+        former: None,
     };
     log.append(Producers::begin(&name, worn_out)).await.unwrap();
     opened.stop().await;

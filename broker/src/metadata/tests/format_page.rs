@@ -99,6 +99,7 @@ fn examples_of_producers_are_decoded() {
     let producer = NamedProducer {
         id: ProducerId::new(7, true),
         epoch: 3,
+        former: Some((ProducerId::new(7, true), 2)),
     };
     let ids = record("producer-ids", "i", Producers::reserve(2001));
     let name = Producers::begin(&billing, producer);
