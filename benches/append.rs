@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use statecast_broker::clock::Clock;
-use statecast_broker::model::{CheckedBatch, FlushLevel, PartitionId};
+use statecast_broker::model::{CheckedBatch, FlushLevel, PartitionId, ProducerStamp, Stamp};
 use statecast_broker::partition::{Append, Engine, EngineOptions, PartitionConfig};
 use statecast_broker::storage::dir::RealDir;
 use statecast_broker::storage::{Storage, StorageOptions};
@@ -27,6 +27,16 @@ fn batch(len: usize) -> CheckedBatch {
         attributes: 0,
         stamp: None,
     }
+}
+
+/// One of the batches of a producer, which has a record each.
+fn stamp(id: u32, base_sequence: u32) -> Stamp {
+    Stamp::Producer(ProducerStamp {
+        id: id.into(),
+        epoch: 0,
+        base_sequence,
+        fence: None,
+    })
 }
 
 fn config(flush: FlushLevel) -> PartitionConfig {
@@ -49,11 +59,27 @@ fn append(criterion: &mut Criterion) {
     let engine = Engine::start(storage, EngineOptions::default(), Clock::system()).expect("starts");
     let mut next = 0;
     let mut group = criterion.benchmark_group("append");
-    for (level, flush) in [("os", FlushLevel::Os), ("always", FlushLevel::Always)] {
+    let levels = [
+        ("os", FlushLevel::Os, false),
+        ("os, numbered", FlushLevel::Os, true),
+        ("always", FlushLevel::Always, false),
+        ("always, numbered", FlushLevel::Always, true),
+    ];
+    for (level, flush, is_numbered) in levels {
         for (size, per_submission) in [(1_000_000, 1), (100_000, 1), (200, 1000), (1024, 1)] {
             next += 1;
             let partition = engine.create_partition(PartitionId(next), config(flush));
             let batch = batch(size);
+            let mut sequence = 0;
+            let mut one = || {
+                let mut batch = batch.clone();
+                batch.stamp = is_numbered.then(|| stamp(next, sequence));
+                sequence += 1;
+                Append {
+                    partition: partition.clone(),
+                    batch,
+                }
+            };
             group.throughput(Throughput::Bytes((size * per_submission * WINDOW) as u64));
             let name = format!("{level}/{size}x{per_submission}");
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
@@ -61,11 +87,7 @@ fn append(criterion: &mut Criterion) {
                     runtime.block_on(async {
                         let mut answers = Vec::with_capacity(WINDOW);
                         for _ in 0..WINDOW {
-                            let one = Append {
-                                partition: partition.clone(),
-                                batch: batch.clone(),
-                            };
-                            let appends = vec![one; per_submission];
+                            let appends = (0..per_submission).map(|_| one()).collect();
                             answers.push(engine.submit(appends).await.expect("it is open"));
                         }
                         for answer in answers {

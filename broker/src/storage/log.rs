@@ -155,9 +155,9 @@ impl LogState {
     /// One past the last offset that the journal files up to `archived`, and all
     /// before, gave out.
     pub fn end_of(&self, archived: Generation) -> Offset {
-        let behind = |run: &&Run| run.lsn.generation() > archived;
-        let first = self.runs.iter().find(behind);
-        first.map_or(self.next_offset, |run| run.base_offset)
+        let is_archived = |run: &Run| run.lsn.generation() <= archived;
+        let behind = self.runs.get(self.runs.partition_point(is_archived));
+        behind.map_or(self.next_offset, |run| run.base_offset)
     }
 
     /// Takes a batch that lies in the journal, at the next offset.

@@ -293,9 +293,9 @@ async fn ids_whose_records_are_damaged_are_not_given_out_again() {
     for nth in 0..10 {
         opened.register(Some(&format!("before-{nth}"))).await;
     }
-    let mut last = opened.register(None).await;
+    let mut newest = opened.register(None).await;
     for _ in 0..3000 {
-        last = opened.register(None).await;
+        newest = opened.register(None).await;
     }
     let lost = opened.register(Some("lost-to-damage")).await;
     opened.stop().await;
@@ -311,8 +311,8 @@ async fn ids_whose_records_are_damaged_are_not_given_out_again() {
     for _ in 0..3 {
         let opened = open(&dir, 10).await;
         let next = opened.register(None).await;
-        assert!(next.id > last.id.max(lost.id));
-        last = next;
+        assert!(next.id > newest.id.max(lost.id));
+        newest = next;
         assert!(opened.stamp(lost).is_err(), "nobody knows its name");
         let anew = opened.register(Some("lost-to-damage")).await;
         assert!(anew.id > lost.id);
