@@ -8,8 +8,9 @@
 //! Refused … Sent … Unsent … Cutting (at most one)
 //! ```
 //!
-//! All rules follow from it. While the first is `Refused`, nothing is sent: a
-//! later batch would overtake it. It goes again when none is `Sent`. A request
+//! All rules follow from it. While the first is `Refused`, nothing is sent but what
+//! has a number, and was sent before: all else would overtake it. It goes again
+//! when none is `Sent`, and then all that has a number has got an answer. A request
 //! leaves the deque when all its batches are settled, so whoever flushes finds
 //! here whatever isn't.
 //!
@@ -90,6 +91,11 @@ impl RefusedBatch {
     }
 }
 
+/// Whether it was sent before, under numbers.
+fn has_numbers(request: &Request) -> bool {
+    request.iter().any(|batch| batch.number.is_some())
+}
+
 /// What can be sent, as far as requests are concerned that were taken already.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Next {
@@ -122,15 +128,11 @@ impl Flights {
     }
 
     pub(super) fn next(&self) -> Next {
-        if self.is_paused() {
-            return Next::Nothing;
-        }
-        match self.flights.back() {
-            None | Some(Flight::Sent(_)) => Next::New,
-            Some(_) => match self.flights.get(self.first_unsent()) {
-                Some(Flight::Unsent(_)) => Next::Send,
-                _ => Next::Nothing,
-            },
+        let paused = self.is_paused();
+        match self.flights.get(self.first_unsent()) {
+            Some(Flight::Unsent(request)) if !paused || has_numbers(request) => Next::Send,
+            None if !paused => Next::New,
+            _ => Next::Nothing,
         }
     }
 
@@ -216,7 +218,9 @@ impl Flights {
     /// is time to think of sending it again.
     pub(super) fn held_by(&self) -> Option<&Error> {
         match self.flights.front() {
-            Some(Flight::Refused(refused)) if self.awaited().is_none() => {
+            Some(Flight::Refused(refused))
+                if self.awaited().is_none() && self.next() == Next::Nothing =>
+            {
                 refused.first().map(|refused| &refused.error)
             }
             _ => None,

@@ -17,6 +17,11 @@
 //!    nobody can tell whether they were appended. The others begin again from 0;
 //!    under another identity if there were copies, or if 0 was refused.
 //! 4. Else, the numbers are fine.
+//!
+//! With a name, another identity ends the one before, in all partitions. So it waits
+//! while other partitions have batches that may have been appended under that one:
+//! everything is sent again as it is, until those are settled. Then all partitions
+//! begin under the other identity.
 
 use std::collections::HashMap;
 
@@ -45,11 +50,13 @@ struct Finding {
     awaited: bool,
 }
 
-/// The partitions whose batches are numbered anew, with what fails those that may
-/// have been appended, if they are to fail.
+/// The partitions whose batches are numbered anew.
 #[derive(Debug, Default)]
 pub(super) struct Renumbered {
+    /// With what fails those that may have been appended, if they are to fail.
     partitions: HashMap<Slot, Option<Error>>,
+    /// All others are, too.
+    all: bool,
 }
 
 /// What is to be done with a batch.
@@ -85,16 +92,22 @@ impl Findings {
 
     /// Tells the numbers what becomes of them.
     pub(super) fn settle(self, sequences: &mut Sequences) -> Renumbered {
+        let decided = self.partitions.into_iter().map(|(slot, finding)| {
+            let remedy = finding.remedy(sequences.is_doubtful(slot));
+            (slot, finding, remedy)
+        });
+        let (leaving, others): (Vec<_>, Vec<_>) =
+            decided.partition(|(.., remedy)| *remedy == Remedy::Leave);
+        let all = sequences.is_exclusive() && !leaving.is_empty();
+        let postponed = all && others.iter().any(|(_, finding, _)| finding.awaited);
         let mut renumbered = Renumbered::default();
-        for (slot, finding) in self.partitions {
-            match finding.remedy(sequences.is_doubtful(slot)) {
-                Remedy::None => continue,
-                Remedy::Restart(next) => sequences.restart(slot, next),
-                Remedy::Leave => sequences.leave(slot),
-            }
-            let refused = finding.refused.map(|(_, error)| error);
-            let fails = refused.filter(|error| error.reason() == Some(Reason::ProducerExpired));
-            renumbered.partitions.insert(slot, fails);
+        renumbered.apply(others, sequences);
+        if !postponed {
+            renumbered.apply(leaving, sequences);
+            renumbered.all = all;
+        }
+        if renumbered.all {
+            sequences.leave_all();
         }
         renumbered
     }
@@ -126,14 +139,29 @@ impl Finding {
 }
 
 impl Renumbered {
+    fn apply(&mut self, decided: Vec<(Slot, Finding, Remedy)>, sequences: &mut Sequences) {
+        for (slot, finding, remedy) in decided {
+            match remedy {
+                Remedy::None => continue,
+                Remedy::Restart(next) => sequences.restart(slot, next),
+                Remedy::Leave => sequences.leave(slot),
+            }
+            let refused = finding.refused.map(|(_, error)| error);
+            let fails = refused.filter(|error| error.reason() == Some(Reason::ProducerExpired));
+            self.partitions.insert(slot, fails);
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.partitions.is_empty()
+        self.partitions.is_empty() && !self.all
     }
 
     /// Takes its number from a batch that is to get another one.
     pub(super) fn treat(&self, batch: &mut CutBatch) -> Fate {
-        let Some(fails) = self.partitions.get(&batch.slot) else {
-            return Fate::Keep;
+        let fails = match self.partitions.get(&batch.slot) {
+            Some(fails) => fails.as_ref(),
+            None if self.all => None,
+            None => return Fate::Keep,
         };
         match fails {
             // Nothing depends on it any more.

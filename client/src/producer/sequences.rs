@@ -20,6 +20,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::batch::CutBatch;
+use super::builder::Naming;
 
 /// Batches of a partition that aren't answered, at most. The broker can tell the
 /// places of so many of them, whatever other producers append in between.
@@ -66,7 +67,12 @@ impl Slot {
 impl Sequences {
     /// With some partitions; without an identity they have no numbers.
     pub(super) fn test(identity: Option<Identity>) -> Self {
-        let mut sequences = Self::new(identity.is_some(), 8);
+        let naming = if identity.is_some() {
+            Naming::Anonymous
+        } else {
+            Naming::Off
+        };
+        let mut sequences = Self::new(&naming, 8);
         for partition in 0..16 {
             sequences.slot(&"t".into(), partition);
         }
@@ -83,6 +89,8 @@ impl Sequences {
 #[derive(Debug)]
 pub(super) struct Sequences {
     standing: Standing,
+    /// An identity ends the one before, in all partitions.
+    exclusive: bool,
     slots: HashMap<(Arc<str>, u32), Slot>,
     partitions: Vec<Sequence>,
     /// The request that is being put together.
@@ -117,14 +125,14 @@ struct Sequence {
 
 impl Sequences {
     /// With so many requests on their way at most.
-    pub(super) fn new(numbered: bool, max_in_flight: usize) -> Self {
+    pub(super) fn new(naming: &Naming, max_in_flight: usize) -> Self {
         let max_per_request = (MAX_UNANSWERED / max_in_flight.max(1)).max(1);
         Self {
-            standing: if numbered {
-                Standing::Wanted(Wanted { former: None })
-            } else {
-                Standing::Off
+            standing: match naming {
+                Naming::Off => Standing::Off,
+                _ => Standing::Wanted(Wanted { former: None }),
             },
+            exclusive: naming.name().is_some(),
             slots: HashMap::new(),
             partitions: Vec::new(),
             request: 0,
@@ -225,19 +233,43 @@ impl Sequences {
         self.partitions[slot.0 as usize].next = next;
     }
 
+    /// Whether a partition can leave its identity only together with all others:
+    /// nothing is appended any more under a name's former identity.
+    pub(super) fn is_exclusive(&self) -> bool {
+        self.exclusive
+    }
+
     /// The partition's next batch is the first of an identity that it didn't have
     /// before.
     pub(super) fn leave(&mut self, slot: Slot) {
         let sequence = &mut self.partitions[slot.0 as usize];
-        let left = sequence.identity.take();
-        sequence.next = 0;
-        sequence.doubtful = false;
+        let left = sequence.leave();
         if let Standing::Known(newest) = self.standing
             && left == Some(newest)
         {
             let former = Some(newest);
             self.standing = Standing::Wanted(Wanted { former });
         }
+    }
+
+    /// As [`Sequences::leave`], of all partitions.
+    pub(super) fn leave_all(&mut self) {
+        for sequence in &mut self.partitions {
+            sequence.leave();
+        }
+        if let Standing::Known(newest) = self.standing {
+            let former = Some(newest);
+            self.standing = Standing::Wanted(Wanted { former });
+        }
+    }
+}
+
+impl Sequence {
+    /// Returns the identity that it had.
+    fn leave(&mut self) -> Option<Identity> {
+        self.next = 0;
+        self.doubtful = false;
+        self.identity.take()
     }
 }
 
@@ -333,7 +365,7 @@ mod tests {
 
     #[test]
     fn nothing_is_numbered_unless_wanted_and_known_to_the_broker() {
-        let mut off = Sequences::new(false, 8);
+        let mut off = Sequences::new(&Naming::Off, 8);
         assert_eq!(off.wanted(), None);
         let slot = off.slot(&"t".into(), 0);
         assert_eq!(next(&mut off, slot, 1).number, None);
@@ -353,7 +385,7 @@ mod tests {
             assert_eq!(admitted * 8, MAX_UNANSWERED);
             assert!(sequences.admit(b));
         }
-        let mut off = Sequences::new(false, 8);
+        let mut off = Sequences::new(&Naming::Off, 8);
         let slot = off.slot(&"t".into(), 0);
         off.begin_request();
         assert!((0..100).all(|_| off.admit(slot)));

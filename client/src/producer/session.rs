@@ -173,6 +173,10 @@ impl<'a, 'e> Session<'a, 'e> {
                     }
                     silent = true;
                     self.expiry.expire();
+                    if self.paused && self.pause.is_none() {
+                        // What was still to be sent before it is gone.
+                        self.pause();
+                    }
                 }
                 () = elapsed(&mut self.pause) => {
                     if self.resume() {

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use tonic::transport::Channel;
 
 use super::batch::{Content, CutBatch, WaitingBatch};
-use super::builder::{Naming, ProducerSettings};
+use super::builder::ProducerSettings;
 use super::completion::{Completion, Delivery};
 use super::failures::Failures;
 use super::flights::RefusedBatch;
@@ -63,8 +63,7 @@ pub(super) enum Refused {
 
 impl Shared {
     pub(super) fn new(client: Client, settings: ProducerSettings) -> Self {
-        let numbered = settings.naming != Naming::Off;
-        let sequences = Sequences::new(numbered, settings.pace.max_in_flight);
+        let sequences = Sequences::new(&settings.naming, settings.pace.max_in_flight);
         Self {
             channel: client.next_produce_channel(),
             client,

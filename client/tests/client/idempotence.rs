@@ -311,6 +311,37 @@ async fn named_producer_that_numbers_anew_gives_way_to_whoever_began_since() {
 }
 
 #[tokio::test]
+async fn named_producer_ends_none_of_its_own_records_when_it_numbers_anew() {
+    let broker = FakeBroker::start(2).await;
+    let client = broker.client().await;
+    let producer = warm(client.producer_builder().producer_name("lamps")).await;
+    // What leads to new numbers in partition 0, while partition 1 waits for answers
+    // that are lost.
+    broker.script([
+        Answer::Vanish,
+        refuse_for_good(Reason::BatchTooLarge),
+        Answer::Append,
+        Answer::AppendAndVanish,
+    ]);
+    let mut deliveries = send_all(&producer, &["a", "b"]).await;
+    for name in ["c", "d"] {
+        deliveries.push(send(&producer, 1, &long(name)).await);
+    }
+    deliveries.remove(0).await.unwrap_err();
+    assert_eq!(offsets(deliveries).await, [1, 0, 1]);
+    let mut names = names(&broker);
+    names.sort_unstable();
+    assert_eq!(names, ["b", "c", "d", "warm"]);
+    send(&producer, 1, "e").await.await.unwrap();
+    let numbers = broker.appended_numbers();
+    assert_eq!(
+        numbers.last(),
+        Some(&(1, 1, 0)),
+        "all partitions begin anew"
+    );
+}
+
+#[tokio::test]
 async fn identity_is_asked_for_until_it_is_told() {
     let broker = FakeBroker::start(1).await;
     broker.producers(|producers| producers.lose_answers(3));

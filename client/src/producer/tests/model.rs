@@ -15,6 +15,7 @@ use statecast_proto::v1::batch_result::Outcome;
 use statecast_proto::v1::{Appended, BatchError, BatchResult};
 
 use super::batch::{Content, CutBatch, Request, WaitingBatch};
+use super::builder::Naming;
 use super::completion::Completion;
 use super::flights::RefusedBatch;
 use super::queue::{Pace, Queue, Step};
@@ -53,6 +54,7 @@ struct Partition {
 
 #[derive(Debug, Default)]
 struct Sequence {
+    epoch: u32,
     next: u32,
     /// Number, content and offset of the last batches.
     known: VecDeque<(u32, Bytes, u64)>,
@@ -65,6 +67,8 @@ struct Broker {
     forgotten: u64,
     /// What it says of a producer that a partition knows nothing of.
     unknown: Reason,
+    /// The producer has a name, and this is the epoch that counts.
+    epoch: Option<u32>,
     disk_full: bool,
     /// Refuses long batches for good, but not always.
     strict: bool,
@@ -98,14 +102,23 @@ impl Broker {
         if identity.producer_id <= self.forgotten {
             return refuse(Reason::ProducerExpired, None);
         }
+        if self.epoch.is_some_and(|epoch| identity.epoch < epoch) {
+            return refuse(Reason::ProducerFenced, None);
+        }
         let partition = &mut self.partitions[batch.partition as usize];
         let offset = partition.log.len() as u64;
         let sequence = match partition.producers.get_mut(&identity.producer_id) {
-            Some(sequence) => sequence,
-            None if number.base == 0 => {
-                partition.producers.entry(identity.producer_id).or_default()
+            Some(sequence) if sequence.epoch == identity.epoch => sequence,
+            Some(_) if number.base > 0 => return refuse(Reason::SequenceGap, Some(0)),
+            None if number.base > 0 => return refuse(self.unknown, Some(0)),
+            Some(_) | None => {
+                let begun = Sequence {
+                    epoch: identity.epoch,
+                    ..Sequence::default()
+                };
+                let sequence = partition.producers.entry(identity.producer_id);
+                sequence.insert_entry(begun).into_mut()
             }
-            None => return refuse(self.unknown, Some(0)),
         };
         let known = sequence
             .known
@@ -195,17 +208,23 @@ impl World {
             linger: Duration::ZERO,
         };
         let reasons = [Reason::ProducerExpired, Reason::SequenceGap];
+        let named = seed.is_multiple_of(7);
+        let naming = match named {
+            true => Naming::Named("n".into()),
+            false => Naming::Anonymous,
+        };
         let mut world = Self {
             random: Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1),
             fickle: seed.is_multiple_of(3),
             now: crate::clock::now() + 10 * DELIVERY_TIMEOUT,
-            queue: Queue::new(pace, Sequences::new(true, MAX_IN_FLIGHT)),
+            queue: Queue::new(pace, Sequences::new(&naming, MAX_IN_FLIGHT)),
             session: 0,
             broker: Broker {
                 partitions: Default::default(),
                 last_id: 0,
                 forgotten: 0,
                 unknown: reasons[usize::from(seed.is_multiple_of(2))],
+                epoch: named.then_some(0),
                 disk_full: false,
                 strict: false,
             },
@@ -223,10 +242,14 @@ impl World {
     fn connect(&mut self) {
         self.session = self.queue.begin_session();
         if self.queue.identity_wanted().is_some() {
-            self.broker.last_id += 1;
+            let broker = &mut self.broker;
+            match &mut broker.epoch {
+                Some(epoch) if broker.forgotten < broker.last_id => *epoch += 1,
+                _ => broker.last_id += 1,
+            }
             let identity = Identity {
-                producer_id: self.broker.last_id,
-                epoch: 0,
+                producer_id: broker.last_id,
+                epoch: broker.epoch.unwrap_or_default(),
             };
             self.queue.identify(Some(identity));
         }
@@ -434,7 +457,7 @@ impl World {
             self.answer();
             self.resume();
         }
-        panic!("it doesn't come to an end: {:?}", self.queue);
+        panic!("it doesn't come to an end");
     }
 
     fn check(&self) {
