@@ -16,6 +16,7 @@ mod group_sharing;
 mod group_verbs;
 mod groups;
 mod health;
+mod idempotent_producer;
 mod inspect;
 mod killed;
 mod library;
