@@ -47,3 +47,83 @@ impl Verdict {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use statecast_proto::v1::{Appended, BatchError};
+
+    use super::super::batch::test_batch;
+    use super::super::sequences::{Identity, Number, Slot};
+    use super::*;
+
+    fn batch(numbered: bool) -> CutBatch {
+        let identity = Identity {
+            producer_id: 7,
+            epoch: 0,
+        };
+        let number = Number {
+            identity,
+            base: 0,
+            lost: false,
+        };
+        CutBatch {
+            number: numbered.then_some(number),
+            ..test_batch(Slot::test(0), 2)
+        }
+    }
+
+    fn refused(reason: Reason) -> BatchResult {
+        let error = BatchError {
+            code: reason.code(),
+            reason: reason.as_str().to_owned(),
+            ..BatchError::default()
+        };
+        BatchResult {
+            outcome: Some(Outcome::Error(error)),
+        }
+    }
+
+    fn appended(base_offset: u64) -> BatchResult {
+        BatchResult {
+            outcome: Some(Outcome::Appended(Appended {
+                base_offset,
+                duplicate: true,
+            })),
+        }
+    }
+
+    #[test]
+    fn refused_numbers_are_no_failure_of_a_batch_that_has_one() {
+        for reason in [Reason::SequenceGap, Reason::ProducerExpired] {
+            let verdict = Verdict::of(&batch(true), refused(reason));
+            assert!(matches!(verdict, Verdict::Again(_)), "{verdict:?}");
+            let verdict = Verdict::of(&batch(false), refused(reason));
+            assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+        }
+        let verdict = Verdict::of(&batch(true), refused(Reason::SequenceTooOld));
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+        let verdict = Verdict::of(&batch(true), refused(Reason::ProducerFenced));
+        assert!(matches!(verdict, Verdict::Fenced(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn batch_that_arrives_damaged_is_sent_again_a_few_times() {
+        let mut batch = batch(true);
+        let verdict = Verdict::of(&batch, refused(Reason::ChecksumMismatch));
+        assert!(matches!(verdict, Verdict::Again(_)), "{verdict:?}");
+        batch.damaged = MAX_DAMAGED;
+        let verdict = Verdict::of(&batch, refused(Reason::ChecksumMismatch));
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+    }
+
+    #[test]
+    fn duplicate_is_as_good_as_new_and_an_offset_without_end_is_none() {
+        let verdict = Verdict::of(&batch(true), appended(40));
+        assert!(matches!(verdict, Verdict::Appended(40)), "{verdict:?}");
+        let verdict = Verdict::of(&batch(true), appended(u64::MAX));
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+        let nothing = BatchResult { outcome: None };
+        let verdict = Verdict::of(&batch(true), nothing);
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+    }
+}
