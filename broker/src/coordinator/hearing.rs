@@ -187,9 +187,9 @@ impl GroupTask {
     pub(super) fn settle_offset(&mut self, submitted: &Submitted, outcome: &Result<(), LogError>) {
         // Its topic may have been deleted meanwhile, and with it all offsets but those
         // that were on their way.
-        let has_topic = self.known.contains(submitted.partition.topic);
-        self.offsets.settle(submitted, outcome.is_ok() && has_topic);
-        if !has_topic {
+        let is_gone = submitted.topic_was_known && !self.known.contains(submitted.partition.topic);
+        self.offsets.settle(submitted, outcome.is_ok() && !is_gone);
+        if is_gone {
             let gone = offset_tombstone(self.name.as_str(), submitted.partition);
             self.rounds.write(gone);
         }

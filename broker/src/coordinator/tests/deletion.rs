@@ -1,0 +1,228 @@
+//! What is forgotten, and what is not.
+
+use std::time::Duration;
+
+use super::*;
+use crate::group::RevokeReason;
+
+const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
+
+async fn is_gone(fixture: &Fixture, group: &str) -> bool {
+    let described = fixture.groups.describe(group).await;
+    matches!(described, Err(GroupError::NotFound(_)))
+}
+
+/// A group that committed something and has no members.
+async fn abandoned() -> Fixture {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    commit_all(&mut member, &[(0, 5), (1, 6)]).await;
+    member.leave().await;
+    while member.event().await.is_some() {}
+    fixture
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_committed_nothing_goes_with_its_last_member() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    member.leave().await;
+    while !is_gone(&fixture, "g").await {
+        tokio::task::yield_now().await;
+    }
+    assert!(is_gone(&fixture.crash(), "g").await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_without_members_is_kept_for_the_retention() {
+    let fixture = abandoned().await;
+    fixture.pass(RETENTION_MS - 1);
+    tokio::time::sleep(Duration::from_millis(RETENTION_MS as u64 - 1)).await;
+    assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+    fixture.pass(1);
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    while !is_gone(&fixture, "g").await {
+        tokio::task::yield_now().await;
+    }
+    let log = fixture.log.fork();
+    log.compact();
+    assert_eq!(log.len(), 0, "nothing is left behind");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_retention_goes_on_through_restarts() {
+    let fixture = abandoned().await;
+    fixture.pass(RETENTION_MS - 1000);
+    let fixture = fixture.crash();
+    assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+    fixture.pass(1000);
+    tokio::time::sleep(Duration::from_millis(501)).await;
+    while !is_gone(&fixture, "g").await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_that_had_members_until_the_crash_is_kept_from_then_on() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    commit_all(&mut member, &[(0, 5)]).await;
+    fixture.pass(2 * RETENTION_MS);
+    let fixture = fixture.crash();
+    assert_eq!(fixture.committed("g").await, [(0, 5)]);
+    fixture.pass(RETENTION_MS);
+    let fixture = fixture.crash();
+    while !is_gone(&fixture, "g").await {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_group_is_gone_for_good_and_its_name_begins_anew() {
+    let fixture = abandoned().await;
+    let mut member = fixture.join("g").await;
+    let active = fixture.groups.delete("g").await;
+    assert!(matches!(active, Err(GroupError::Active(_))));
+    member.leave().await;
+    while member.event().await.is_some() {}
+    fixture.groups.delete("g").await.unwrap();
+    let missing = fixture.groups.delete("g").await;
+    assert_eq!(missing, Err(GroupError::NotFound("g".to_owned())));
+
+    let mut member = fixture.join("g").await;
+    let (_, got) = assignment(&mut member).await;
+    assert!(got.iter().all(|(_, committed)| committed.is_none()));
+    commit_all(&mut member, &[(1, 1)]).await;
+    let after = fixture.crash();
+    assert_eq!(after.committed("g").await, [(1, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deletion_that_fails_changes_nothing() {
+    let fixture = abandoned().await;
+    fixture.log.fail(Some(LogError::DiskFull));
+    let failed = fixture.groups.delete("g").await;
+    assert_eq!(failed, Err(GroupError::Log(LogError::DiskFull)));
+    assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+    fixture.log.fail(None);
+    fixture.groups.delete("g").await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_joins_while_the_group_is_deleted_begins_a_new_one() {
+    let fixture = abandoned().await;
+    fixture.log.set_flushing(false);
+    let (deleted, mut member) = tokio::join!(fixture.groups.delete("g"), async {
+        let joining = fixture.join("g");
+        tokio::pin!(joining);
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut joining).await;
+        assert!(early.is_err(), "it isn't decided yet what it joins");
+        fixture.log.set_flushing(true);
+        joining.await
+    });
+    deleted.unwrap();
+    let (_, got) = assignment(&mut member).await;
+    assert!(got.iter().all(|(_, committed)| committed.is_none()));
+    commit_all(&mut member, &[(0, 1)]).await;
+    assert_eq!(fixture.crash().committed("g").await, [(0, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn offsets_go_with_their_topic_and_a_new_topic_of_its_name_inherits_none() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    commit_all(&mut member, &[(0, 5)]).await;
+    fixture.log.set_flushing(false);
+    // On its way when the topic goes.
+    member.commit(commit(2, &[(1, 6)])).await;
+    fixture.groups.describe("g").await.unwrap();
+    fixture
+        .topics
+        .send_replace(KnownTopics::new(vec![topic(2, "t", 2)]));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    fixture.log.set_flushing(true);
+    assert_eq!(answer(&mut member).await.id, 2);
+    match member.event().await {
+        Some(MemberEvent::Lost {
+            partitions, reason, ..
+        }) => {
+            assert_eq!(partitions, [t(0), t(1), t(2), t(3)]);
+            assert_eq!(reason, RevokeReason::TopicDeleted);
+        }
+        other => panic!("they are lost, not {other:?}"),
+    }
+    let (_, got) = assignment(&mut member).await;
+    assert_eq!(got, [(0, None), (1, None)]);
+    assert_eq!(fixture.committed("g").await, []);
+    let log = fixture.log.fork();
+    log.compact();
+    assert_eq!(log.len(), 1, "only the group itself is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_that_is_unknown_to_a_damaged_catalog_keeps_its_offsets() {
+    let fixture = abandoned().await;
+    for topics_damaged in [true, false] {
+        let log = fixture.log.fork();
+        let recovered = Recovered {
+            fold: log.fold(),
+            damaged: false,
+            topics_damaged,
+        };
+        let topics = watch::Sender::new(KnownTopics::default());
+        let groups = Coordinator::start(
+            recovered,
+            Arc::new(log.clone()),
+            topics.subscribe(),
+            Clock::of(|| 1_000_000),
+        );
+        topics.send_replace(KnownTopics::new(vec![topic(9, "other", 1)]));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(groups.describe("g").await.is_ok(), topics_damaged);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_moves_a_group_without_members_and_one_with_them_only_by_force() {
+    let fixture = abandoned().await;
+    let to = |offset| vec![(t(0), Offset(offset)), (t(2), Offset(offset))];
+    fixture.groups.reset("g", to(1), false).await.unwrap();
+    assert_eq!(fixture.committed("g").await, [(0, 1), (1, 6), (2, 1)]);
+
+    let mut member = fixture.join("g").await;
+    let (first, _) = assignment(&mut member).await;
+    let active = fixture.groups.reset("g", to(2), false).await;
+    assert!(matches!(active, Err(GroupError::Active(_))));
+    fixture.groups.reset("g", to(3), true).await.unwrap();
+    match member.event().await {
+        Some(MemberEvent::Lost { partitions, .. }) => assert_eq!(partitions, [t(0), t(2)]),
+        other => panic!("they are lost, not {other:?}"),
+    }
+    let (second, got) = assignment(&mut member).await;
+    assert!(second > first);
+    assert_eq!(got, [(0, Some(3)), (2, Some(3))]);
+    // What was processed before doesn't count any more.
+    let mut stale = commit(7, &[(0, 100)]);
+    stale.positions[0].generation = Some(first);
+    member.commit(stale).await;
+    assert_eq!(answer(&mut member).await.refused.len(), 1);
+    let nowhere = fixture.groups.reset("nowhere", to(1), true).await;
+    assert!(matches!(nowhere, Err(GroupError::NotFound(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_keeps_a_group_for_the_retention_again() {
+    let fixture = abandoned().await;
+    fixture.pass(RETENTION_MS - 1);
+    let to = vec![(t(0), Offset(1))];
+    fixture.groups.reset("g", to, false).await.unwrap();
+    fixture.pass(RETENTION_MS - 1);
+    let fixture = fixture.crash();
+    assert_eq!(fixture.committed("g").await, [(0, 1), (1, 6)]);
+}
