@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::StartError;
 use super::internal_log::InternalLog;
@@ -23,8 +24,15 @@ use crate::partition::{AppendError, Engine};
 #[derive(Debug)]
 pub(super) struct Groups {
     coordinator: Coordinator,
-    /// Tells groups which topics there are.
-    _topics: AbortOnDropHandle<()>,
+    /// Tells groups which topics there are, until it is cancelled.
+    watch: TaskTracker,
+    unwatched: CancellationToken,
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.unwatched.cancel();
+    }
 }
 
 impl Groups {
@@ -44,23 +52,37 @@ impl Groups {
         };
         let (known, topics) = watch::channel(known_topics(registry));
         let coordinator = Coordinator::start(recovered, Arc::new(log), topics, clock);
-        let registry = registry.clone();
-        let watched = tokio::spawn(async move {
-            loop {
-                registry.changed().await;
-                known.send_replace(known_topics(&registry));
-                // Many topics that are made one after the other are told together.
-                tokio::time::sleep(limits::TOPICS_QUIET).await;
-            }
-        });
+        let unwatched = CancellationToken::new();
+        let watch = TaskTracker::new();
+        let watching = watch_topics(registry.clone(), known);
+        watch.spawn(unwatched.clone().run_until_cancelled_owned(watching));
         Ok(Groups {
             coordinator,
-            _topics: AbortOnDropHandle::new(watched),
+            watch,
+            unwatched,
         })
+    }
+
+    /// Ends the groups as they are.
+    pub(super) async fn stop(&self) {
+        self.coordinator.stop().await;
+        self.unwatched.cancel();
+        self.watch.close();
+        self.watch.wait().await;
     }
 
     pub(super) fn coordinator(&self) -> &Coordinator {
         &self.coordinator
+    }
+}
+
+/// Tells which topics there are whenever that changes.
+async fn watch_topics(registry: Arc<Registry>, known: watch::Sender<KnownTopics>) {
+    loop {
+        registry.changed().await;
+        known.send_replace(known_topics(&registry));
+        // Many topics that are made one after the other are told together.
+        tokio::time::sleep(limits::TOPICS_QUIET).await;
     }
 }
 

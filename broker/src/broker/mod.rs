@@ -200,7 +200,7 @@ impl Broker {
             // An error says that another call was first.
             let _ = stopped.await;
         }
-        self.shared.groups.coordinator().stop().await;
+        self.shared.groups.stop().await;
         self.shared.producers.stop().await;
         self.shared.engine.stop().await;
     }

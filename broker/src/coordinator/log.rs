@@ -40,7 +40,8 @@ pub trait GroupLog: Send + Sync + 'static {
     fn submit(&self, records: Vec<NewRecord>) -> LogFuture<Result<Durable, LogError>>;
 }
 
-/// Records of one group, and who waits for them.
+/// Records of one group, and who waits for them. Without records it is the last:
+/// the writer lets go of the log.
 #[derive(Debug)]
 struct Write {
     records: Vec<NewRecord>,
@@ -75,8 +76,8 @@ impl LogWriter {
         written
     }
 
-    /// Waits until all that was sent before is with the log.
-    pub(super) async fn finish(&self) {
+    /// Waits until all that was sent before is with the log, and ends the task.
+    pub(super) async fn end(&self) {
         let _ = outcome(&mut self.write(Vec::new())).await;
     }
 }
@@ -87,17 +88,24 @@ pub(super) async fn outcome(written: &mut Written) -> Result<(), LogError> {
 }
 
 async fn run(log: Arc<dyn GroupLog>, mut writes: mpsc::Receiver<Write>) {
-    while let Some(Write { mut records, reply }) = writes.recv().await {
+    let mut last = None;
+    while last.is_none()
+        && let Some(Write { mut records, reply }) = writes.recv().await
+    {
+        if records.is_empty() {
+            last = Some(reply);
+            break;
+        }
         let mut replies = vec![reply];
         while records.len() < limits::GROUP_RECORDS_AT_ONCE
             && let Ok(next) = writes.try_recv()
         {
+            if next.records.is_empty() {
+                last = Some(next.reply);
+                break;
+            }
             records.extend(next.records);
             replies.push(next.reply);
-        }
-        if records.is_empty() {
-            answer(replies, &Ok(()));
-            continue;
         }
         match log.submit(records).await {
             Ok(durable) => {
@@ -106,6 +114,8 @@ async fn run(log: Arc<dyn GroupLog>, mut writes: mpsc::Receiver<Write>) {
             Err(error) => answer(replies, &Err(error)),
         }
     }
+    drop(log);
+    answer(last.into_iter().collect(), &Ok(()));
 }
 
 /// A group that ended doesn't wait any more.

@@ -255,13 +255,13 @@ impl Coordinator {
         }
     }
 
-    /// Ends the groups as they are; what they wrote is with the log then. Members
-    /// are told nothing more.
+    /// Ends the groups as they are. What they wrote is with the log then, and nobody
+    /// of here holds it any more. Members are told nothing further.
     pub async fn stop(&self) {
         self.shared.stopping.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        self.shared.writer.finish().await;
+        self.shared.writer.end().await;
     }
 }
 

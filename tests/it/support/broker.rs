@@ -115,6 +115,14 @@ impl TestBroker {
             .unwrap()
     }
 
+    /// Everything about a group.
+    pub async fn describe_group(&self, name: &str) -> v1::DescribeGroupResponse {
+        let name = name.to_owned();
+        let mut admin = self.admin();
+        let described = admin.describe_group(v1::DescribeGroupRequest { name });
+        described.await.unwrap().into_inner()
+    }
+
     /// Opens a stream of requests.
     pub async fn produce_stream(
         &self,

@@ -13,7 +13,8 @@ use tonic::{Status, Streaming};
 
 /// A member's stream.
 pub struct Member {
-    requests: mpsc::Sender<ConsumeRequest>,
+    /// Absent once it has half-closed.
+    requests: Option<mpsc::Sender<ConsumeRequest>>,
     events: Streaming<v1::ConsumeResponse>,
     /// What it was told that it has, and of which generation.
     pub assigned: BTreeMap<(String, u32), u64>,
@@ -53,7 +54,7 @@ impl Member {
         let mut groups = GroupsClient::new(channel).max_decoding_message_size(16 << 20);
         let events = groups.consume(ReceiverStream::new(outgoing)).await;
         Member {
-            requests,
+            requests: Some(requests),
             events: events.unwrap().into_inner(),
             assigned: BTreeMap::new(),
         }
@@ -77,7 +78,15 @@ impl Member {
     /// Says something. A stream that has ended doesn't hear it.
     pub async fn say(&self, request: Request) {
         let request = Some(request);
-        let _ = self.requests.send(ConsumeRequest { request }).await;
+        if let Some(requests) = &self.requests {
+            let _ = requests.send(ConsumeRequest { request }).await;
+        }
+    }
+
+    /// Sends a request that says nothing that is known.
+    pub async fn say_nothing(&self) {
+        let requests = self.requests.as_ref().expect("it has not half-closed");
+        let _ = requests.send(ConsumeRequest { request: None }).await;
     }
 
     /// Commits these.
@@ -219,6 +228,24 @@ impl Member {
                 Err(status) => return status,
             }
         }
+    }
+
+    /// Says nothing more.
+    pub fn half_close(&mut self) {
+        self.requests = None;
+    }
+
+    /// Goes without a word, as if its process had died.
+    pub fn vanish(self) {
+        // The call is cancelled first: the end of the requests alone would mean that
+        // the member leaves.
+        drop(self.events);
+        drop(self.requests);
+    }
+
+    /// The number of a partition that it has.
+    pub fn some(&self) -> u32 {
+        self.assigned.keys().next().expect("it has one").1
     }
 
     /// Leaves, and waits until that is done.

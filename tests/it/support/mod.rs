@@ -12,4 +12,4 @@ pub use broker::TestBroker;
 pub use member::{Member, join, partition, position};
 pub use power::PowerDisk;
 pub use verb::{Done, Verb};
-pub use wire::{batch, encode, error_info, record};
+pub use wire::{ErrorInfo, batch, encode, error_info, record};

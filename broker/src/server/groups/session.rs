@@ -39,25 +39,33 @@ use crate::server::group_admin::member_id;
 /// Serves one stream to its end.
 pub(super) async fn serve(
     context: Context,
-    mut incoming: Streaming<v1::ConsumeRequest>,
+    incoming: Streaming<v1::ConsumeRequest>,
     responses: Responses,
     address: String,
 ) {
-    let joined = tokio::select! {
-        joined = join::join(&context, &mut incoming, address) => joined,
-        () = responses.closed() => return,
-    };
-    let end = match joined {
-        Some(Ok((member, terms))) => {
-            let session = Session::new(context, member, terms);
-            session.run(incoming, &responses).await
-        }
-        Some(Err(refusal)) => Err(refusal.into()),
-        None => return,
-    };
-    if let Err(status) = end {
+    if let Err(status) = converse(context, incoming, &responses, address).await {
         // Nobody may be there to hear it.
         let _ = responses.send(Err(status)).await;
+    }
+}
+
+async fn converse(
+    context: Context,
+    mut incoming: Streaming<v1::ConsumeRequest>,
+    responses: &Responses,
+    address: String,
+) -> Result<(), Status> {
+    let joined = tokio::select! {
+        joined = join::join(&context, &mut incoming, address) => joined,
+        () = responses.closed() => None,
+    };
+    match joined {
+        Some(Ok((member, terms))) => {
+            let session = Session::new(context, member, terms);
+            session.run(incoming, responses).await
+        }
+        Some(Err(refusal)) => Err(refusal.into()),
+        None => Ok(()),
     }
 }
 
