@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use statecast_client::{Client, GroupDescription, GroupState, RecordRef, TopicConfig};
+use tokio::sync::watch;
 
 use crate::support::{Binary, statecast};
 
@@ -136,15 +137,30 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap()
 }
 
-/// Sends the numbers up to a count, those of one key to one partition.
-async fn produce(client: Client, count: u64) {
+/// Sends the numbers up to a count, those of one key to one partition; no more
+/// of them than are allowed.
+async fn produce(client: Client, count: u64, mut allowed: watch::Receiver<u64>) {
     let producer = client.producer();
     for number in 0..count {
+        if *allowed.borrow() <= number {
+            allowed.wait_for(|allowed| *allowed > number).await.unwrap();
+        }
         let (key, value) = ((number % KEYS).to_string(), number.to_string());
         let record = RecordRef::new(key.as_bytes(), value.as_bytes());
         drop(producer.send("t", &record).await.unwrap());
     }
     producer.close().await.unwrap();
+}
+
+/// Waits until all that was printed is committed.
+async fn until_committed(client: &Client) -> BTreeMap<u32, u64> {
+    loop {
+        let description = describe(client).await;
+        if description.partitions.iter().all(|p| p.lag == 0) {
+            return committed(&description);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -164,14 +180,18 @@ async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
     until_stable(&client, 3).await;
 
     let records = records();
-    let producing = tokio::spawn(produce(client.clone(), records));
+    let (allow, allowed) = watch::channel(records / 3);
+    let producing = tokio::spawn(produce(client.clone(), records, allowed));
     until_seen(&seen, records / 3).await;
-    let committed = committed(&describe(&client).await);
+    let committed = until_committed(&client).await;
+    // In the midst of the second third, of which little is committed.
+    allow.send_replace(records / 3 * 2);
+    until_seen(&seen, records / 2).await;
     processes.remove(0).kill();
-    until_seen(&seen, records / 3 * 2).await;
+    allow.send_replace(records);
     processes.push(start());
-    until_stable(&client, 3).await;
     producing.await.unwrap();
+    until_stable(&client, 3).await;
     until_seen(&seen, records).await;
     for process in processes {
         assert!(process.terminate().success());
