@@ -57,6 +57,28 @@ impl Shell {
         self.says(&["group", "describe", "g", "-o", "json"]).json()
     }
 
+    /// The names of the members that have the partitions, once so many members
+    /// are connected and each partition is at one.
+    fn owners(&self, connected: usize) -> Vec<String> {
+        loop {
+            let described = self.describe();
+            let members = described["member_states"].as_array().unwrap();
+            let is_connected = |member: &&Value| member["address"] != "";
+            let name = |id: &Value| {
+                let member = members.iter().find(|member| &member["id"] == id)?;
+                member["name"].as_str().map(str::to_owned)
+            };
+            let partitions = described["partition_states"].as_array().unwrap();
+            let owners: Option<Vec<_>> = partitions.iter().map(|p| name(&p["member"])).collect();
+            if members.iter().filter(is_connected).count() == connected
+                && described["state"] == "stable"
+                && let Some(owners) = owners
+            {
+                return owners;
+            }
+        }
+    }
+
     /// What is committed, by partition.
     fn committed(&self) -> Vec<Value> {
         let described = self.describe();
@@ -167,6 +189,25 @@ fn groups_are_listed_described_reset_and_deleted() {
     assert_eq!(lines(&mut stdout, 2), ["1 8\n", "1 9\n"]);
     send(Signal::TERM, &child);
     assert!(child.wait_with_output().unwrap().status.success());
+}
+
+#[test]
+fn named_member_that_pauses_finds_its_partitions_again() {
+    let shell = Shell::start();
+    let (a, _a) = shell.consume(&["--member-name", "a"]);
+    let (b, _b) = shell.consume(&["--member-name", "b"]);
+    let owners = shell.owners(2);
+    assert_ne!(owners[0], owners[1]);
+    send(Signal::TERM, &a);
+    assert!(a.wait_with_output().unwrap().status.success());
+    // Its time to come again is long: the broker's default, 10 seconds.
+    assert_eq!(shell.owners(1), owners);
+    let (a, _a) = shell.consume(&["--member-name", "a"]);
+    assert_eq!(shell.owners(2), owners);
+    for child in [a, b] {
+        send(Signal::TERM, &child);
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
 }
 
 #[test]
