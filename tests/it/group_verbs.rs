@@ -61,7 +61,12 @@ impl Shell {
     /// are connected and each partition is at one.
     fn owners(&self, connected: usize) -> Vec<String> {
         loop {
-            let described = self.describe();
+            let described = self.verb(&["group", "describe", "g", "-o", "json"]).run();
+            if described.code != 0 {
+                // Nobody has joined yet.
+                continue;
+            }
+            let described = described.json();
             let members = described["member_states"].as_array().unwrap();
             let is_connected = |member: &&Value| member["address"] != "";
             let name = |id: &Value| {
