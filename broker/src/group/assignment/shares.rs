@@ -177,7 +177,7 @@ impl<'a> Shares<'a> {
         let worth = |&(topic, count, seat): &(usize, usize, usize)| {
             let owner = self.seats[seat].owner;
             let taker_lacks = count + self.seats.len() - self.by_member[to].count(kind, topic);
-            (owner == Some(to), owner != Some(from), taker_lacks)
+            (owner == Some(to), owner != Some(from), taker_lacks, count)
         };
         let pile = &self.by_member[from].kinds[&kind];
         let best = pile.most_first().take(LOOKED_AT).max_by_key(worth);

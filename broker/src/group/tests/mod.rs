@@ -1,11 +1,13 @@
-//! A group, by what goes in and comes out.
+//! Groups, by what goes in and comes out.
 
+mod large;
 mod model;
+mod presence;
 pub(super) mod random;
+mod rebalances;
+mod scene;
 mod world;
 
-use super::*;
-use crate::model::{TopicId, TopicName};
 use world::World;
 
 /// Seeds that every test run tries. `STATECAST_SEEDS=from..to` tries others.
@@ -50,53 +52,4 @@ fn where_all_read_the_same_every_interleaving_keeps_the_rules_and_moves_the_fewe
 #[test]
 fn where_members_read_different_topics_every_interleaving_keeps_the_rules() {
     for_all_seeds("different", |seed| interleave(seed, false));
-}
-
-fn topic(id: u64, name: &str, partitions: u32) -> Topic {
-    Topic {
-        id: TopicId(id),
-        name: TopicName::try_from(name).unwrap(),
-        partitions,
-    }
-}
-
-fn join(id: u64, topics: &[&str]) -> Event {
-    Event::Join {
-        member: MemberId(id),
-        request: JoinRequest {
-            name: None,
-            subscription: Subscription::new(topics.iter().copied()).unwrap(),
-            session_timeout_ms: 10_000,
-            revoke_timeout_ms: 5_000,
-        },
-    }
-}
-
-#[test]
-fn two_members_share() {
-    let mut group = Group::new(Generation::ZERO);
-    group.handle(Event::Topics(TopicList::new(vec![topic(1, "a", 4)])), 0);
-    assert_eq!(group.handle(join(1, &["a"]), 0), []);
-    let effects = group.handle(Event::Tick, 20);
-    assert_eq!(effects.len(), 2, "{effects:?}");
-    group.handle(join(2, &["*"]), 30);
-    let effects = group.handle(Event::Tick, 50);
-    let Effect::Revoke { partitions, .. } = &effects[1] else {
-        panic!("{effects:?}");
-    };
-    assert_eq!(partitions.len(), 2);
-    let revoked = Event::Revoked {
-        member: MemberId(1),
-        partitions: partitions.clone(),
-    };
-    let effects = group.handle(revoked, 60);
-    assert_eq!(
-        effects[1],
-        Effect::Assign {
-            member: MemberId(2),
-            generation: Generation(3),
-            partitions: partitions.clone()
-        }
-    );
-    assert_eq!(group.state(), GroupState::Stable);
 }
