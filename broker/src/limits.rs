@@ -96,12 +96,75 @@ pub const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// HTTP/2 receive window of a stream: bytes.
 pub const HTTP2_STREAM_WINDOW: u32 = 2 << 20;
 
-/// HTTP/2 receive window of a connection: bytes. With the number of connections
-/// it bounds what clients can make the broker hold.
+/// HTTP/2 receive window of a connection: bytes. What lies in it was not read by
+/// the broker yet.
 pub const HTTP2_CONNECTION_WINDOW: u32 = 8 << 20;
+
+/// Connections that get these windows; further ones get narrow ones, so that the
+/// sum of all windows stays bounded.
+pub const WIDE_CONNECTIONS: usize = 32;
+
+/// The receive window of a stream of further connections, at most: bytes. A
+/// quarter of the connection's, as it is with wide ones.
+pub const NARROW_STREAM_WINDOW: u32 = 128 << 10;
+
+/// The receive window of further connections, at most: bytes. The HTTP/2 library
+/// lets unread frames of a few bytes waste half of the window, 256 each, before it
+/// takes them for an attack: this is the least that leaves room for one on each
+/// of [`STREAMS_PER_CONNECTION`].
+pub const NARROW_CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// Streams that one connection has open at a time.
 pub const STREAMS_PER_CONNECTION: u32 = 1024;
+
+/// Connections for gRPC at a time.
+pub const MAX_CONNECTIONS: RangeInclusive<usize> = 1..=100_000;
+
+/// Default of the connections for gRPC at a time.
+pub const DEFAULT_MAX_CONNECTIONS: usize = 2048;
+
+/// Open files that are not for gRPC's connections: segments, the journal, the
+/// index, connections for HTTP. Half of all where there are few.
+pub const RESERVED_FILES: u64 = 1024;
+
+/// Calls at a time, of all connections together, for each that there may be. A
+/// call that waits for something takes some 20 KiB.
+pub const CALLS_PER_CONNECTION: usize = 8;
+
+/// Connections for HTTP at a time.
+pub const HTTP_CONNECTIONS: usize = 64;
+
+/// How long a connection for HTTP may be silent.
+pub const HTTP_IDLE: Duration = Duration::from_secs(30);
+
+/// After a connection could not be accepted for want of something, the next try
+/// waits so long.
+pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Messages that are being received, of all clients together: bytes. One that
+/// comes whole in a single frame of HTTP/2 is not counted.
+pub const RECEIVING_BYTES: usize = 128 * MIB;
+
+/// What was read for readers and has not been sent, of all of them together:
+/// bytes.
+pub const SENDING_BYTES: usize = 256 * MIB;
+
+/// Answers of produce streams that wait for the log, or for a client that doesn't
+/// read them, of all clients together: bytes.
+pub const ANSWERING_BYTES: usize = 64 * MIB;
+
+/// What the answers of one stream take without asking: bytes.
+pub const FREE_ANSWER_ROOM: usize = 16 * KIB;
+
+/// In what steps the answers of a stream ask for more: bytes.
+pub const ANSWER_ROOM_STEP: usize = 32 * KIB;
+
+/// How long a client may keep others waiting for such memory without giving any
+/// back.
+pub const STALLED: Duration = Duration::from_secs(10);
+
+/// Partitions that all readers together read. Each takes some 150 bytes.
+pub const CURSORS: usize = 1 << 20;
 
 /// How long a connection may take to answer an HTTP/2 ping.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);

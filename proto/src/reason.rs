@@ -119,6 +119,8 @@ reasons! {
     MemberExpired = ("MEMBER_EXPIRED", ABORTED, true);
     /// Another member joined with the same name.
     MemberReplaced = ("MEMBER_REPLACED", ABORTED, false);
+    /// The broker holds as much of its clients' data, or as many calls, as it may.
+    Overloaded = ("OVERLOADED", RESOURCE_EXHAUSTED, true);
     /// The disk is full; nothing was appended, and reads go on.
     DiskFull = ("DISK_FULL", RESOURCE_EXHAUSTED, true);
     /// A write failed: the log takes no appends until the broker is restarted.

@@ -25,6 +25,7 @@ mod inspect;
 mod killed;
 mod library;
 mod main_job;
+mod memory;
 mod power_cut;
 mod produce;
 mod protocol_page;

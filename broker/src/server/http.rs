@@ -9,6 +9,8 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use super::http_listener::HttpListener;
+use super::memory::Memory;
 use super::{Context, ServeError, process};
 use crate::coordinator::GroupCounts;
 use crate::partition::Traffic;
@@ -26,7 +28,7 @@ pub(super) async fn serve(
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .with_state(context);
-    axum::serve(listener, routes).await?;
+    axum::serve(HttpListener::new(listener), routes).await?;
     Ok(())
 }
 
@@ -77,6 +79,7 @@ statecast_info{{version=\"{version}\"}} 1
     );
     put_traffic(&mut put, traffic);
     put_groups(&mut put, broker.groups().counts());
+    put_memory(&mut put, &context.memory);
     put(
         "statecast_archiver_lag_files",
         "gauge",
@@ -178,5 +181,38 @@ fn put_traffic(put: &mut impl FnMut(&str, &str, &str, f64), traffic: Traffic) {
     ];
     for (name, help, value) in counters {
         put(name, "counter", help, value as f64);
+    }
+}
+
+fn put_memory(put: &mut impl FnMut(&str, &str, &str, f64), memory: &Memory) {
+    let gauges = [
+        (
+            "statecast_connections",
+            "Open connections for gRPC.",
+            memory.connections.taken(),
+        ),
+        (
+            "statecast_calls",
+            "Calls that are not answered to their end.",
+            memory.calls.taken(),
+        ),
+        (
+            "statecast_receiving_bytes",
+            "Memory that messages have which are being received.",
+            memory.receiving.used(),
+        ),
+        (
+            "statecast_sending_bytes",
+            "Memory that responses have which are on their way to readers.",
+            memory.sending.used(),
+        ),
+        (
+            "statecast_answering_bytes",
+            "Memory that answers of produce streams have which wait.",
+            memory.answering.used(),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        put(name, "gauge", help, value as f64);
     }
 }

@@ -4,6 +4,7 @@ use statecast_proto::v1;
 use statecast_proto::v1::log_server::Log;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::call::Call;
 use super::fetch::FetchStream;
 use super::produce_stream::ProduceStream;
 use super::{Context, fetch, init_producer, list_offsets, produce};
@@ -46,12 +47,14 @@ impl Log for LogService {
         &self,
         request: Request<Streaming<v1::ProduceStreamRequest>>,
     ) -> Result<Response<Self::ProduceStreamStream>, Status> {
+        let call = Call::of(request.extensions());
         let incoming = request.into_inner();
         let draining = self.context.draining.clone();
         Ok(Response::new(ProduceStream::new(
             self.context.broker.clone(),
             incoming,
             draining,
+            call,
         )))
     }
 
@@ -59,7 +62,8 @@ impl Log for LogService {
         &self,
         request: Request<v1::FetchRequest>,
     ) -> Result<Response<Self::FetchStream>, Status> {
-        let stream = fetch::open(&self.context, request.into_inner()).await?;
+        let call = Call::of(request.extensions());
+        let stream = fetch::open(&self.context, request.into_inner(), call).await?;
         Ok(Response::new(stream))
     }
 

@@ -2,6 +2,9 @@
 //! generated types.
 
 mod admin;
+mod answer_room;
+mod call;
+mod connection;
 mod connections;
 mod error;
 mod fetch;
@@ -10,17 +13,21 @@ mod group_admin;
 mod groups;
 mod health;
 mod http;
+mod http_listener;
 mod init_producer;
 mod list_offsets;
 mod log;
+mod memory;
 mod process;
 mod produce;
 mod produce_stream;
 mod reading;
+mod request_body;
 mod topic_config;
 
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use statecast_proto::DESCRIPTOR_SET;
@@ -36,6 +43,8 @@ use tonic_health::pb::health_server::HealthServer;
 
 use crate::broker::Broker;
 use crate::limits;
+use connections::{Door, Windows};
+use memory::Memory;
 
 /// What can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +53,16 @@ pub struct ServerOptions {
     pub stream_window: u32,
     /// HTTP/2 receive window of a connection: bytes.
     pub connection_window: u32,
+    /// Connections for gRPC at a time.
+    pub max_connections: usize,
+    /// Memory for messages that are being received: bytes.
+    pub receiving_bytes: usize,
+    /// Memory for responses on their way to readers: bytes.
+    pub sending_bytes: usize,
+    /// Memory for answers of produce streams that wait: bytes.
+    pub answering_bytes: usize,
+    /// How long a client may keep others waiting for that memory.
+    pub stalled: Duration,
     /// How long stopping waits for requests in flight.
     pub drain: Duration,
 }
@@ -53,6 +72,11 @@ impl Default for ServerOptions {
         ServerOptions {
             stream_window: limits::HTTP2_STREAM_WINDOW,
             connection_window: limits::HTTP2_CONNECTION_WINDOW,
+            max_connections: limits::DEFAULT_MAX_CONNECTIONS,
+            receiving_bytes: limits::RECEIVING_BYTES,
+            sending_bytes: limits::SENDING_BYTES,
+            answering_bytes: limits::ANSWERING_BYTES,
+            stalled: limits::STALLED,
             drain: limits::DRAIN,
         }
     }
@@ -94,6 +118,7 @@ pub enum ServeError {
 #[derive(Debug, Clone)]
 struct Context {
     broker: Broker,
+    memory: Arc<Memory>,
     /// Cancelled when the server stops taking new work. Streams end then.
     draining: CancellationToken,
 }
@@ -117,12 +142,13 @@ pub async fn serve(
 ) -> Result<Drained, ServeError> {
     let context = Context {
         broker,
+        memory: Arc::new(Memory::new(&options)),
         draining: CancellationToken::new(),
     };
     let draining = context.draining.clone();
     let calls = TaskTracker::new();
     let http = http::serve(listeners.http, context.clone());
-    let grpc = serve_grpc(listeners.grpc, context, options, &calls)?;
+    let grpc = serve_grpc(listeners.grpc, context, options, calls.clone())?;
     let drained = async {
         shutdown.await;
         draining.cancel();
@@ -151,7 +177,7 @@ fn serve_grpc(
     listener: TcpListener,
     context: Context,
     options: ServerOptions,
-    calls: &TaskTracker,
+    calls: TaskTracker,
 ) -> Result<impl Future<Output = Result<(), ServeError>>, ServeError> {
     let log = LogServer::new(log::LogService::new(context.clone()))
         .max_decoding_message_size(limits::MESSAGE_BYTES);
@@ -169,24 +195,43 @@ fn serve_grpc(
         .add_service(groups)
         .add_service(health)
         .add_service(reflection);
-    let mut server = Server::builder()
-        .initial_stream_window_size(options.stream_window)
-        .initial_connection_window_size(options.connection_window)
+    let memory = context.memory;
+    let routes = call::bounded(routes.into_axum_router(), memory.clone(), calls);
+    let windows = Windows {
+        stream: options.stream_window,
+        connection: options.connection_window,
+    };
+    let (door, incoming) = Door::new(listener, windows, memory);
+    let draining = context.draining;
+    let serve = move |windows: Windows, incoming| {
+        http2(windows)
+            .add_routes(Routes::from(routes.clone()))
+            .serve_with_incoming_shutdown(incoming, draining.clone().cancelled_owned())
+    };
+    let wide = serve(windows, incoming.wide);
+    let narrow = serve(windows.narrowed(), incoming.narrow);
+    Ok(async move {
+        let served = async { tokio::try_join!(wide, narrow) };
+        tokio::pin!(served);
+        // Once they take no more connections the door closes, and the port.
+        tokio::select! {
+            served = &mut served => served?,
+            () = door.open() => served.await?,
+        };
+        Ok(())
+    })
+}
+
+/// A server of connections with these windows.
+fn http2(windows: Windows) -> Server {
+    Server::builder()
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         .http2_adaptive_window(Some(false))
         .max_frame_size(limits::HTTP2_FRAME_BYTES)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(limits::KEEPALIVE))
-        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT));
-    let routes = connections::counted(routes.into_axum_router(), calls);
-    let incoming = connections::incoming(listener);
-    let draining = context.draining.cancelled_owned();
-    Ok(async move {
-        server
-            .add_routes(Routes::from(routes))
-            .serve_with_incoming_shutdown(incoming, draining)
-            .await?;
-        Ok(())
-    })
+        .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use futures_util::{FutureExt, Stream, StreamExt};
@@ -17,7 +18,10 @@ use statecast_proto::v1::batch_result::Outcome;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::Status;
 
+use super::answer_room::AnswerRoom;
+use super::call::Call;
 use super::error::Refusal;
+use super::memory::Held;
 use crate::broker::{Acks, BatchChecker, Broker, IncomingBatch, SequenceClaim};
 use crate::limits;
 use crate::partition::{Append, AppendError, Appended};
@@ -35,6 +39,8 @@ pub(super) struct ProduceStream<S> {
     arrived: Option<v1::ProduceStreamRequest>,
     in_flight: VecDeque<InFlight>,
     bytes_in_flight: usize,
+    /// For the answers to what is in flight.
+    room: AnswerRoom,
     /// What the stream ends with, after the answers in flight.
     end: Option<Status>,
     /// An answer was given out that may still lie in a buffer of the transport.
@@ -42,7 +48,10 @@ pub(super) struct ProduceStream<S> {
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-type SubmitFuture = Pin<Box<dyn Future<Output = Result<Acks, AppendError>> + Send>>;
+/// Waits for room for the answer, then for the log.
+type SubmitFuture = Pin<Box<dyn Future<Output = Result<Submitted, AppendError>> + Send>>;
+
+type Submitted = (Option<Held>, Option<Acks>);
 
 struct Submitting {
     future: SubmitFuture,
@@ -78,6 +87,7 @@ where
         broker: Broker,
         incoming: S,
         draining: CancellationToken,
+        call: Arc<Call>,
     ) -> ProduceStream<S> {
         ProduceStream {
             incoming: Some(incoming),
@@ -87,6 +97,7 @@ where
             arrived: None,
             in_flight: VecDeque::new(),
             bytes_in_flight: 0,
+            room: AnswerRoom::new(call),
             end: None,
             unsent: false,
             draining: Box::pin(draining.cancelled_owned()),
@@ -104,6 +115,7 @@ where
         };
         let oldest = self.in_flight.pop_front().expect("we have just seen it");
         self.bytes_in_flight -= oldest.answer.bytes;
+        self.room.hand_over(oldest.answer.room());
         Poll::Ready(oldest.answer.complete(acks))
     }
 
@@ -112,15 +124,18 @@ where
         let Some(submitting) = &mut self.submitting else {
             return Poll::Ready(());
         };
-        let acks = ready!(submitting.future.poll_unpin(cx));
+        let submitted = ready!(submitting.future.poll_unpin(cx));
         let Submitting { answer, .. } = self.submitting.take().expect("we have just seen it");
-        match acks {
-            Ok(acks) => self.in_flight.push_back(InFlight {
-                acks: Some(acks),
-                answer,
-            }),
+        match submitted {
+            Ok((room, acks)) => {
+                if let Some(room) = room {
+                    self.room.grow(room);
+                }
+                self.in_flight.push_back(InFlight { acks, answer });
+            }
             Err(error) => {
                 self.bytes_in_flight -= answer.bytes;
+                self.room.remove(answer.room());
                 self.close(Refusal::from(error).into());
             }
         }
@@ -164,12 +179,23 @@ where
         };
         let (appends, answer) = self.check(request, bytes);
         self.bytes_in_flight += bytes;
-        if appends.is_empty() {
+        let room = self.room.add(answer.room());
+        if appends.is_empty() && room.is_none() {
             self.in_flight.push_back(InFlight { acks: None, answer });
             return;
         }
         let engine = self.broker.engine().clone();
-        let future = Box::pin(async move { engine.submit(appends).await });
+        let future = Box::pin(async move {
+            let room = match room {
+                Some(room) => Some(room.await),
+                None => None,
+            };
+            let acks = match appends.is_empty() {
+                true => None,
+                false => Some(engine.submit(appends).await?),
+            };
+            Ok((room, acks))
+        });
         self.submitting = Some(Submitting { future, answer });
     }
 
@@ -273,7 +299,20 @@ fn request_size(request: &v1::ProduceStreamRequest) -> Result<usize, Refusal> {
     Ok(bytes)
 }
 
+/// What a waiting answer takes in memory, for each of its batches besides their
+/// names, and for one that was refused: bytes, about.
+const PER_ANSWER: usize = 256;
+const PER_BATCH: usize = 100;
+const PER_REFUSAL: usize = 1024;
+
 impl Answer {
+    /// The memory that it takes while it waits: bytes, about.
+    fn room(&self) -> usize {
+        let names: usize = self.places.iter().map(|place| place.topic.len()).sum();
+        let batches = PER_BATCH * self.places.len() + PER_REFUSAL * self.refused.len();
+        PER_ANSWER + names + batches
+    }
+
     /// The response, given the results of the batches that were not refused.
     /// Without them the engine ended first.
     fn complete(

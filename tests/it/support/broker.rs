@@ -99,6 +99,22 @@ impl TestBroker {
         self.http
     }
 
+    /// What a metric says now.
+    pub async fn metric(&self, name: &str) -> usize {
+        let (_, metrics) = super::get(self.http, "/metrics").await;
+        let line = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect(name).parse().unwrap()
+    }
+
+    /// Waits until a metric has a value that fits.
+    pub async fn until(&self, name: &str, fits: impl Fn(usize) -> bool) {
+        while !fits(self.metric(name).await) {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Creates a topic with the default configuration.
     pub async fn create_topic(&self, name: &str, partitions: u32) -> v1::Topic {
         let request = v1::CreateTopicRequest {

@@ -2,6 +2,8 @@
 
 mod binary;
 mod broker;
+mod half_sent;
+mod http;
 mod member;
 mod power;
 mod verb;
@@ -9,6 +11,8 @@ mod wire;
 
 pub use binary::{Binary, statecast};
 pub use broker::TestBroker;
+pub use half_sent::HalfSent;
+pub use http::get;
 pub use member::{Member, join, partition, position};
 pub use power::PowerDisk;
 pub use verb::{Done, Verb};

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::common::Common;
 use super::failure::Failure;
 use crate::broker::{Broker, BrokerOptions};
-use crate::limits::DISK_READS;
+use crate::limits;
 use crate::server::{self, Listeners, ServerOptions};
 use crate::storage::dir::RealDir;
 
@@ -39,23 +39,24 @@ impl Serve {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         let settings = self.settings.resolve()?;
         logging::init(settings.log_level, settings.log_format);
-        raise_open_files();
+        let max_connections = max_connections(settings.max_connections, raise_open_files());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .worker_threads(settings.threads)
             // A pool that may grow gets a thread for every few reads that follow
             // each other closely, not only for those at the same time.
-            .max_blocking_threads(DISK_READS + OTHER_BLOCKING)
+            .max_blocking_threads(limits::DISK_READS + OTHER_BLOCKING)
             .thread_name("statecast")
             .build()
             .map_err(Failure::failed)?;
-        runtime.block_on(run(&settings, common.quiet))
+        runtime.block_on(run(&settings, max_connections, common.quiet))
     }
 }
 
 /// Connections and segments are open files, and 1,024, the usual bound, are few.
-/// A process may raise its own up to the hard one.
-fn raise_open_files() {
+/// A process may raise its own up to the hard one. Returns what it is then, if
+/// there is a bound.
+fn raise_open_files() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -64,9 +65,27 @@ fn raise_open_files() {
     if let Err(error) = setrlimit(Resource::Nofile, raised) {
         tracing::warn!("the bound of open files can't be raised: {error}");
     }
+    getrlimit(Resource::Nofile).current
 }
 
-async fn run(settings: &Settings, quiet: bool) -> Result<(), Failure> {
+/// As many connections as were asked for, if their open files leave enough to the
+/// log.
+fn max_connections(asked: usize, open_files: Option<u64>) -> usize {
+    let Some(open_files) = open_files else {
+        return asked;
+    };
+    let reserved = limits::RESERVED_FILES.min(open_files / 2);
+    let fits = usize::try_from(open_files - reserved).unwrap_or(usize::MAX);
+    if fits < asked {
+        tracing::warn!(
+            "{fits} connections at a time instead of {asked}: \
+             the process may open {open_files} files"
+        );
+    }
+    asked.min(fits)
+}
+
+async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result<(), Failure> {
     // Before the data is touched: what fails most often fails first.
     let grpc = bind(settings.listen)?;
     let http = settings.http_listen.0.map(bind).transpose()?;
@@ -84,6 +103,7 @@ async fn run(settings: &Settings, quiet: bool) -> Result<(), Failure> {
     let options = ServerOptions {
         stream_window: settings.stream_window,
         connection_window: settings.connection_window,
+        max_connections,
         ..ServerOptions::default()
     };
     let served = server::serve(broker.clone(), listeners, options, signals.stop_requested()).await;
@@ -159,5 +179,19 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_open_files_to_the_log() {
+        assert_eq!(max_connections(2048, None), 2048);
+        assert_eq!(max_connections(2048, Some(1 << 20)), 2048);
+        assert_eq!(max_connections(2048, Some(3000)), 1976);
+        assert_eq!(max_connections(2048, Some(256)), 128, "half, of few");
+        assert_eq!(max_connections(10, Some(256)), 10);
     }
 }

@@ -39,10 +39,14 @@ struct Given {
     /// HTTP/2 receive window of a stream in bytes: more for long paths [default: 2097152]
     #[arg(long, env = "STATECAST_STREAM_WINDOW", value_name = "BYTES")]
     stream_window: Option<u32>,
-    /// HTTP/2 receive window of a connection in bytes; with the number of
-    /// connections it bounds what clients make the broker hold [default: 8388608]
+    /// HTTP/2 receive window of a connection in bytes, at least twice that of a
+    /// stream; the first 32 connections get it, others narrower ones [default: 8388608]
     #[arg(long, env = "STATECAST_CONNECTION_WINDOW", value_name = "BYTES")]
     connection_window: Option<u32>,
+    /// Connections for gRPC at a time; fewer if the bound of open files is lower
+    /// [default: 2048]
+    #[arg(long, env = "STATECAST_MAX_CONNECTIONS", value_name = "N")]
+    max_connections: Option<usize>,
     /// Threads that serve requests [default: as many as the machine has cores]
     #[arg(long, env = "STATECAST_THREADS", value_name = "N")]
     threads: Option<usize>,
@@ -67,6 +71,8 @@ pub(in crate::cli) struct Settings {
     pub(in crate::cli) stream_window: u32,
     /// HTTP/2 receive window of a connection: bytes.
     pub(in crate::cli) connection_window: u32,
+    /// Connections for gRPC at a time.
+    pub(in crate::cli) max_connections: usize,
     /// Threads that serve requests.
     pub(in crate::cli) threads: usize,
     /// The least severe log lines that are written.
@@ -129,6 +135,7 @@ impl Given {
             http_listen: self.http_listen.or(other.http_listen),
             stream_window: self.stream_window.or(other.stream_window),
             connection_window: self.connection_window.or(other.connection_window),
+            max_connections: self.max_connections.or(other.max_connections),
             threads: self.threads.or(other.threads),
             log_level: self.log_level.or(other.log_level),
             log_format: self.log_format.or(other.log_format),
@@ -145,6 +152,9 @@ impl Given {
             connection_window: self
                 .connection_window
                 .unwrap_or(limits::HTTP2_CONNECTION_WINDOW),
+            max_connections: self
+                .max_connections
+                .unwrap_or(limits::DEFAULT_MAX_CONNECTIONS),
             threads: self.threads.unwrap_or_else(default_threads),
             log_level: self.log_level.unwrap_or(LogLevel::Info),
             log_format: self.log_format.unwrap_or(LogFormat::Text),
@@ -175,6 +185,8 @@ impl Settings {
             self.connection_window as usize,
             windows,
         )?;
+        let connections = limits::MAX_CONNECTIONS;
+        within("max_connections", self.max_connections, connections)?;
         within("threads", self.threads, limits::THREADS)?;
         Ok(self)
     }

@@ -2,16 +2,20 @@
 //!
 //! The reader is polled only when the transport can send, so a consumer that
 //! never reads holds one response, one more that was read ahead, and what the
-//! transport has of them. Dropped with the call.
+//! transport has of them. All of it has room in the budget of the server, and
+//! nothing is read ahead while that is scarce. Dropped with the call.
 
 mod ahead;
 mod follow;
 mod reader;
 mod start;
 
+use std::sync::Arc;
+
 use statecast_proto::v1;
 
 use super::Context;
+use super::call::Call;
 use super::error::Refusal;
 use crate::limits;
 use ahead::Ahead;
@@ -26,6 +30,7 @@ pub(super) type FetchStream = Ahead<Reader>;
 pub(super) async fn open(
     context: &Context,
     request: v1::FetchRequest,
+    call: Arc<Call>,
 ) -> Result<FetchStream, Refusal> {
     let max_bytes = request.max_bytes.unwrap_or(limits::DEFAULT_FETCH_BYTES);
     if !limits::FETCH_BYTES.contains(&max_bytes) {
@@ -39,12 +44,15 @@ pub(super) async fn open(
     let topic = context.broker.topic(&request.topic)?;
     let opened = start::positions(&context.broker, &topic, &request).await?;
     let grows = start::is_whole(&request) && !request.until_end;
-    Ok(Ahead::new(Reader::new(ReaderOptions {
+    let reader = Reader::new(ReaderOptions {
+        max_batch_bytes: topic.max_batch_bytes() as usize,
         follow: grows.then(|| Follow::new(context.broker.clone(), topic)),
         topic: request.topic,
         until_end: request.until_end,
         max_bytes: max_bytes as usize,
         draining: context.draining.clone(),
         opened,
-    })))
+        call: call.clone(),
+    })?;
+    Ok(Ahead::new(reader, call))
 }

@@ -3,18 +3,22 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use statecast_proto::reason::Reason;
 use statecast_proto::v1::{self, fetch_response::Event};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::ahead::Source;
+use super::ahead::{Made, Source};
 use super::follow::{Change, Follow};
 use super::start::Opened;
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
+use crate::server::call::Call;
 use crate::server::error::Refusal;
 use crate::server::fetched::fetched;
+use crate::server::memory::Held;
 
 /// The state of one call. Each slot is one partition: its index is in `busy`
 /// while there may be something to read, else the partition rings `bell`, or the
@@ -30,8 +34,17 @@ pub(in crate::server) struct Reader {
     max_bytes: usize,
     until_end: bool,
     phase: Phase,
-    /// Read already, but too much for the response before.
+    /// Read already, but too much for the response before; and the room it takes.
     held: Vec<v1::FetchedBatch>,
+    held_room: Option<Held>,
+    /// What the batches of the response that was made last take.
+    room: Option<Held>,
+    /// Bytes that are read for one response, at most: one batch may be over its
+    /// size.
+    round_bytes: usize,
+    call: Arc<Call>,
+    /// A permit for each slot.
+    cursors: OwnedSemaphorePermit,
     /// To be said before anything else is read.
     events: VecDeque<Event>,
     draining: CancellationToken,
@@ -46,8 +59,11 @@ pub(super) struct ReaderOptions {
     pub(super) until_end: bool,
     /// Of a response.
     pub(super) max_bytes: usize,
+    /// Of a batch.
+    pub(super) max_batch_bytes: usize,
     pub(super) draining: CancellationToken,
     pub(super) follow: Option<Follow>,
+    pub(super) call: Arc<Call>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,20 +93,23 @@ struct Slot {
 const FOR_EVER: Offset = Offset(u64::MAX);
 
 impl Reader {
-    pub(super) fn new(options: ReaderOptions) -> Reader {
+    pub(super) fn new(options: ReaderOptions) -> Result<Reader, Refusal> {
         let ReaderOptions {
             topic,
             opened,
             until_end,
             max_bytes,
+            max_batch_bytes,
             draining,
             follow,
+            call,
         } = options;
+        let cursors = take_cursors(&call, opened.len())?;
         let slots = opened
             .into_iter()
             .map(|opened| Slot::new(opened, until_end));
         let slots: Vec<Slot> = slots.collect();
-        Reader {
+        Ok(Reader {
             topic,
             busy: (0..slots.len()).collect(),
             slots,
@@ -100,10 +119,15 @@ impl Reader {
             until_end,
             phase: Phase::Opening,
             held: Vec::new(),
+            held_room: None,
+            room: None,
+            round_bytes: max_bytes + max_batch_bytes,
+            call,
+            cursors,
             events: VecDeque::new(),
             draining,
             follow,
-        }
+        })
     }
 
     async fn next_event(&mut self) -> Result<Option<Event>, Refusal> {
@@ -113,7 +137,7 @@ impl Reader {
             return Ok(Some(Event::Opened(v1::FetchOpened { positions })));
         }
         loop {
-            self.look_for_more();
+            self.look_for_more()?;
             if let Some(event) = self.events.pop_front() {
                 self.phase = Phase::Behind;
                 return Ok(Some(event));
@@ -150,11 +174,12 @@ impl Reader {
     }
 
     /// Opens partitions that were added.
-    fn look_for_more(&mut self) {
+    fn look_for_more(&mut self) -> Result<(), Refusal> {
         match self.follow.as_mut().and_then(Follow::take_change) {
             None | Some(Change::Altered) => {}
             Some(Change::Deleted) => self.follow = None,
             Some(Change::Grown(opened)) => {
+                self.cursors.merge(take_cursors(&self.call, opened.len())?);
                 let known = self.slots.len();
                 let slots = opened.into_iter().map(|opened| Slot::new(opened, false));
                 self.slots.extend(slots);
@@ -164,6 +189,7 @@ impl Reader {
                 self.events.push_back(event);
             }
         }
+        Ok(())
     }
 
     /// Waits for news of a partition; a heartbeat when there is none for long.
@@ -188,8 +214,25 @@ impl Reader {
         }
     }
 
+    /// Room for what is read for a response, in its turn.
+    async fn reserve(&mut self) -> Result<Held, Refusal> {
+        let mut room = tokio::select! {
+            biased;
+            room = self.call.reserve(self.round_bytes) => room,
+            () = self.draining.cancelled() => return Err(Refusal::stopping()),
+        };
+        if let Some(held) = self.held_room.take() {
+            room.merge(held);
+        }
+        Ok(room)
+    }
+
     /// Fills one response from the partitions that may have something, in turn.
     async fn read_round(&mut self) -> Result<Vec<v1::FetchedBatch>, Refusal> {
+        if self.busy.is_empty() && self.held.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut room = self.reserve().await?;
         let mut batches = std::mem::take(&mut self.held);
         let mut bytes = size_of(&batches);
         while bytes < self.max_bytes && self.events.is_empty() {
@@ -212,6 +255,10 @@ impl Reader {
             // Much that is in memory is read without a wait.
             tokio::task::consume_budget().await;
         }
+        let held_room = room.split(size_of(&self.held));
+        self.held_room = (!self.held.is_empty()).then_some(held_room);
+        room.shrink(bytes);
+        self.room = (bytes > 0).then_some(room);
         Ok(batches)
     }
 
@@ -282,6 +329,16 @@ impl Reader {
     }
 }
 
+/// A permit for each of so many partitions that a call reads.
+fn take_cursors(call: &Call, count: usize) -> Result<OwnedSemaphorePermit, Refusal> {
+    let cursors = &call.memory.cursors;
+    cursors.take(count).ok_or_else(|| {
+        let limit = cursors.count;
+        let message = format_args!("all readers together read {limit} partitions at most");
+        Refusal::new(Reason::Overloaded, message).with("limit", limit)
+    })
+}
+
 /// What a batch takes in a response besides its records: bytes, at most.
 const BATCH_OVERHEAD: usize = 80;
 
@@ -330,11 +387,14 @@ impl Slot {
 }
 
 impl Source for Reader {
-    async fn next(mut self) -> Option<(Result<v1::FetchResponse, Status>, Option<Reader>)> {
-        match self.next_event().await {
-            Ok(Some(event)) => Some((Ok(v1::FetchResponse { event: Some(event) }), Some(self))),
-            Ok(None) => None,
-            Err(refusal) => Some((Err(refusal.into()), None)),
-        }
+    async fn next(mut self) -> Option<(Made, Option<Reader>)> {
+        let item = match self.next_event().await {
+            Ok(Some(event)) => Ok(v1::FetchResponse { event: Some(event) }),
+            Ok(None) => return None,
+            Err(refusal) => Err(Status::from(refusal)),
+        };
+        let room = self.room.take();
+        let goes_on = item.is_ok().then_some(self);
+        Some((Made { item, room }, goes_on))
     }
 }
