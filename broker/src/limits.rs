@@ -54,6 +54,16 @@ pub const BATCHES_PER_REQUEST: RangeInclusive<usize> = 1..=4096;
 /// Bytes of all batches in one request of `ProduceStream`.
 pub const REQUEST_BYTES: usize = 8 * MIB;
 
+/// What the compressed batches of one request of `ProduceStream` unpack to: bytes.
+pub const REQUEST_UNCOMPRESSED_BYTES: usize = 64 * MIB;
+
+/// Compressed batches that unpack to more are checked off the runtime, which has
+/// calls of others to serve: bytes, some hundreds of microseconds.
+pub const CHECKED_IN_PLACE_BYTES: usize = 512 * KIB;
+
+/// Such checks at the same time.
+pub const CHECKS_OFF_RUNTIME: usize = 4;
+
 /// Requests of one `ProduceStream` that wait for their acknowledgement.
 pub const REQUESTS_IN_FLIGHT: usize = 1024;
 

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use statecast_proto::v1;
-use tonic::Code;
+use tonic::{Code, Status};
 
 use crate::support::{TestBroker, batch, encode, error_info, record};
 
@@ -289,6 +289,52 @@ async fn a_compressed_batch_needs_a_partition() {
         .unwrap()
         .into_inner();
     assert_eq!(produced.positions.len(), 100);
+}
+
+/// A batch that takes little room on its way, and unpacks to 14 MiB.
+fn shrunk() -> Bytes {
+    let mut builder = statecast_client::BatchBuilder::new(statecast_client::Compression::Zstd);
+    for _ in 0..2 {
+        let value = vec![0; 7 << 20];
+        let record = statecast_client::RecordRef::new(b"key", &value);
+        builder.push(&record).unwrap();
+    }
+    builder.finish().payload
+}
+
+async fn produce_shrunk(broker: &TestBroker, count: usize) -> Result<Vec<u64>, Status> {
+    let batch = v1::PartitionBatch {
+        topic: TOPIC.to_owned(),
+        batch: shrunk(),
+        ..v1::PartitionBatch::default()
+    };
+    let request = v1::ProduceStreamRequest {
+        batches: vec![batch; count],
+    };
+    let mut responses = broker.produce_stream(tokio_stream::iter([request])).await;
+    let answer = responses.message().await?.unwrap();
+    let offset = |result: v1::BatchResult| match result.outcome {
+        Some(v1::batch_result::Outcome::Appended(appended)) => appended.base_offset,
+        refused => panic!("{refused:?}"),
+    };
+    Ok(answer.results.into_iter().map(offset).collect())
+}
+
+#[tokio::test]
+async fn what_a_request_unpacks_to_is_bounded() {
+    let broker = TestBroker::start().await;
+    broker.create_topic(TOPIC, 1).await;
+    let status = produce_shrunk(&broker, 5).await.unwrap_err();
+    let info = error_info(&status);
+    assert_eq!(info.reason, "BATCH_TOO_LARGE");
+    assert_eq!(info.metadata["limit"], (64 << 20).to_string());
+    assert_nothing_was_appended(&broker).await;
+    assert_eq!(produce_shrunk(&broker, 4).await.unwrap(), [0, 2, 4, 6]);
+    assert_eq!(
+        broker.produce(TOPIC, 0, shrunk()).await,
+        8,
+        "by the other call too"
+    );
 }
 
 async fn assert_nothing_was_appended(broker: &TestBroker) {

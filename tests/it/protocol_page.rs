@@ -101,6 +101,10 @@ fn limits_on_the_page_are_those_of_the_code() {
             bytes(limits::REQUEST_BYTES),
         ),
         (
+            "its compressed batches, uncompressed",
+            bytes(limits::REQUEST_UNCOMPRESSED_BYTES),
+        ),
+        (
             "`max_bytes` of `Fetch`",
             format!(
                 "{}, by default {}",

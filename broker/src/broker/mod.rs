@@ -19,7 +19,8 @@ mod time_lookup;
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
@@ -55,6 +56,8 @@ struct Shared {
     groups: Groups,
     keeper: mpsc::Sender<Command>,
     producers: ProducerRegistry,
+    /// For checks that take long.
+    checks: Arc<Semaphore>,
     /// When the broker became ready: milliseconds since the Unix epoch.
     started_ms: i64,
 }
@@ -180,6 +183,26 @@ impl Broker {
     /// How far behind somebody is who goes on at `next`.
     pub async fn lag(&self, partition: &PartitionHandle, next: Offset) -> Result<Lag, ReadError> {
         lag::lag(partition, next, self.shared.clock.now_ms()).await
+    }
+
+    /// Runs a check that takes long off the runtime, a few at a time; nothing when
+    /// it panicked, or the runtime ends. It takes its turn in a task of its own: a
+    /// caller whose client doesn't read may not be polled any more, and would keep
+    /// its turn from all others.
+    pub async fn check_off_runtime<T: Send + 'static>(
+        &self,
+        check: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let checks = self.shared.checks.clone();
+        let turn = async move {
+            let turn = checks.acquire_owned().await;
+            let run = move || {
+                let _turn = turn;
+                check()
+            };
+            tokio::task::spawn_blocking(run).await.ok()
+        };
+        AbortOnDropHandle::new(tokio::spawn(turn)).await.ok()?
     }
 
     /// Whether appends are taken: false after a write or flush failed.

@@ -88,6 +88,10 @@ impl BatchChecker {
     pub fn spread_by_key(&mut self, batch: KeyedBatch<'_>) -> Result<ByKey, ProduceError> {
         let topic = self.topic(batch.topic)?.clone();
         check_size(&topic, batch.payload.len())?;
+        if batch::stated_uncompressed_len(&batch.payload) > 0 {
+            // It need not be unpacked to say so.
+            return Err(ProduceError::CompressedWithoutPartition);
+        }
         let whole = self.checked(batch.payload, batch.checksum)?;
         if whole.attributes & CODEC_BITS != 0 {
             return Err(ProduceError::CompressedWithoutPartition);

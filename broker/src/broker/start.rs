@@ -5,7 +5,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::groups::Groups;
 use super::internal_log::InternalLog;
@@ -111,6 +111,7 @@ impl Broker {
             groups,
             keeper,
             producers,
+            checks: Arc::new(Semaphore::new(limits::CHECKS_OFF_RUNTIME)),
             started_ms,
         };
         Ok(Broker {

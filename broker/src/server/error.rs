@@ -43,6 +43,11 @@ impl Refusal {
         Refusal::new(Reason::Stopping, "the broker is stopping")
     }
 
+    /// Something of ours went wrong.
+    pub(super) fn fault(what: &str) -> Refusal {
+        Refusal::new(Reason::Internal, what)
+    }
+
     /// The topic was there when the call began. Its partitions have ids of their
     /// own, which nobody outside knows.
     fn deleted() -> Refusal {

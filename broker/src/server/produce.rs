@@ -1,6 +1,7 @@
 //! `Produce`: one batch, structured records, for any language.
 
 use bytes::Bytes;
+use statecast_proto::batch::stated_uncompressed_len;
 use statecast_proto::v1;
 
 use super::error::Refusal;
@@ -57,14 +58,23 @@ impl Call<'_> {
         payload: Bytes,
     ) -> Result<Vec<(u32, Offset)>, Refusal> {
         let refused = |refusal: Refusal| refusal.about(self.topic, partition);
-        let incoming = IncomingBatch {
-            topic: self.topic,
-            partition,
-            payload,
-            checksum: self.checksum,
-            sequence: None,
+        let large = stated_uncompressed_len(&payload) > limits::CHECKED_IN_PLACE_BYTES;
+        let (topic, checksum) = (self.topic.to_owned(), self.checksum);
+        let mut checker = BatchChecker::new(self.broker.clone());
+        let check = move || {
+            checker.check(IncomingBatch {
+                topic: &topic,
+                partition,
+                payload,
+                checksum,
+                sequence: None,
+            })
         };
-        let append = BatchChecker::new(self.broker.clone()).check(incoming);
+        let append = match large {
+            true => self.broker.check_off_runtime(check).await,
+            false => Some(check()),
+        };
+        let append = append.ok_or_else(|| refused(Refusal::fault("a check ended")))?;
         let append = append.map_err(|error| refused(error.into()))?;
         let count = u64::from(append.batch.record_count);
         let bases = self.append(vec![append]).await;

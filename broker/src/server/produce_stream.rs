@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use futures_util::{FutureExt, Stream, StreamExt};
+use statecast_proto::batch::{BatchLimits, stated_uncompressed_len};
 use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use statecast_proto::v1::batch_result::Outcome;
@@ -31,7 +32,10 @@ pub(super) struct ProduceStream<S> {
     /// `None` once no more requests are read.
     incoming: Option<S>,
     broker: Broker,
-    checker: BatchChecker,
+    /// `None` while it checks off the runtime.
+    checker: Option<BatchChecker>,
+    /// A request that takes long to check; then it is the one that is submitted.
+    checking: Option<CheckFuture>,
     /// A request that the log has not taken yet: it is the only one, since the
     /// order of submission is the order in the log.
     submitting: Option<Submitting>,
@@ -46,6 +50,15 @@ pub(super) struct ProduceStream<S> {
     /// An answer was given out that may still lie in a buffer of the transport.
     unsent: bool,
     draining: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+type CheckFuture = Pin<Box<dyn Future<Output = Option<Checked>> + Send>>;
+
+/// A request that was checked: what is good of it, and what is known of its answer.
+struct Checked {
+    checker: BatchChecker,
+    appends: Vec<Append>,
+    answer: Answer,
 }
 
 /// Waits for room for the answer, then for the log.
@@ -91,7 +104,8 @@ where
     ) -> ProduceStream<S> {
         ProduceStream {
             incoming: Some(incoming),
-            checker: BatchChecker::new(broker.clone()),
+            checker: Some(BatchChecker::new(broker.clone())),
+            checking: None,
             broker,
             submitting: None,
             arrived: None,
@@ -121,6 +135,14 @@ where
 
     /// Makes way for the next request: ready once the log has taken the last one.
     fn poll_submitted(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        if let Some(checking) = &mut self.checking {
+            let checked = ready!(checking.poll_unpin(cx));
+            self.checking = None;
+            match checked {
+                Some(checked) => self.submit(checked),
+                None => self.close(Refusal::fault("a check ended").into()),
+            }
+        }
         let Some(submitting) = &mut self.submitting else {
             return Poll::Ready(());
         };
@@ -171,14 +193,33 @@ where
         self.end.get_or_insert(status);
     }
 
-    /// Checks a request and begins to submit what is good of it.
+    /// Checks a request, here or off the runtime.
     fn begin(&mut self, request: v1::ProduceStreamRequest) {
-        let bytes = match request_size(&request) {
-            Ok(bytes) => bytes,
+        let size = match RequestSize::of(&request) {
+            Ok(size) => size,
             Err(refusal) => return self.close(refusal.into()),
         };
-        let (appends, answer) = self.check(request, bytes);
-        self.bytes_in_flight += bytes;
+        self.bytes_in_flight += size.bytes;
+        let checker = self.checker.take();
+        let checker = checker.expect("one request is checked after the other");
+        let check = move || Checked::new(checker, request, size.bytes);
+        if size.uncompressed <= limits::CHECKED_IN_PLACE_BYTES {
+            return self.submit(check());
+        }
+        let broker = self.broker.clone();
+        self.checking = Some(Box::pin(
+            async move { broker.check_off_runtime(check).await },
+        ));
+    }
+
+    /// Begins to submit what is good of a request.
+    fn submit(&mut self, checked: Checked) {
+        let Checked {
+            checker,
+            appends,
+            answer,
+        } = checked;
+        self.checker = Some(checker);
         let room = self.room.add(answer.room());
         if appends.is_empty() && room.is_none() {
             self.in_flight.push_back(InFlight { acks: None, answer });
@@ -198,8 +239,10 @@ where
         });
         self.submitting = Some(Submitting { future, answer });
     }
+}
 
-    fn check(&mut self, request: v1::ProduceStreamRequest, bytes: usize) -> (Vec<Append>, Answer) {
+impl Checked {
+    fn new(mut checker: BatchChecker, request: v1::ProduceStreamRequest, bytes: usize) -> Checked {
         let mut appends = Vec::with_capacity(request.batches.len());
         let mut places = Vec::with_capacity(request.batches.len());
         let mut refused = Vec::new();
@@ -222,7 +265,7 @@ where
                     base_sequence: claimed.base_sequence,
                 }),
             };
-            match self.checker.check(incoming) {
+            match checker.check(incoming) {
                 Ok(append) => appends.push(append),
                 Err(error) => {
                     let refusal = Refusal::from(error).about(&topic, partition);
@@ -231,14 +274,15 @@ where
             }
             places.push(Place { topic, partition });
         }
-        (
+        Checked {
+            checker,
             appends,
-            Answer {
+            answer: Answer {
                 places,
                 refused,
                 bytes,
             },
-        )
+        }
     }
 }
 
@@ -273,30 +317,58 @@ where
             this.begin(request);
         }
         this.unsent = false;
-        if this.incoming.is_none() && this.submitting.is_none() && this.in_flight.is_empty() {
+        let busy = this.checking.is_some() || this.submitting.is_some();
+        if this.incoming.is_none() && !busy && this.in_flight.is_empty() {
             return Poll::Ready(this.end.take().map(Err));
         }
         Poll::Pending
     }
 }
 
-/// Bytes of a request's batches and names, if they and their number lie within the bounds.
-fn request_size(request: &v1::ProduceStreamRequest) -> Result<usize, Refusal> {
-    let count = request.batches.len();
-    if !limits::BATCHES_PER_REQUEST.contains(&count) {
-        let limit = limits::BATCHES_PER_REQUEST.end();
-        let message = format_args!("a request has 1 to {limit} batches, not {count}");
-        return Err(Refusal::new(Reason::TooManyBatches, message).beyond(count, limit));
+/// The size of a request that lies within the bounds.
+struct RequestSize {
+    /// Of its batches and their names, which are kept for the answer: bytes.
+    bytes: usize,
+    /// What its compressed batches say that they unpack to: bytes.
+    uncompressed: usize,
+}
+
+impl RequestSize {
+    fn of(request: &v1::ProduceStreamRequest) -> Result<RequestSize, Refusal> {
+        let count = request.batches.len();
+        if !limits::BATCHES_PER_REQUEST.contains(&count) {
+            let limit = limits::BATCHES_PER_REQUEST.end();
+            let message = format_args!("a request has 1 to {limit} batches, not {count}");
+            return Err(Refusal::new(Reason::TooManyBatches, message).beyond(count, limit));
+        }
+        let size = |batch: &v1::PartitionBatch| batch.batch.len() + batch.topic.len();
+        let bytes = request.batches.iter().map(size).sum();
+        let uncompressed = |batch: &v1::PartitionBatch| {
+            // One that says more is refused for that alone, and never unpacked.
+            let stated = stated_uncompressed_len(&batch.batch);
+            let unpacked = stated <= BatchLimits::DEFAULT.max_uncompressed;
+            if unpacked { stated } else { 0 }
+        };
+        let uncompressed = request.batches.iter().map(uncompressed).sum();
+        for (bytes, limit, what) in [
+            (bytes, limits::REQUEST_BYTES, "has"),
+            (
+                uncompressed,
+                limits::REQUEST_UNCOMPRESSED_BYTES,
+                "unpacks to",
+            ),
+        ] {
+            if bytes > limit {
+                let message =
+                    format_args!("a request {what} {limit} bytes of batches at most, not {bytes}");
+                return Err(Refusal::new(Reason::BatchTooLarge, message).beyond(bytes, limit));
+            }
+        }
+        Ok(RequestSize {
+            bytes,
+            uncompressed,
+        })
     }
-    // The names are kept for the answer.
-    let size = |batch: &v1::PartitionBatch| batch.batch.len() + batch.topic.len();
-    let bytes = request.batches.iter().map(size).sum();
-    if bytes > limits::REQUEST_BYTES {
-        let limit = limits::REQUEST_BYTES;
-        let message = format_args!("a request has {limit} bytes of batches at most, not {bytes}");
-        return Err(Refusal::new(Reason::BatchTooLarge, message).beyond(bytes, limit));
-    }
-    Ok(bytes)
 }
 
 /// What a waiting answer takes in memory, for each of its batches besides their

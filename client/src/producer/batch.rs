@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use statecast_proto::batch::{BatchBuilder, BatchLimits, EncodedBatch};
+use statecast_proto::batch::{BatchBuilder, BatchLimits, EncodedBatch, stated_uncompressed_len};
 use statecast_proto::v1::{PartitionBatch, ProduceStreamRequest, ProducerSequence};
 
 use super::completion::Completion;
@@ -40,7 +40,11 @@ impl WaitingBatch {
     pub(super) fn len(&self) -> usize {
         match &self.content {
             Content::Open(builder) => builder.encoded_len(),
-            Content::Encoded(encoded) => encoded.payload.len(),
+            // The broker bounds what a request unpacks to.
+            Content::Encoded(encoded) => {
+                let payload = &encoded.payload;
+                payload.len().max(stated_uncompressed_len(payload))
+            }
         }
     }
 

@@ -87,6 +87,20 @@ pub fn count(payload: &[u8]) -> Result<u64, BatchError> {
     })
 }
 
+/// What a batch says that its records take, uncompressed: bytes; 0 when it isn't
+/// compressed. Looks at no records, so it is fast whatever the batch holds, and
+/// only a check finds out whether it is true.
+pub fn stated_uncompressed_len(payload: &[u8]) -> usize {
+    let mut form = CompressedForm::default();
+    let mut cursor = Cursor::new(payload);
+    while let Ok(Some(tag)) = cursor.tag() {
+        if tag == batch_tag::RECORDS || form.read(tag, &mut cursor).is_err() {
+            return 0;
+        }
+    }
+    form.uncompressed_len()
+}
+
 /// The records of a batch. Ends after an error.
 #[derive(Debug, Clone)]
 pub struct Records {

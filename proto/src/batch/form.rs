@@ -52,10 +52,15 @@ impl<'a> CompressedForm<'a> {
             && self.compressed.is_empty()
     }
 
+    /// What the records take, uncompressed, as it says: bytes.
+    pub(super) fn uncompressed_len(&self) -> usize {
+        usize::try_from(self.uncompressed_size).unwrap_or(usize::MAX)
+    }
+
     /// Decompresses the records into `out`, which never grows beyond `limit`
     /// bytes, whatever the batch says.
     pub(super) fn decompress(&self, limit: usize, out: &mut Vec<u8>) -> Result<(), BatchError> {
-        let size = usize::try_from(self.uncompressed_size).unwrap_or(usize::MAX);
+        let size = self.uncompressed_len();
         if size > limit {
             return Err(BatchError::UncompressedTooLarge { size, limit });
         }

@@ -30,7 +30,10 @@ mod wire;
 pub use builder::{BatchBuilder, EncodedBatch, pack};
 pub use check::{BatchSummary, check};
 pub use compression::{Compression, UnknownCompression};
-pub use decode::{RecordViews, Records, count, decode, decode_ref, uncompressed, uncompressed_in};
+pub use decode::{
+    RecordViews, Records, count, decode, decode_ref, stated_uncompressed_len, uncompressed,
+    uncompressed_in,
+};
 pub use error::BatchError;
 pub use limits::BatchLimits;
 pub use record::{Header, HeaderRef, Record, RecordRef};

@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use prost::Message;
-use statecast_proto::batch::{BatchError, BatchLimits, Compression, check, decode};
+use statecast_proto::batch::{
+    BatchError, BatchLimits, Compression, check, decode, stated_uncompressed_len,
+};
 
 use crate::structured::{Record, RecordBatch, batch_of, check_default, encode, record_of_value};
 
@@ -43,6 +45,28 @@ fn honest_batches_pass() {
         assert_eq!(summary.compression, codec);
         assert_eq!(summary.record_count, 3);
         assert_eq!(summary.uncompressed_len as usize, size);
+    }
+}
+
+#[test]
+fn what_is_stated_is_what_would_be_unpacked() {
+    let plain = batch_of(three_records());
+    let mut both = plain.clone();
+    for codec in CODECS {
+        let honest = honest(codec);
+        let stated = stated_uncompressed_len(&honest.encode_to_vec());
+        assert_eq!(stated, plain.encoded_len());
+        both.uncompressed_size = honest.uncompressed_size;
+        both.compressed = honest.compressed;
+    }
+    // Of these nothing is unpacked.
+    for payload in [
+        &plain.encode_to_vec()[..],
+        &both.encode_to_vec(),
+        b"\xff",
+        b"",
+    ] {
+        assert_eq!(stated_uncompressed_len(payload), 0);
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) struct Serve {
     settings: SettingsArgs,
 }
 
-/// Threads for what blocks besides reads from disk: opening and stopping.
+/// Threads for what blocks besides reads from disk and checks: opening and stopping.
 const OTHER_BLOCKING: usize = 2;
 
 impl Serve {
@@ -45,7 +45,7 @@ impl Serve {
             .worker_threads(settings.threads)
             // A pool that may grow gets a thread for every few reads that follow
             // each other closely, not only for those at the same time.
-            .max_blocking_threads(limits::DISK_READS + OTHER_BLOCKING)
+            .max_blocking_threads(limits::DISK_READS + limits::CHECKS_OFF_RUNTIME + OTHER_BLOCKING)
             .thread_name("statecast")
             .build()
             .map_err(Failure::failed)?;
