@@ -54,9 +54,24 @@ pub(super) struct Waiters {
 }
 
 impl Waiters {
-    pub(super) fn add(&self, offset: Offset, bell: &Arc<Doorbell>, slot: usize) {
+    /// Has somebody wait for something beyond `offset`, or rings at once when it is
+    /// there already. The others that wait are not looked at: with many readers
+    /// each of them comes here after each publication.
+    pub(super) fn add(
+        &self,
+        offset: Offset,
+        bell: &Arc<Doorbell>,
+        slot: usize,
+        high_watermark: impl FnOnce() -> Offset,
+    ) {
         use std::sync::atomic::Ordering::Relaxed;
         let mut waiting = self.lock();
+        // Whoever moves it does so before they take the lock to ring.
+        if high_watermark() > offset {
+            drop(waiting);
+            bell.ring(slot);
+            return;
+        }
         if waiting.len() >= self.sweep_at.load(Relaxed).max(16) {
             waiting.retain(|waiter| waiter.bell.strong_count() > 0);
             self.sweep_at.store(waiting.len() * 2, Relaxed);
@@ -106,8 +121,8 @@ mod tests {
     async fn bell_tells_who_rang_once() {
         let bell = Arc::new(Doorbell::default());
         let waiters = Waiters::default();
-        waiters.add(Offset(5), &bell, 1);
-        waiters.add(Offset(9), &bell, 2);
+        waiters.add(Offset(5), &bell, 1, || Offset(5));
+        waiters.add(Offset(9), &bell, 2, || Offset(5));
         waiters.ring_below(Offset(6));
         assert_eq!(bell.rung().await, [1]);
         waiters.ring_below(Offset(10));
@@ -121,7 +136,7 @@ mod tests {
         let (bell, other) = (Arc::new(Doorbell::default()), Arc::new(Doorbell::default()));
         let waiters = Waiters::default();
         for (bell, slot) in [(&bell, 1), (&bell, 2), (&other, 1)] {
-            waiters.add(Offset(5), bell, slot);
+            waiters.add(Offset(5), bell, slot, || Offset(5));
         }
         waiters.remove(&bell, 1);
         waiters.ring_below(Offset(6));
@@ -129,11 +144,28 @@ mod tests {
         assert_eq!(other.rung().await, [1]);
     }
 
+    #[tokio::test]
+    async fn who_comes_late_is_rung_at_once_and_nobody_else_is_looked_at() {
+        let (waiting, late) = (Arc::new(Doorbell::default()), Arc::new(Doorbell::default()));
+        let waiters = Waiters::default();
+        waiters.add(Offset(5), &waiting, 1, || Offset(5));
+        waiters.add(Offset(5), &late, 2, || Offset(6));
+        assert_eq!(late.rung().await, [2]);
+        assert_eq!(
+            waiters.lock().len(),
+            1,
+            "the first one waits for its publisher"
+        );
+        waiters.ring_below(Offset(6));
+        assert_eq!(waiting.rung().await, [1]);
+    }
+
     #[test]
     fn readers_that_went_away_do_not_pile_up() {
         let waiters = Waiters::default();
         for _ in 0..1000 {
-            waiters.add(Offset(0), &Arc::new(Doorbell::default()), 0);
+            let bell = Arc::new(Doorbell::default());
+            waiters.add(Offset(0), &bell, 0, || Offset(0));
         }
         assert!(waiters.lock().len() <= 32);
     }

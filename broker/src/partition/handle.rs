@@ -125,9 +125,11 @@ impl PartitionHandle {
     /// Rings `bell` with `slot`, once, when the high watermark is or moves
     /// beyond `offset`, or the partition is deleted.
     pub fn ring_beyond(&self, offset: Offset, bell: &Arc<Doorbell>, slot: usize) {
-        self.partition.waiters.add(offset, bell, slot);
-        // It may have moved, or the partition gone, before the waiter was there.
-        self.partition.waiters.ring_below(self.high_watermark());
+        let high_watermark = || self.high_watermark();
+        self.partition
+            .waiters
+            .add(offset, bell, slot, high_watermark);
+        // The partition may have gone before the waiter was there.
         if self.partition.log.lock().deleted {
             self.partition.waiters.ring_below(Offset(u64::MAX));
         }
