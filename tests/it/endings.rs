@@ -80,6 +80,41 @@ fn consume_ends_well_when_it_is_told_to() {
 }
 
 #[test]
+fn consume_that_is_interrupted_before_the_end_it_was_asked_for_fails() {
+    let (broker, _data) = broker();
+    produce(&broker, "first\n");
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut child = start(&broker, &["consume", "t", "-n", "2"]);
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        assert_eq!(line, "first\n");
+        send(signal, &child);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{signal:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(stderr, "error: interrupted before 2 records\n");
+    }
+}
+
+#[test]
+fn consume_succeeds_only_with_all_that_it_was_asked_for() {
+    let (broker, _data) = broker();
+    let lines = 200_000;
+    produce(&broker, &"a line\n".repeat(lines));
+    let mut child = start(&broker, &["consume", "t", "--until-end"]);
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    let mut first = String::new();
+    stdout.read_line(&mut first).unwrap();
+    // It has not printed all of it yet: nobody reads on. Whether it heeds the
+    // signal before it has is its own affair.
+    send(Signal::INT, &child);
+    let printed = 1 + stdout.lines().map_while(Result::ok).count();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.success(), printed == lines, "{printed} lines");
+}
+
+#[test]
 fn produce_that_is_interrupted_tells_what_it_sent_and_fails() {
     let (broker, _data) = broker();
     for (number, signal) in [Signal::INT, Signal::TERM].into_iter().enumerate() {

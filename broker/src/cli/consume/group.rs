@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use statecast_client::{Client, CommitPosition, Consumer, GroupEvent, GroupStart, Reason};
 
-use super::printer::{Printer, Stop};
+use super::printer::{Ending, Printer, Stop};
 use super::{Consume, is_gap};
 use crate::cli::common::Common;
 use crate::cli::failure::Failure;
@@ -31,21 +31,21 @@ pub(super) async fn consume(
     }
     let mut consumer = tokio::select! {
         consumer = consumer.open() => consumer?,
-        () = &mut stop => return Ok(()),
+        () = &mut stop => return consume.interrupted(),
     };
     let mut printer = Printer::new(consume, common);
     let mut unwritten = Unwritten::default();
     let outcome = tokio::select! {
         outcome = print_all(consume, &mut consumer, &mut printer, &mut unwritten) => outcome,
-        // Whoever stops it has seen enough; what is there is printed.
-        () = stop => Ok(()),
+        () = stop => Err(Stop::Interrupted),
         () = readers_gone() => Err(Stop::BrokenPipe),
     };
-    let outcome = outcome.and_then(|()| unwritten.write(&mut printer, &consumer));
+    let outcome = outcome.in_order(|| unwritten.write(&mut printer, &consumer));
     // What was written before it came to this is committed in any case.
     let closed = consumer.close().await;
     match outcome {
         Err(Stop::BrokenPipe) | Ok(()) => printer.verdict()?,
+        Err(Stop::Interrupted) => printer.verdict().and(consume.interrupted())?,
         Err(Stop::Failure(failure)) => return Err(failure),
     }
     let failed = |error| Failure::from(error).of("not all that was printed is committed");

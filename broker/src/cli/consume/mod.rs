@@ -6,7 +6,7 @@ mod printer;
 use clap::Args;
 use statecast_client::{Error, Event, Reader};
 
-use self::printer::{Printer, Stop};
+use self::printer::{Ending, Printer, Stop};
 use super::common::Common;
 use super::failure::Failure;
 use super::format::Format;
@@ -18,9 +18,9 @@ use crate::clock::Clock;
 
 /// Print the records of a topic.
 ///
-/// Waits for new records, unless --until-end or --count says when to stop. With
-/// --group the members of the group share the topics' partitions, and what is
-/// printed is committed.
+/// Waits for new records, unless --until-end or --count says when to stop: to be
+/// interrupted before that is a failure. With --group the members of the group
+/// share the topics' partitions, and what is printed is committed.
 #[derive(Debug, Args)]
 pub(super) struct Consume {
     /// The topic; with --group several, or patterns such as 'orders.*'.
@@ -95,14 +95,25 @@ impl Consume {
         let stop = stop_requested()?;
         let outcome = tokio::select! {
             outcome = print_all(&mut reader, &mut printer) => outcome,
-            // Whoever stops it has seen enough; what is there is printed.
-            () = stop => Ok(()),
+            () = stop => Err(Stop::Interrupted),
             () = readers_gone() => Err(Stop::BrokenPipe),
         };
-        match outcome.and_then(|()| printer.flush()) {
+        match outcome.in_order(|| printer.flush()) {
             Err(Stop::BrokenPipe) | Ok(()) => printer.verdict(),
+            Err(Stop::Interrupted) => printer.verdict().and(self.interrupted()),
             Err(Stop::Failure(failure)) => Err(failure),
         }
+    }
+
+    /// What an interruption means. Without an end, whoever stops it has seen
+    /// enough. A script that asked for an end must not take a part for the whole.
+    fn interrupted(&self) -> Result<(), Failure> {
+        let end = match self.count {
+            Some(count) => format!("{count} records"),
+            None if self.until_end => "the end".to_owned(),
+            None => return Ok(()),
+        };
+        Err(Failure::Failed(format!("interrupted before {end}")))
     }
 }
 

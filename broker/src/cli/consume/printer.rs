@@ -18,9 +18,27 @@ const BUFFER: usize = 256 * 1024;
 
 /// Why printing ended early.
 pub(super) enum Stop {
+    /// By a signal.
+    Interrupted,
     /// Whoever read our output has seen enough, as `head` does.
     BrokenPipe,
     Failure(Failure),
+}
+
+/// How printing ended.
+pub(super) trait Ending {
+    /// Writes what is there, also when it was interrupted; and fails if that does.
+    fn in_order(self, write: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop>;
+}
+
+impl Ending for Result<(), Stop> {
+    fn in_order(self, write: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
+        match self {
+            Ok(()) => write(),
+            Err(Stop::Interrupted) => write().and(Err(Stop::Interrupted)),
+            failed => failed,
+        }
+    }
 }
 
 impl From<Error> for Stop {
