@@ -130,6 +130,11 @@ fn wrong_within_the_batch() -> Vec<Case> {
             "HEADER_INVALID",
         ),
         (
+            "header whose name isn't UTF-8",
+            Bytes::from_static(&[0x0a, 5, 0x1a, 3, 0x0a, 1, 0xff]),
+            "HEADER_INVALID",
+        ),
+        (
             "key over its limit",
             with_key((64 << 10) + 1),
             "KEY_TOO_LARGE",

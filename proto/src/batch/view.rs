@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::error::BatchError;
+use super::limits::BatchLimits;
 use super::record::{Header, HeaderRef, Record};
 use super::wire::Cursor;
 use super::{header_tag, record_tag};
@@ -124,8 +125,9 @@ impl<'a> HeaderRef<'a> {
         while let Some(tag) = cursor.tag()? {
             match tag {
                 header_tag::NAME => {
+                    let limit = BatchLimits::DEFAULT.max_header_name;
                     header.name = std::str::from_utf8(cursor.bytes()?)
-                        .map_err(|_| BatchError::Malformed("a header's name is not UTF-8"))?;
+                        .map_err(|_| BatchError::HeaderInvalid { limit })?;
                 }
                 header_tag::VALUE => header.value = Some(cursor.bytes()?),
                 _ => cursor.skip(tag, header_tag::LAST)?,

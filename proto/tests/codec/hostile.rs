@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use prost::Message;
-use statecast_proto::batch::{BatchError, Compression, decode, split};
+use statecast_proto::batch::{BatchError, BatchLimits, Compression, decode, split};
 
 use crate::structured::{
     Record, RecordBatch, any_compression, batch_of, check_default, encode, records, to_message,
@@ -95,16 +95,17 @@ fn count(payload: Vec<u8>) -> usize {
 }
 
 fn assert_malformed(what: &str, payload: &[u8], expected: &'static str) {
-    assert_eq!(
-        check_default(payload),
-        Err(BatchError::Malformed(expected)),
-        "{what}"
-    );
+    assert_refused(what, payload, &BatchError::Malformed(expected));
+}
+
+/// Each of those who read a batch says what is wrong with it.
+fn assert_refused(what: &str, payload: &[u8], expected: &BatchError) {
+    assert_eq!(check_default(payload).as_ref(), Err(expected), "{what}");
     let decoded = decode(Bytes::copy_from_slice(payload))
         .and_then(|mut records| records.try_for_each(|record| record.map(drop)));
-    assert_eq!(decoded, Err(BatchError::Malformed(expected)), "{what}");
+    assert_eq!(decoded.as_ref(), Err(expected), "{what}");
     let split = split(payload).try_for_each(|piece| piece.map(drop));
-    assert_eq!(split, Err(BatchError::Malformed(expected)), "{what}");
+    assert_eq!(split.as_ref(), Err(expected), "{what}");
 }
 
 #[test]
@@ -145,10 +146,15 @@ fn each_kind_of_malformed_encoding_is_named() {
         &[0x0a, 0, 0x80, 0x80, 0x80, 0x80, 0x10, 0],
         "a tag is over 32 bits",
     );
-    assert_malformed(
+}
+
+#[test]
+fn name_of_a_header_that_is_not_utf_8_is_refused_as_such() {
+    let limit = BatchLimits::DEFAULT.max_header_name;
+    assert_refused(
         "a header that isn't UTF-8",
         &[0x0a, 5, 0x1a, 3, 0x0a, 1, 0xff],
-        "a header's name is not UTF-8",
+        &BatchError::HeaderInvalid { limit },
     );
 }
 
