@@ -38,15 +38,15 @@ async fn a_third_member_takes_its_share_and_the_others_keep_the_rest() {
     let mut first = Member::join(broker.connect().await, join("g", &["t"])).await;
     first.settle(12).await;
     let mut second = Member::join(broker.connect().await, join("g", &["t"])).await;
-    let (had_first, had_second) = tokio::join!(first.settle(6), second.settle(6));
+    let (before_first, before_second) = tokio::join!(first.settle(6), second.settle(6));
     let mut third = Member::join(broker.connect().await, join("g", &["t"])).await;
     let (has_first, has_second, has_third) =
         tokio::join!(first.settle(4), second.settle(4), third.settle(4));
-    assert!(has_first.is_subset(&had_first), "it got nothing new");
-    assert!(has_second.is_subset(&had_second));
+    assert!(has_first.is_subset(&before_first), "it got nothing new");
+    assert!(has_second.is_subset(&before_second));
     assert_eq!(
         &(&has_first | &has_second) | &has_third,
-        &had_first | &had_second
+        &before_first | &before_second
     );
 
     // While nothing changes hands, records come at once.

@@ -35,6 +35,7 @@ async fn create_topic(broker: &Binary, partitions: u32) {
 async fn init(broker: &Binary, name: Option<&str>) -> v1::InitProducerResponse {
     let request = v1::InitProducerRequest {
         producer_name: name.map(str::to_owned),
+        current: None,
     };
     let answer = log(broker).await.init_producer(request).await.unwrap();
     answer.into_inner()

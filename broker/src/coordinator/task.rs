@@ -357,6 +357,6 @@ async fn sleep_until_some(at: Option<Instant>) {
 async fn topics_changed(topics: &mut watch::Receiver<KnownTopics>) {
     if topics.changed().await.is_err() {
         // Nobody watches them any more: the broker is stopping.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

@@ -64,6 +64,7 @@ impl Opened {
             retention_ms: None,
             retention_bytes: None,
             internal: false,
+            compaction: None,
         };
         let append = Append {
             partition: self.engine.partition(PartitionId(20), config),

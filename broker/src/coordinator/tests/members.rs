@@ -38,7 +38,7 @@ async fn a_generation_is_higher_than_all_before_a_crash() {
             }
         }
     }
-    commit_nothing(&last);
+    commit_nothing(last);
     let after = fixture.crash();
     // The group had committed nothing; with its members it is forgotten.
     let mut member = after.join("g").await;
@@ -50,8 +50,8 @@ async fn a_generation_is_higher_than_all_before_a_crash() {
     assert!(assignment(&mut member).await.0 > before);
 }
 
-fn commit_nothing(last: &Generation) {
-    assert!(*last >= Generation(2));
+fn commit_nothing(last: Generation) {
+    assert!(last >= Generation(2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -46,7 +46,7 @@ pub(super) async fn join(
     let request = match first? {
         Ok(v1::ConsumeRequest { request }) => request,
         // The message is none of ours, or the connection is gone.
-        Err(status) => return refused_by_transport(status),
+        Err(status) => return refused_by_transport(&status),
     };
     let Some(Request::Join(join)) = request else {
         return Some(Err(Refusal::invalid("the first request has to be a join")));
@@ -62,7 +62,7 @@ pub(super) async fn join(
     Some(joined.await)
 }
 
-fn refused_by_transport(status: Status) -> Option<Result<(Member, Terms), Refusal>> {
+fn refused_by_transport(status: &Status) -> Option<Result<(Member, Terms), Refusal>> {
     tracing::debug!(%status, "a member went before it joined");
     None
 }

@@ -151,7 +151,7 @@ mod tests {
                 count += 1;
             }
             assert!(largest * size_of::<Slot>() <= max_bytes.max(96));
-            assert!(count as usize >= max_bytes / size_of::<Slot>() / 3);
+            assert!(count >= (max_bytes / size_of::<Slot>() / 3) as u64);
             assert_eq!(keys.latest(&count.to_le_bytes()), None);
             keys.note(&0_u64.to_le_bytes(), Offset(count)).unwrap();
             assert_eq!(keys.latest(&0_u64.to_le_bytes()), Some(Offset(count)));

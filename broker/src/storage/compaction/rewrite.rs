@@ -192,7 +192,8 @@ impl Rewrite<'_, '_> {
         };
         let latest = self.pass.keys.latest(key);
         let is_superseded = latest.is_some_and(|latest| latest > offset);
-        !is_superseded && !(record.is_tombstone && offset < self.tombstones_to)
+        let is_expired = record.is_tombstone && offset < self.tombstones_to;
+        !is_superseded && !is_expired
     }
 
     /// Writes what is complete. In small pieces that are flushed at once nobody

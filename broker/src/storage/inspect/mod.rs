@@ -11,7 +11,7 @@ mod segment;
 mod tests;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 pub use report::{Damage, FileKind, InspectedFile, Inspection};
@@ -114,7 +114,7 @@ fn inspect_segment_alone(
     let current = segments::list(dir, id)?.current();
     match partition.role(&current, name) {
         Some(role) => Ok(segment::inspect(dir, id, name, role, None)?.files),
-        None => Ok(vec![unused(dir, id, segments::log_path(id, name))?]),
+        None => Ok(vec![unused(dir, id, &segments::log_path(id, name))?]),
     }
 }
 
@@ -151,7 +151,7 @@ impl Partition<'_> {
         for &name in listing.segments() {
             let Some(role) = self.role(&current, name) else {
                 let path = segments::log_path(self.id, name);
-                files.push(unused(self.dir, self.id, path)?);
+                files.push(unused(self.dir, self.id, &path)?);
                 continue;
             };
             let found = segment::inspect(self.dir, self.id, name, role, follows)?;
@@ -166,7 +166,7 @@ impl Partition<'_> {
             files.push(missing);
         }
         for path in listing.unfinished() {
-            files.push(unused(self.dir, self.id, path)?);
+            files.push(unused(self.dir, self.id, &path)?);
         }
         Ok(())
     }
@@ -204,8 +204,8 @@ impl Partition<'_> {
     }
 }
 
-fn unused(dir: &dyn Dir, id: PartitionId, path: PathBuf) -> io::Result<InspectedFile> {
-    let len = dir.open(&path)?.len()?;
+fn unused(dir: &dyn Dir, id: PartitionId, path: &Path) -> io::Result<InspectedFile> {
+    let len = dir.open(path)?.len()?;
     let path = path.display().to_string();
     let mut file = InspectedFile::new(path, FileKind::UnusedSegment, len);
     file.partition = Some(id);

@@ -236,7 +236,7 @@ impl Facts {
                 unit_remaining: 0,
                 claim: Claim::User,
             };
-            if !self.append(storage, id, append, records) {
+            if !self.append(storage, id, &append, records) {
                 return;
             }
         }
@@ -247,11 +247,11 @@ impl Facts {
         &mut self,
         storage: &Storage,
         id: PartitionId,
-        append: JournalAppend,
+        append: &JournalAppend,
         mut records: Vec<KeyedRecord>,
     ) -> bool {
         let end = loop {
-            match storage.append(std::slice::from_ref(&append), self.now_ms) {
+            match storage.append(std::slice::from_ref(append), self.now_ms) {
                 Ok(written) => break written.end,
                 Err(AppendFailure::JournalFull) => {
                     self.archive(storage);

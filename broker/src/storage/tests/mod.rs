@@ -9,6 +9,10 @@ mod keyed_model;
 mod model;
 mod random;
 // The codec that the broker uses: a part of a layer above, which knows nothing of it.
+#[allow(
+    clippy::duplicate_mod,
+    reason = "storage may not know the layer that it lies in"
+)]
 #[path = "../../broker/record_codec.rs"]
 mod record_codec;
 mod stamps;
