@@ -100,3 +100,30 @@ impl fmt::Display for MemberName {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_groups_and_members_are_held_to_the_rules_of_topics() {
+        let longest = "x".repeat(200);
+        for good in ["a", "A-z_0.9", "_one", &longest] {
+            assert_eq!(GroupName::try_from(good).unwrap().as_str(), good);
+            assert_eq!(MemberName::try_from(good).unwrap().to_string(), good);
+        }
+        let too_long = "x".repeat(201);
+        let bad = [
+            ("", NameError::Length),
+            (&too_long, NameError::Length),
+            ("a*", NameError::Character),
+            ("ä", NameError::Character),
+            (".a", NameError::Reserved),
+            ("__a", NameError::Reserved),
+        ];
+        for (name, error) in bad {
+            assert_eq!(GroupName::try_from(name), Err(error), "{name:?}");
+            assert_eq!(MemberName::try_from(name), Err(error), "{name:?}");
+        }
+    }
+}

@@ -86,3 +86,51 @@ pub(super) struct Difference<'a> {
     /// Are new, or have more partitions.
     pub(super) grown: Vec<&'a Topic>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn list(topics: &[(u64, &str, u32)]) -> TopicList {
+        let topics = topics.iter().map(|&(id, name, partitions)| Topic {
+            id: TopicId(id),
+            name: TopicName::try_from(name).unwrap(),
+            partitions,
+        });
+        TopicList::new(topics.collect())
+    }
+
+    #[test]
+    fn topics_are_found_by_name_and_by_what_it_begins_with() {
+        let list = list(&[(3, "b", 1), (1, "a.b", 1), (2, "a", 1), (4, "a-", 1)]);
+        assert_eq!(list.named("a").map(|topic| topic.id), Some(TopicId(2)));
+        assert_eq!(list.named("a."), None);
+        let begins = |prefix| -> Vec<u64> {
+            let topics = list.beginning_with(prefix).iter();
+            topics.map(|topic| topic.id.0).collect()
+        };
+        assert_eq!(begins("a"), [2, 4, 1]);
+        assert_eq!(begins("a."), [1]);
+        assert_eq!(begins(""), [2, 4, 1, 3]);
+        assert!(begins("c").is_empty());
+    }
+
+    #[test]
+    fn what_is_gone_and_what_has_grown_is_told_from_what_is_the_same() {
+        let before = list(&[(1, "a", 1), (2, "b", 1), (3, "c", 2), (4, "d", 1)]);
+        let now = list(&[
+            (9, "0", 1),
+            (2, "b", 1),
+            (3, "c", 5),
+            (8, "d", 1),
+            (7, "e", 1),
+        ]);
+        let difference = now.since(&before);
+        assert_eq!(difference.gone, [TopicId(1), TopicId(4)]);
+        let grown: Vec<u64> = difference.grown.iter().map(|topic| topic.id.0).collect();
+        assert_eq!(grown, [9, 3, 8, 7]);
+        let same = now.since(&now);
+        assert!(same.gone.is_empty() && same.grown.is_empty());
+        assert_eq!(TopicList::default().since(&now).gone.len(), 5);
+    }
+}

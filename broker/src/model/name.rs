@@ -9,10 +9,10 @@ pub enum NameError {
     #[error("is empty or too long")]
     Length,
     /// Something else than letters, digits and `. _ -`.
-    #[error("has only the characters A-Z a-z 0-9 . _ -")]
+    #[error("has other characters than A-Z a-z 0-9 . _ -")]
     Character,
     /// It begins with a dot or with `__`, which are the broker's own.
-    #[error("begins neither with a dot nor with two underscores")]
+    #[error("begins with a dot or with two underscores")]
     Reserved,
 }
 

@@ -125,7 +125,8 @@ impl<'a> Shares<'a> {
         shares
     }
 
-    /// The seats that nobody owns, those first that the fewest members read.
+    /// The seats that nobody owns, those first that the fewest members read: what
+    /// comes later can still make up for what only they get.
     pub(super) fn scarcest_first(&self) -> Vec<usize> {
         let reading = |kind: Kind| -> usize {
             let crowds = self.by_load.iter();
