@@ -7,7 +7,7 @@ use std::path::Path;
 use statecast_broker::limits;
 use statecast_proto::batch::BatchLimits;
 
-const PYTHON_FILES: [&str; 2] = ["client.py", "batches.py"];
+const PYTHON_FILES: [&str; 3] = ["client.py", "batches.py", "consumer.py"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -117,7 +117,7 @@ fn limits_on_the_page_are_those_of_the_code() {
             number(limits::PARTITIONS_PER_FETCH),
         ),
         (
-            "`page_size` of `ListTopics`",
+            "`page_size` of `ListTopics` and `ListGroups`",
             range(&limits::PAGE_SIZE, number),
         ),
     ];
@@ -126,6 +126,12 @@ fn limits_on_the_page_are_those_of_the_code() {
         let row = format!("| {what} | {bound}");
         assert!(page.contains(&row), "a row begins with: {row}");
     }
+    let heartbeat = limits::MEMBER_HEARTBEAT.as_secs();
+    let heartbeat = format!("nothing else was said for {heartbeat} seconds");
+    assert!(page.contains(&heartbeat), "{heartbeat}");
+    let days = limits::OFFSETS_RETENTION.as_secs() / 86_400;
+    let retention = format!("Without members it is kept for {days} days");
+    assert!(page.contains(&retention), "{retention}");
     let in_flight = format!(
         "With {} requests or {} on their way",
         number(limits::REQUESTS_IN_FLIGHT),
@@ -166,5 +172,69 @@ fn what_is_remembered_of_producers_is_that_of_the_code() {
     let flowing = page.replace('\n', " ");
     for remembered in remembered {
         assert!(flowing.contains(&remembered), "{remembered}");
+    }
+}
+
+#[test]
+fn limits_of_groups_on_the_page_are_those_of_the_code() {
+    let with_default = |bounds, default: u32| {
+        let bounds = range::<u32>(&bounds, number);
+        format!("{bounds}, by default {}", number(default as usize))
+    };
+    let max_bytes = limits::DEFAULT_FETCH_BYTES as usize;
+    let expected = [
+        ("groups", number(limits::GROUPS)),
+        (
+            "name of a group or member",
+            range(&limits::GROUP_NAME_BYTES, number),
+        ),
+        ("members of a group", number(limits::MEMBERS_PER_GROUP)),
+        (
+            "topics and patterns of a member",
+            range(&limits::SUBSCRIPTIONS_PER_MEMBER, number),
+        ),
+        (
+            "different lists of topics in a group",
+            number(limits::SUBSCRIPTIONS_PER_GROUP),
+        ),
+        (
+            "`session_timeout_ms`",
+            with_default(
+                limits::SESSION_TIMEOUT_MS,
+                limits::DEFAULT_SESSION_TIMEOUT_MS,
+            ),
+        ),
+        (
+            "`revoke_timeout_ms`",
+            with_default(limits::REVOKE_TIMEOUT_MS, limits::DEFAULT_REVOKE_TIMEOUT_MS),
+        ),
+        (
+            "`max_processing_time_ms`",
+            with_default(
+                limits::MAX_PROCESSING_TIME_MS,
+                limits::DEFAULT_MAX_PROCESSING_TIME_MS,
+            ),
+        ),
+        (
+            "`max_bytes` of `Join`",
+            format!(
+                "{}, by default {}",
+                range(&limits::FETCH_BYTES, bytes),
+                bytes(max_bytes)
+            ),
+        ),
+        (
+            "positions of a commit",
+            range(&limits::POSITIONS_PER_COMMIT, number),
+        ),
+        (
+            "offsets that all groups have committed",
+            number(limits::COMMITTED_OFFSETS),
+        ),
+    ];
+    let page = page();
+    for (what, bound) in expected {
+        let row = format!("| {what} | {bound}");
+        assert!(page.contains(&row), "a row begins with: {row}");
     }
 }

@@ -42,7 +42,7 @@ fn generate(python: &str) -> TempDir {
     let generated = tempfile::tempdir().unwrap();
     let out = generated.path().display();
     let protos = root().join("proto/proto");
-    let files = ["record", "log", "admin"];
+    let files = ["record", "log", "groups", "admin"];
     run(Command::new(python)
         .args(["-m", "grpc_tools.protoc", "-I"])
         .arg(&protos)
@@ -54,16 +54,27 @@ fn generate(python: &str) -> TempDir {
 
 /// Runs the client for a topic of a broker; returns what it printed.
 async fn run_client(python: &'static str, broker: SocketAddr, topic: &'static str) -> String {
-    let client = move || {
+    run_example(python, "client.py", broker, vec![topic]).await
+}
+
+/// Runs an example against a broker; returns what it printed.
+async fn run_example(
+    python: &'static str,
+    file: &'static str,
+    broker: SocketAddr,
+    arguments: Vec<&'static str>,
+) -> String {
+    let example = move || {
         let generated = generate(python);
         run(Command::new(python)
-            .arg(root().join("docs/examples/python/client.py"))
-            .args([&broker.to_string(), topic])
+            .arg(root().join("docs/examples/python").join(file))
+            .arg(broker.to_string())
+            .args(arguments)
             .env("PYTHONPATH", generated.path())
             // Nothing is left next to the sources.
             .env("PYTHONDONTWRITEBYTECODE", "1"))
     };
-    tokio::task::spawn_blocking(client).await.unwrap()
+    tokio::task::spawn_blocking(example).await.unwrap()
 }
 
 #[tokio::test]
@@ -78,6 +89,39 @@ async fn client_prints_what_the_page_shows() {
         page.contains(&format!("```\n{printed}```\n")),
         "the page should show:\n{printed}"
     );
+}
+
+#[tokio::test]
+async fn consumer_prints_what_the_page_shows_and_commits_it() {
+    let Some(python) = python_with("grpc, grpc_tools", "grpcio") else {
+        return;
+    };
+    let broker = TestBroker::start().await;
+    run_client(python, broker.address(), "lamps").await;
+    let printed = run_example(
+        python,
+        "consumer.py",
+        broker.address(),
+        vec!["lamps", "lighting"],
+    )
+    .await;
+    let page = std::fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    assert!(
+        page.contains(&format!("```\n{printed}```\n")),
+        "the page should show:\n{printed}"
+    );
+    let described = broker.describe_group("lighting").await;
+    let committed = described.partitions.iter().map(|p| p.committed_offset);
+    assert_eq!(committed.collect::<Vec<_>>(), [Some(1), Some(2)]);
+    assert_eq!(described.members, [], "it has left");
+    let again = run_example(
+        python,
+        "consumer.py",
+        broker.address(),
+        vec!["lamps", "lighting"],
+    )
+    .await;
+    assert_eq!(again, "", "nothing comes twice");
 }
 
 #[tokio::test]
