@@ -21,37 +21,19 @@ async fn nothing_is_told_of_a_generation_that_is_not_durable() {
 #[tokio::test(start_paused = true)]
 async fn a_generation_is_higher_than_all_before_a_crash() {
     let fixture = Fixture::new();
-    let mut last = Generation(0);
-    let mut members = Vec::new();
-    for _ in 0..3 {
-        members.push(fixture.join("g").await);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-    }
-    for member in &mut members {
-        while let Ok(Some(event)) =
-            tokio::time::timeout(Duration::from_millis(1), member.event()).await
-        {
-            match event {
-                MemberEvent::Assigned { generation, .. }
-                | MemberEvent::Revoke { generation, .. } => last = last.max(generation),
-                other => panic!("{other:?}"),
-            }
-        }
-    }
-    commit_nothing(last);
-    let after = fixture.crash();
-    // The group had committed nothing; with its members it is forgotten.
-    let mut member = after.join("g").await;
-    assignment(&mut member).await;
-    commit_all(&mut member, &[(0, 1)]).await;
-    let before = after.groups.describe("g").await.unwrap().summary.generation;
-    let after = after.crash();
-    let mut member = after.join("g").await;
-    assert!(assignment(&mut member).await.0 > before);
-}
-
-fn commit_nothing(last: Generation) {
-    assert!(last >= Generation(2));
+    let mut first = fixture.join("g").await;
+    let (mut last, _) = assignment(&mut first).await;
+    commit_all(&mut first, &[(0, 1)]).await;
+    let mut second = fixture.join("g").await;
+    let moving = revocation(&mut first).await;
+    first.revoked(moving).await;
+    let (generation, _) = assignment(&mut second).await;
+    assert!(generation > last);
+    last = generation;
+    let fixture = fixture.crash();
+    let mut member = fixture.join("g").await;
+    let (generation, _) = assignment(&mut member).await;
+    assert!(generation > last);
 }
 
 #[tokio::test(start_paused = true)]

@@ -141,3 +141,97 @@ fn reason_number(reason: RevokeReason) -> i32 {
     };
     reason.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn partitions(count: usize) -> VecDeque<v1::TopicPartition> {
+        let partition = |partition| v1::TopicPartition {
+            topic: "t".to_owned(),
+            partition,
+        };
+        (0..u32::try_from(count).unwrap()).map(partition).collect()
+    }
+
+    fn lost(count: usize) -> Said {
+        Said::Lost {
+            generation: Generation(1),
+            partitions: partitions(count),
+            reason: RevokeReason::Rebalance,
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_event_is_told_in_several() {
+        let mut outgoing = Outgoing::default();
+        let limit = limits::PARTITIONS_PER_EVENT;
+        outgoing.push(lost(2 * limit + 1));
+        outgoing.push(lost(limit));
+        let mut told = Vec::new();
+        while let Some((event, _)) = outgoing.pop() {
+            let Event::Lost(lost) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!(lost.generation, 1);
+            told.push(lost.partitions.len());
+        }
+        assert_eq!(told, [limit, limit, 1, limit]);
+        assert_eq!(outgoing.partitions, 0);
+    }
+
+    #[test]
+    fn who_takes_nothing_overflows_by_what_it_was_to_be_told() {
+        let mut outgoing = Outgoing::default();
+        let mut pushed = 0;
+        while !outgoing.is_overflowing() {
+            outgoing.push(lost(1000));
+            pushed += 1;
+        }
+        assert!((pushed - 1) * 1001 <= limits::PARTITIONS_UNTOLD);
+        outgoing.pop();
+        assert!(!outgoing.is_overflowing());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_for_a_revoke_is_what_is_left_when_it_is_sent() {
+        let mut outgoing = Outgoing::default();
+        let deadline = Instant::now() + Duration::from_millis(500);
+        for _ in 0..2 {
+            outgoing.push(Said::Revoke {
+                generation: Generation(1),
+                partitions: partitions(1),
+                deadline,
+                reason: RevokeReason::Rebalance,
+            });
+        }
+        for (wait, left) in [(200, 300), (400, 0)] {
+            tokio::time::advance(Duration::from_millis(wait)).await;
+            let Some((Event::Revoke(revoke), None)) = outgoing.pop() else {
+                panic!("a revoke");
+            };
+            assert_eq!(revoke.deadline_ms, left);
+        }
+    }
+
+    #[test]
+    fn a_commit_that_is_told_makes_room_for_others() {
+        let mut outgoing = Outgoing::default();
+        let result = v1::CommitResult {
+            commit_id: 3,
+            refused: Vec::new(),
+        };
+        outgoing.push(Said::Committed {
+            result,
+            positions: 7,
+            _room: None,
+        });
+        let Some((Event::CommitResult(result), Some(7))) = outgoing.pop() else {
+            panic!("the answer, of seven positions");
+        };
+        assert_eq!(result.commit_id, 3);
+        assert!(outgoing.is_empty());
+    }
+}
