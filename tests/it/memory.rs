@@ -6,12 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use statecast_broker::server::ServerOptions;
+use statecast_proto::v1::consume_request::Request;
 use statecast_proto::v1::{self, fetch_response::Event, log_client::LogClient};
 use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fetch::{batches, earliest, fetch};
-use crate::support::{HalfSent, TestBroker, batch, encode, error_info, record};
+use crate::support::{HalfSent, Member, TestBroker, batch, encode, error_info, join, record};
 
 const KIB: u32 = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -185,6 +186,69 @@ async fn readers_that_stand_still_make_way_for_one_that_reads() {
     let mut read = 0;
     while read < 24 {
         read += batches(&mut reading).await.len();
+    }
+    drop(still);
+}
+
+#[tokio::test]
+async fn members_that_stand_still_hold_no_more_than_there_is_room_for() {
+    let broker = broker_with(8 * MIB, 8 * MIB, NEVER).await;
+    fill(&broker).await;
+    let mut still = Vec::new();
+    for number in 0..10 {
+        let member = Member::open(narrow(&broker).await).await;
+        let join = join(&format!("g{number}"), &["t"]);
+        member.say(Request::Join(join)).await;
+        still.push(member);
+    }
+    broker
+        .until("statecast_sending_bytes", |held| held > 3 * MIB)
+        .await;
+    assert!(broker.metric("statecast_sending_bytes").await <= 8 * MIB);
+    let read = broker.metric("statecast_read_bytes_total").await;
+    assert!(
+        read <= 9 * MIB,
+        "{read} were read for members that read nothing"
+    );
+    drop(still);
+    broker
+        .until("statecast_sending_bytes", |held| held == 0)
+        .await;
+}
+
+#[tokio::test]
+async fn a_member_without_credit_keeps_nothing_while_memory_is_scarce() {
+    let broker = broker_with(16 * MIB, 16 * MIB, NEVER).await;
+    fill(&broker).await;
+    broker.create_topic("u", 1).await;
+    for _ in 0..12 {
+        broker.produce("u", 0, large(300 << 10)).await;
+    }
+    // Each of them holds a response, and one more while there is plenty.
+    let still = stand_still(&broker, 5).await;
+    broker
+        .until("statecast_sending_bytes", |held| held >= 8 * MIB)
+        .await;
+    let scarce = broker.metric("statecast_sending_bytes").await;
+    let join = v1::Join {
+        capacity: Some(v1::Credit {
+            bytes: u64::MAX,
+            records: 1,
+        }),
+        ..join("g", &["u"])
+    };
+    let mut member = Member::join(broker.connect().await, join).await;
+    for offset in 0..12 {
+        let read = member.batches().await;
+        let bases: Vec<u64> = read
+            .iter()
+            .map(|read| read.batch.as_ref().unwrap().base_offset)
+            .collect();
+        assert_eq!(bases, [offset], "one after the other, and each once");
+        broker
+            .until("statecast_sending_bytes", |held| held <= scarce)
+            .await;
+        member.take_more(0, 1).await;
     }
     drop(still);
 }

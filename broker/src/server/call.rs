@@ -52,16 +52,6 @@ impl Call {
         }
     }
 
-    /// Room for what is read for a response, in its turn. The client has no part
-    /// in it until the response is handed out.
-    pub(super) async fn reserve(&self, bytes: usize) -> Held {
-        let budget = &self.memory.sending;
-        match budget.try_take(bytes) {
-            Some(held) => held,
-            None => budget.wait(bytes, &self.connection).await,
-        }
-    }
-
     /// Keeps room until the response that is handed out now was sent.
     pub(super) fn send(&self, held: Held) {
         let mut sending = lock(&self.sending);

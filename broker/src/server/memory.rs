@@ -190,6 +190,11 @@ impl Budget {
         }
     }
 
+    /// So many bytes, or as many as there are.
+    pub(super) fn most(&self, bytes: usize) -> usize {
+        bytes.min(self.bytes as usize)
+    }
+
     fn clamped(&self, bytes: usize) -> u32 {
         u32::try_from(bytes).map_or(self.bytes, |bytes| bytes.min(self.bytes))
     }

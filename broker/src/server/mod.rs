@@ -21,6 +21,7 @@ mod memory;
 mod process;
 mod produce;
 mod produce_stream;
+mod read_room;
 mod reading;
 mod request_body;
 mod topic_config;

@@ -10,8 +10,12 @@ use std::sync::Arc;
 
 use statecast_proto::v1;
 
+use super::call::Call;
 use super::error::Refusal;
 use super::fetched::fetched;
+use super::memory::Held;
+use super::read_room::ReadRoom;
+use crate::limits;
 use crate::model::{Offset, TopicName};
 use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
 
@@ -35,6 +39,8 @@ pub(super) struct Taken {
     pub(super) batch: v1::FetchedBatch,
     /// How many records it has.
     pub(super) records: u32,
+    /// Where its partition was before.
+    from: Offset,
 }
 
 /// What else a reader has to know of a partition.
@@ -56,8 +62,8 @@ pub(super) struct Allowance {
 /// What comes next.
 #[derive(Debug)]
 pub(super) enum Next {
-    /// At least one batch.
-    Batches(Vec<Taken>),
+    /// At least one batch, and the room that they take.
+    Batches(Vec<Taken>, Option<Held>),
     Gap(SlotId, Gap),
     /// There may be something to read now.
     News,
@@ -82,6 +88,8 @@ pub(super) struct Reading {
     /// Read, and not handed out yet, with the size of it: bytes.
     gathered: VecDeque<Taken>,
     gathered_bytes: usize,
+    /// For what is read and gathered.
+    room: ReadRoom,
     /// Comes behind what was gathered, and before anything else is read.
     gap: Option<(SlotId, Gap)>,
     /// Those that were read since the last time that everything was.
@@ -108,7 +116,7 @@ const BATCH_OVERHEAD: usize = 80;
 const FOR_EVER: Offset = Offset(u64::MAX);
 
 impl Reading {
-    pub(super) fn new() -> Reading {
+    pub(super) fn new(call: Arc<Call>) -> Reading {
         Reading {
             slots: HashMap::new(),
             next_id: 0,
@@ -117,6 +125,7 @@ impl Reading {
             pending: None,
             gathered: VecDeque::new(),
             gathered_bytes: 0,
+            room: ReadRoom::new(call),
             gap: None,
             touched: Vec::new(),
         }
@@ -192,9 +201,15 @@ impl Reading {
     ) -> Result<Next, Failed> {
         if allowance.is_used_up() && self.gap.is_none() {
             // What could be read would only have to be kept.
+            if !self.room.is_plentiful() {
+                self.put_back();
+            }
             return std::future::pending().await;
         }
         while self.gathered_bytes < max_bytes && self.gap.is_none() {
+            if !self.make_room(max_bytes).await {
+                break;
+            }
             if self.pending.is_none() {
                 let Some(id) = self.line.pop_front() else {
                     break;
@@ -206,8 +221,10 @@ impl Reading {
             tokio::task::consume_budget().await;
         }
         let batches = self.take_gathered(max_bytes, allowance);
+        let room = self.room.split(batches.iter().map(Taken::size).sum());
+        self.room.keep(self.gathered_bytes);
         if !batches.is_empty() {
-            return Ok(Next::Batches(batches));
+            return Ok(Next::Batches(batches, room));
         }
         if let Some((slot, gap)) = self.gap.take_if(|_| self.gathered.is_empty()) {
             return Ok(Next::Gap(slot, gap));
@@ -221,6 +238,37 @@ impl Reading {
             }
         }
         Ok(Next::News)
+    }
+
+    /// Sees to room for a read, if there is something to read. Says whether it may
+    /// begin: what was gathered is handed out before it waits for room for more.
+    async fn make_room(&mut self, max_bytes: usize) -> bool {
+        if self.line.is_empty() && self.pending.is_none() {
+            return false;
+        }
+        // A read returns one batch though it be over its size.
+        let bytes = max_bytes + limits::DEFAULT_MAX_BATCH_BYTES as usize;
+        if self.gathered.is_empty() {
+            self.room.wait(bytes).await;
+            return true;
+        }
+        self.room.grow(bytes)
+    }
+
+    /// Gives up what was gathered; it is read again when it is wanted.
+    fn put_back(&mut self) {
+        while let Some(taken) = self.gathered.pop_back() {
+            let id = taken.slot;
+            let slot = self.slots.get_mut(&id);
+            let slot = slot.expect("what is not read any more is not gathered");
+            slot.opened.position = taken.from;
+            if !std::mem::replace(&mut slot.in_line, true) {
+                self.line.push_back(id);
+            }
+            self.gap.take_if(|(slot, _)| *slot == id);
+        }
+        self.gathered_bytes = 0;
+        self.room.keep(0);
     }
 
     fn begin(&mut self, id: SlotId, max_bytes: usize) {
@@ -341,6 +389,7 @@ impl Slot {
             slot: id,
             batch,
             records,
+            from: position,
         })
     }
 }

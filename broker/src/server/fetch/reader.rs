@@ -19,6 +19,7 @@ use crate::server::call::Call;
 use crate::server::error::Refusal;
 use crate::server::fetched::fetched;
 use crate::server::memory::Held;
+use crate::server::read_room::ReadRoom;
 
 /// The state of one call. Each slot is one partition: its index is in `busy`
 /// while there may be something to read, else the partition rings `bell`, or the
@@ -34,11 +35,12 @@ pub(in crate::server) struct Reader {
     max_bytes: usize,
     until_end: bool,
     phase: Phase,
-    /// Read already, but too much for the response before; and the room it takes.
+    /// Read already, but too much for the response before.
     held: Vec<v1::FetchedBatch>,
-    held_room: Option<Held>,
-    /// What the batches of the response that was made last take.
-    room: Option<Held>,
+    /// For what is read and held.
+    room: ReadRoom,
+    /// The room that the response takes which was made last.
+    sending: Option<Held>,
     /// Bytes that are read for one response, at most: one batch may be over its
     /// size.
     round_bytes: usize,
@@ -119,8 +121,8 @@ impl Reader {
             until_end,
             phase: Phase::Opening,
             held: Vec::new(),
-            held_room: None,
-            room: None,
+            room: ReadRoom::new(call.clone()),
+            sending: None,
             round_bytes: max_bytes + max_batch_bytes,
             call,
             cursors,
@@ -214,17 +216,17 @@ impl Reader {
         }
     }
 
-    /// Room for what is read for a response, in its turn.
-    async fn reserve(&mut self) -> Result<Held, Refusal> {
-        let mut room = tokio::select! {
-            biased;
-            room = self.call.reserve(self.round_bytes) => room,
-            () = self.draining.cancelled() => return Err(Refusal::stopping()),
-        };
-        if let Some(held) = self.held_room.take() {
-            room.merge(held);
+    /// Waits until there is room for what is read for a response. What was read
+    /// before is sent rather than have it wait for more.
+    async fn make_room(&mut self) -> Result<bool, Refusal> {
+        if !self.held.is_empty() {
+            return Ok(self.room.grow(self.round_bytes));
         }
-        Ok(room)
+        tokio::select! {
+            biased;
+            () = self.room.wait(self.round_bytes) => Ok(true),
+            () = self.draining.cancelled() => Err(Refusal::stopping()),
+        }
     }
 
     /// Fills one response from the partitions that may have something, in turn.
@@ -232,10 +234,10 @@ impl Reader {
         if self.busy.is_empty() && self.held.is_empty() {
             return Ok(Vec::new());
         }
-        let mut room = self.reserve().await?;
+        let may_read = self.make_room().await?;
         let mut batches = std::mem::take(&mut self.held);
         let mut bytes = size_of(&batches);
-        while bytes < self.max_bytes && self.events.is_empty() {
+        while may_read && bytes < self.max_bytes && self.events.is_empty() {
             let Some(index) = self.busy.pop_front() else {
                 break;
             };
@@ -255,10 +257,8 @@ impl Reader {
             // Much that is in memory is read without a wait.
             tokio::task::consume_budget().await;
         }
-        let held_room = room.split(size_of(&self.held));
-        self.held_room = (!self.held.is_empty()).then_some(held_room);
-        room.shrink(bytes);
-        self.room = (bytes > 0).then_some(room);
+        self.sending = self.room.split(bytes);
+        self.room.keep(size_of(&self.held));
         Ok(batches)
     }
 
@@ -393,7 +393,7 @@ impl Source for Reader {
             Ok(None) => return None,
             Err(refusal) => Err(Status::from(refusal)),
         };
-        let room = self.room.take();
+        let room = self.sending.take();
         let goes_on = item.is_ok().then_some(self);
         Some((Made { item, room }, goes_on))
     }

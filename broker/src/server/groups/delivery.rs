@@ -2,6 +2,7 @@
 //! next, and how much it takes.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use statecast_proto::v1::{self, consume_response::Event};
 use tokio::time::Instant;
@@ -13,11 +14,14 @@ use crate::group::TopicPartition;
 use crate::limits;
 use crate::model::{Offset, TopicName};
 use crate::partition::ReadError;
+use crate::server::call::Call;
 use crate::server::error::Refusal;
+use crate::server::memory::Held;
 use crate::server::reading::{Allowance, Failed, Gap, Next, Reading, SlotId, Taken};
 
 /// What a member reads.
 pub(super) struct Delivery {
+    call: Arc<Call>,
     reading: Reading,
     shares: HashMap<TopicPartition, Share>,
     by_slot: HashMap<SlotId, TopicPartition>,
@@ -43,15 +47,16 @@ struct Share {
 /// Something that is ready to be sent, in the order in which it was read.
 #[derive(Debug)]
 enum Ready {
-    Batches(Vec<Taken>),
+    Batches(Vec<Taken>, Option<Held>),
     Gap(SlotId, Event),
     CaughtUp(VecDeque<v1::GroupPosition>),
 }
 
 impl Delivery {
-    pub(super) fn new(terms: &Terms) -> Delivery {
+    pub(super) fn new(terms: &Terms, call: Arc<Call>) -> Delivery {
         Delivery {
-            reading: Reading::new(),
+            reading: Reading::new(call.clone()),
+            call,
             shares: HashMap::new(),
             by_slot: HashMap::new(),
             credit: terms.capacity,
@@ -128,7 +133,7 @@ impl Delivery {
         self.by_slot.remove(&slot);
         self.reading.remove(slot);
         match &mut self.next {
-            Some(Ready::Batches(batches)) => {
+            Some(Ready::Batches(batches, _)) => {
                 batches.retain(|taken| taken.slot != slot);
                 if batches.is_empty() {
                     self.next = None;
@@ -167,6 +172,12 @@ impl Delivery {
         self.progress.set_stalled();
     }
 
+    /// Whether there is so much memory that records may be read before they can be
+    /// sent.
+    pub(super) fn may_work_ahead(&self) -> bool {
+        self.call.memory.sending.is_plentiful()
+    }
+
     /// Whether something is ready to be sent.
     pub(super) fn is_ready(&self) -> bool {
         self.next.is_some()
@@ -182,7 +193,7 @@ impl Delivery {
         }
         match self.reading.next(self.max_bytes, self.credit).await {
             Ok(Next::News) => {}
-            Ok(Next::Batches(batches)) => self.next = Some(Ready::Batches(batches)),
+            Ok(Next::Batches(batches, room)) => self.next = Some(Ready::Batches(batches, room)),
             Ok(Next::Gap(slot, gap)) => {
                 let topic = self.topic(slot);
                 let event = match gap {
@@ -231,8 +242,11 @@ impl Delivery {
     /// What is ready; the member has it from now on.
     pub(super) fn take(&mut self) -> Option<Event> {
         match self.next.take()? {
-            Ready::Batches(batches) => {
+            Ready::Batches(batches, room) => {
                 self.is_behind = true;
+                if let Some(room) = room {
+                    self.call.send(room);
+                }
                 let batches = batches.into_iter().map(|taken| self.send(taken));
                 let batches = batches.collect();
                 Some(Event::Batches(v1::GroupBatches { batches }))
@@ -257,6 +271,7 @@ impl Delivery {
             slot,
             batch,
             records,
+            ..
         } = taken;
         self.credit.spend(&batch);
         let partition = self.by_slot[&slot];

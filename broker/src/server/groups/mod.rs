@@ -3,7 +3,8 @@
 //! Each member has a task of its own, which hears its requests whether or not the
 //! transport takes the responses: a member that is busy with what it has is alive.
 //! What it gives to the transport lies in a channel of one place, so a member that
-//! never reads holds two responses, and what the transport has of them.
+//! never reads holds two responses, and what the transport has of them. They have
+//! room in the budget of the server, and one only while that is scarce.
 
 mod commits;
 mod delivery;
@@ -20,6 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
+use super::call::Call;
 
 /// What a member is told.
 type Responses = mpsc::Sender<Result<v1::ConsumeResponse, Status>>;
@@ -48,9 +50,10 @@ impl Groups for GroupsService {
         let address = address.map(|address| address.to_string());
         let (responses, stream) = mpsc::channel(1);
         let context = self.context.clone();
+        let call = Call::of(request.extensions());
         let incoming = request.into_inner();
         let address = address.unwrap_or_default();
-        tokio::spawn(session::serve(context, incoming, responses, address));
+        tokio::spawn(session::serve(context, incoming, responses, address, call));
         Ok(Response::new(ReceiverStream::new(stream)))
     }
 }

@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 use std::future::pending;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use statecast_proto::reason::Reason;
 use statecast_proto::v1::{self, consume_request::Request, consume_response::Event};
@@ -33,6 +34,7 @@ use crate::coordinator::{Member, MemberEvent};
 use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::server::Context;
+use crate::server::call::Call;
 use crate::server::error::Refusal;
 use crate::server::group_admin::member_id;
 
@@ -42,8 +44,9 @@ pub(super) async fn serve(
     incoming: Streaming<v1::ConsumeRequest>,
     responses: Responses,
     address: String,
+    call: Arc<Call>,
 ) {
-    if let Err(status) = converse(context, incoming, &responses, address).await {
+    if let Err(status) = converse(context, incoming, &responses, address, call).await {
         // Nobody may be there to hear it.
         let _ = responses.send(Err(status)).await;
     }
@@ -54,6 +57,7 @@ async fn converse(
     mut incoming: Streaming<v1::ConsumeRequest>,
     responses: &Responses,
     address: String,
+    call: Arc<Call>,
 ) -> Result<(), Status> {
     let joined = tokio::select! {
         joined = join::join(&context, &mut incoming, address) => joined,
@@ -61,7 +65,7 @@ async fn converse(
     };
     match joined {
         Some(Ok((member, terms))) => {
-            let session = Session::new(context, member, terms);
+            let session = Session::new(context, member, terms, call);
             session.run(incoming, responses).await
         }
         Some(Err(refusal)) => Err(refusal.into()),
@@ -95,7 +99,7 @@ enum Next<'a> {
     Said(Option<MemberEvent>),
     Opened(Generation, Result<Vec<Started>, Refusal>),
     Worked(Result<(), Refusal>),
-    /// There is something to send, and the transport takes it.
+    /// The transport takes something, if there is something to send.
     Sendable(Permit<'a, Result<v1::ConsumeResponse, Status>>),
     Stalled,
     Silence,
@@ -104,7 +108,7 @@ enum Next<'a> {
 }
 
 impl Session {
-    fn new(context: Context, member: Member, terms: Terms) -> Session {
+    fn new(context: Context, member: Member, terms: Terms, call: Arc<Call>) -> Session {
         let mut outgoing = Outgoing::default();
         outgoing.push(Said::Event(Event::Joined(v1::Joined {
             member_id: member_id(member.id()),
@@ -112,7 +116,7 @@ impl Session {
         })));
         Session {
             context,
-            delivery: Delivery::new(&terms),
+            delivery: Delivery::new(&terms, call),
             member,
             terms,
             commits: Commits::default(),
@@ -179,8 +183,10 @@ impl Session {
         let lasts = self.end.is_none();
         let hears = lasts && self.commits.has_room() && self.outgoing.has_room();
         let listens = self.opening.is_none() && !self.is_silent;
-        let works = lasts && !self.delivery.is_ready();
+        let takes = responses.capacity() > 0 || self.delivery.may_work_ahead();
+        let works = lasts && takes && !self.delivery.is_ready();
         let sends = !self.outgoing.is_empty() || self.delivery.is_ready();
+        let waits = lasts && !takes;
         let stalls_at = self.delivery.stalls_at();
         let draining = &self.context.draining;
         tokio::select! {
@@ -188,7 +194,7 @@ impl Session {
             said = self.member.event(), if listens => Next::Said(said),
             (generation, opened) = opened(&mut self.opening) => Next::Opened(generation, opened),
             worked = self.delivery.work(), if works => Next::Worked(worked),
-            permit = responses.reserve(), if sends => permit.map_or(Next::Gone, Next::Sendable),
+            permit = responses.reserve(), if sends || waits => permit.map_or(Next::Gone, Next::Sendable),
             () = at(stalls_at), if lasts => Next::Stalled,
             () = sleep_until(self.heartbeat_at), if lasts && !sends => Next::Silence,
             () = draining.cancelled(), if lasts => Next::Draining,
