@@ -94,6 +94,9 @@ async fn records_are_sent_as_far_as_they_are_taken() {
     assert_eq!(read, [0, 10]);
     // The answer to a commit shows that nothing else is on its way.
     member.commit_all(vec![position("t", 0, 20)]).await;
+    // 5 were sent beyond what was taken: they are paid first.
+    member.take_more(0, 5).await;
+    member.commit_all(vec![position("t", 0, 20)]).await;
     member.take_more(0, 1).await;
     assert_eq!(bases(&member.batches().await), [20]);
     member.commit_all(vec![position("t", 0, 30)]).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use statecast_proto::v1::{self, consume_response::Event};
 use tokio::time::Instant;
 
+use super::credit::Credit;
 use super::join::Terms;
 use super::progress::{Holding, Progress};
 use super::start::Started;
@@ -26,7 +27,7 @@ pub(super) struct Delivery {
     shares: HashMap<TopicPartition, Share>,
     by_slot: HashMap<SlotId, TopicPartition>,
     /// What it takes still.
-    credit: Allowance,
+    credit: Credit,
     progress: Progress,
     /// Of a response.
     max_bytes: usize,
@@ -59,7 +60,7 @@ impl Delivery {
             call,
             shares: HashMap::new(),
             by_slot: HashMap::new(),
-            credit: terms.capacity,
+            credit: Credit::new(terms.capacity),
             progress: Progress::new(terms.max_processing_time),
             max_bytes: terms.max_bytes,
             is_behind: false,
@@ -146,8 +147,7 @@ impl Delivery {
 
     /// The member takes more.
     pub(super) fn give(&mut self, credit: Allowance) {
-        self.credit.bytes = self.credit.bytes.saturating_add(credit.bytes);
-        self.credit.records = self.credit.records.saturating_add(credit.records);
+        self.credit.give(credit);
     }
 
     /// A partition was committed up to an offset.
@@ -191,7 +191,7 @@ impl Delivery {
             self.next = Some(Ready::CaughtUp(self.positions()));
             return Ok(());
         }
-        match self.reading.next(self.max_bytes, self.credit).await {
+        match self.reading.next(self.max_bytes, self.credit.left()).await {
             Ok(Next::News) => {}
             Ok(Next::Batches(batches, room)) => self.next = Some(Ready::Batches(batches, room)),
             Ok(Next::Gap(slot, gap)) => {

@@ -7,6 +7,7 @@
 //! room in the budget of the server, and one only while that is scarce.
 
 mod commits;
+mod credit;
 mod delivery;
 mod join;
 mod outgoing;
