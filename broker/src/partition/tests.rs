@@ -295,19 +295,49 @@ async fn stopped_engine_refuses() {
     );
 }
 
-#[tokio::test]
-async fn retention_goes_on_when_nothing_is_appended_any_more() {
-    let dir = SimDir::new();
+/// An engine whose clock shows what `time` holds: milliseconds.
+fn engine_at(dir: &SimDir, time: &Arc<AtomicI64>) -> Engine {
     let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1 << 96).unwrap();
-    let time = Arc::new(AtomicI64::new(1_000));
-    let clock = time.clone();
-    let clock = Clock::of(move || clock.load(Ordering::Relaxed));
-    let engine = Engine::start(storage, EngineOptions::default(), clock).unwrap();
-    let config = PartitionConfig {
+    let time = time.clone();
+    let clock = Clock::of(move || time.load(Ordering::Relaxed));
+    Engine::start(storage, EngineOptions::default(), clock).unwrap()
+}
+
+fn kept_for_a_minute() -> PartitionConfig {
+    PartitionConfig {
         retention_ms: Some(60_000),
         ..config(FlushLevel::Always)
-    };
-    let partition = engine.create_partition(PartitionId(16), config);
+    }
+}
+
+#[tokio::test]
+async fn full_disk_takes_appends_again_once_retention_has_removed_something() {
+    let dir = SimDir::new();
+    dir.set_capacity(Some(8 * MIB));
+    let time = Arc::new(AtomicI64::new(1_000));
+    let engine = engine_at(&dir, &time);
+    engine.begin_upkeep().unwrap();
+    let partition = engine.create_partition(PartitionId(16), kept_for_a_minute());
+    let value = vec![7; 100_000];
+    while append(&engine, &partition, &value).await.is_ok() {}
+    // Others take what is left.
+    dir.fill_up_to(0);
+    time.store(100_000, Ordering::Relaxed);
+    engine.sweep_now();
+    assert!(partition.range().log_start_offset > Offset(0));
+    // The archiver goes on by itself.
+    while let Err(error) = append(&engine, &partition, &value).await {
+        assert_eq!(error, AppendError::DiskFull);
+        tokio::task::yield_now().await;
+    }
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn retention_goes_on_when_nothing_is_appended_any_more() {
+    let time = Arc::new(AtomicI64::new(1_000));
+    let engine = engine_at(&SimDir::new(), &time);
+    let partition = engine.create_partition(PartitionId(16), kept_for_a_minute());
     append(&engine, &partition, b"old").await.unwrap();
     let mut file_age = FileAge::default();
     for _ in 0..50 {

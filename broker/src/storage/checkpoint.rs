@@ -5,11 +5,16 @@
 //! lies beyond was written by an archiver pass that didn't finish, and is in
 //! the journal still. Written to a new file that replaces the old one, so there
 //! is always one that is whole.
+//!
+//! The new file is there beforehand and has all the blocks that it needs: on a
+//! full disk nothing can be removed before the checkpoint says so. What the old
+//! one leaves free when it is replaced makes the next.
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use super::dir::Dir;
+use super::dir::{Dir, File};
 use super::lsn::Generation;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
@@ -17,6 +22,9 @@ use crate::model::{Offset, PartitionId};
 /// Name of the file.
 pub(super) const FILE: &str = "checkpoint";
 const NEW_FILE: &str = "checkpoint.new";
+
+/// What file systems hand out: bytes.
+const BLOCK: u64 = 4096;
 
 /// "SCP" and the format version, 1.
 const MAGIC: u32 = u32::from_le_bytes(*b"SCP\x01");
@@ -81,22 +89,23 @@ impl Checkpoint {
         Ok(Self::decode(&bytes[..read]).map_or(Loaded::Damaged, Loaded::Checkpoint))
     }
 
-    /// Replaces the checkpoint of a data directory; durable on return.
+    /// Replaces the checkpoint of a data directory; durable on return. On a full
+    /// disk a checkpoint that isn't larger than the one before is still stored.
     pub fn store(&self, dir: &dyn Dir) -> io::Result<()> {
-        // One may be left from a crash.
-        match dir.remove(Path::new(NEW_FILE)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let file = dir.create(Path::new(NEW_FILE))?;
-        file.write_all_at(&self.encode(), 0)?;
+        let bytes = self.encode();
+        let file = open_new(dir)?;
+        claim(dir, file.as_ref(), bytes.len() as u64)?;
+        file.write_all_at(&bytes, 0)?;
+        file.set_len(bytes.len() as u64)?;
         file.sync_data()?;
         dir.rename(Path::new(NEW_FILE), Path::new(FILE))?;
         // From here on, which of the two is on disk is open. Whatever the error
         // is, a later attempt can't make it good.
         dir.sync_dir(Path::new("")).map_err(|error| {
             io::Error::other(format!("the checkpoint was replaced, but then: {error}"))
-        })
+        })?;
+        keep_room(dir);
+        Ok(())
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -160,6 +169,54 @@ impl Checkpoint {
             archived,
             partitions,
         })
+    }
+}
+
+/// Keeps room for a checkpoint as large as the one that is there. Nothing
+/// depends on it yet: what fails here shows when the room is needed.
+pub(super) fn keep_room(dir: &dyn Dir) {
+    let keep = || extend(open_new(dir)?.as_ref(), room_for(len_of_current(dir)?));
+    let _ = keep();
+}
+
+/// Makes sure, before anything is changed, that there is room for a checkpoint
+/// of `len` bytes and then for one more: what is cut off the new file and the
+/// old file together make the next.
+fn claim(dir: &dyn Dir, new: &dyn File, len: u64) -> io::Result<()> {
+    let needed = (2 * len).saturating_sub(len_of_current(dir)?).max(len);
+    if new.len()? >= needed {
+        return Ok(());
+    }
+    match extend(new, room_for(needed)) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull && new.len()? >= needed => Ok(()),
+        claimed => claimed,
+    }
+}
+
+/// Rounded up: two files never take more blocks than one of both their sizes,
+/// and one more.
+fn room_for(len: u64) -> u64 {
+    len.next_multiple_of(BLOCK) + BLOCK
+}
+
+fn extend(file: &dyn File, to: u64) -> io::Result<()> {
+    let len = file.len()?;
+    let missing = usize::try_from(to.saturating_sub(len)).expect("a checkpoint fits in memory");
+    file.write_all_at(&vec![0; missing], len)
+}
+
+fn open_new(dir: &dyn Dir) -> io::Result<Arc<dyn File>> {
+    match dir.open(Path::new(NEW_FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => dir.create(Path::new(NEW_FILE)),
+        opened => opened,
+    }
+}
+
+fn len_of_current(dir: &dyn Dir) -> io::Result<u64> {
+    match dir.open(Path::new(FILE)) {
+        Ok(file) => file.len(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
 }
 

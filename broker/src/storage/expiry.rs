@@ -4,15 +4,20 @@
 //! crash, or a disk that refuses, leaves files that nobody reads. They are
 //! remembered until they are gone; after a restart, the first look at the
 //! directory finds them again.
+//!
+//! On a full disk all of this works without a byte of room: the checkpoint has its
+//! room already, and a partition whose active segment goes may do without one
+//! until something was removed.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
-use super::Storage;
 use super::archiver::{ArchiveError, Archiver};
 use super::log::PartitionLog;
 use super::retention::{Expired, Limits, SealedSegment, expired};
 use super::segment::{self, SegmentState, SegmentWriter, recover_state};
+use super::{PARTITIONS_DIR, Storage};
 use crate::model::Offset;
 
 /// What retention means for one partition.
@@ -49,6 +54,7 @@ impl Storage {
     ) -> Result<usize, RetentionError> {
         let mut archiver = self.archiver();
         let mut failed = None;
+        let mut without_active = Vec::new();
         for partition in partitions {
             if partition.retention_ms.is_none() && partition.retention_bytes.is_none() {
                 continue;
@@ -56,12 +62,20 @@ impl Storage {
             if let Err(error) = self.expire(&partition, now_ms, &mut archiver) {
                 failed.get_or_insert(error);
             }
+            if partition.log.lock().lacks_active() {
+                without_active.push(partition.log);
+            }
         }
         let removed = self.remove_expired(&mut archiver);
+        for log in without_active {
+            if let Err(error) = self.begin_missing_active(&log, now_ms, &mut archiver) {
+                failed.get_or_insert(error);
+            }
+        }
         drop(archiver);
         self.remove_doomed()?;
         match failed {
-            Some(error) => Err(error.into()),
+            Some(error) => Err(error),
             None => removed,
         }
     }
@@ -72,8 +86,12 @@ impl Storage {
         partition: &PartitionRetention,
         now_ms: i64,
         archiver: &mut Archiver,
-    ) -> io::Result<()> {
+    ) -> Result<(), RetentionError> {
         let log = &partition.log;
+        if log.lock().deleted {
+            // Its files may be gone. If not, they stay until we are done.
+            return Ok(());
+        }
         self.find_left_behind(log, archiver)?;
         let (sealed, Some(active)) = self.segments_of(log)? else {
             return Ok(());
@@ -99,24 +117,26 @@ impl Storage {
             active: active_too,
         } = expired(&segments, last, limits, now_ms);
         let mut gone = sealed[..count].to_vec();
-        let mut new_active = active;
+        let mut new_active = Some(active);
+        let mut end_of_gone = active.base_offset;
         if active_too && active.batch_count > 0 {
-            new_active = self.replace_active(log, active.next_offset, now_ms)?;
+            end_of_gone = active.next_offset;
+            new_active = self.begin_active(log, end_of_gone, now_ms, archiver)?;
             gone.push(active.base_offset.into());
         }
-        let first = sealed.get(count).map(|name| name.base_offset);
-        let start = first.unwrap_or(new_active.base_offset);
         if gone.is_empty() {
             return Ok(());
         }
+        let first = sealed.get(count).map(|name| name.base_offset);
+        let start = first.unwrap_or(end_of_gone);
         archiver
             .expired
             .extend(gone.iter().map(|&name| (log.id(), name)));
         let mut state = log.lock();
         state.log_start = start;
-        state.active = Some(new_active);
+        state.active = new_active;
         if let Some(sealed) = &mut state.sealed {
-            sealed.retain(|name| (start..new_active.base_offset).contains(&name.base_offset));
+            sealed.retain(|name| name.base_offset >= start);
         }
         Ok(())
     }
@@ -131,14 +151,13 @@ impl Storage {
             let (sealed, active) = self.segments_of(log)?;
             let first = sealed.first().map(|name| name.base_offset);
             let first = first.or(active.map(|active| active.base_offset));
+            let first = first.unwrap_or(log.lock().log_start);
             let listing = segment::list(self.dir.as_ref(), log.id())?;
             Ok((first, listing.segments().to_vec()))
         };
         match look() {
             Ok((first, listed)) => {
-                let left = listed
-                    .into_iter()
-                    .filter(|name| first.is_some_and(|first| name.base_offset < first));
+                let left = listed.into_iter().filter(|name| name.base_offset < first);
                 archiver.expired.extend(left.map(|name| (log.id(), name)));
                 Ok(())
             }
@@ -154,7 +173,13 @@ impl Storage {
         if archiver.expired.is_empty() {
             return Ok(0);
         }
-        self.store_checkpoint(archiver)?;
+        match self.store_checkpoint(archiver) {
+            // The room that was kept for it is gone: somebody else was faster.
+            Err(ArchiveError::NoSpace(_)) if self.journal.files().give_up_spare()? => {
+                self.store_checkpoint(archiver)?;
+            }
+            stored => stored?,
+        }
         let mut removed = 0;
         while let Some(&(id, name)) = archiver.expired.last() {
             self.segments.forget(id, name);
@@ -165,20 +190,53 @@ impl Storage {
         Ok(removed)
     }
 
-    /// Begins an empty active segment at `base`.
-    fn replace_active(
+    /// Begins the active segment of a partition that had to do without one.
+    fn begin_missing_active(
+        &self,
+        log: &PartitionLog,
+        now_ms: i64,
+        archiver: &mut Archiver,
+    ) -> Result<(), RetentionError> {
+        let base = log.lock().archived_end();
+        let begun = self.begin_active(log, base, now_ms, archiver)?;
+        log.lock().active = begun;
+        Ok(())
+    }
+
+    /// Begins an empty active segment at `base`, or says that there is no room
+    /// for it. One is needed even though it is empty: if the checkpoint is lost,
+    /// only its name tells that the offsets before were given out.
+    fn begin_active(
         &self,
         log: &PartitionLog,
         base: Offset,
         now_ms: i64,
-    ) -> io::Result<SegmentState> {
-        match segment::remove(self.dir.as_ref(), log.id(), base) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        archiver: &mut Archiver,
+    ) -> Result<Option<SegmentState>, RetentionError> {
+        let begun = self.create_segment(log, base, now_ms).or_else(|error| {
+            archiver.doubt(log.id());
+            match self.writing_failed("beginning a segment", &error) {
+                ArchiveError::NoSpace(_) => Ok(None),
+                failed @ ArchiveError::Failed(_) => Err(failed),
+            }
+        });
+        Ok(begun?)
+    }
+
+    fn create_segment(
+        &self,
+        log: &PartitionLog,
+        base: Offset,
+        now_ms: i64,
+    ) -> io::Result<Option<SegmentState>> {
+        // There is none if damage took everything that it ever had.
+        self.dir.create_dir(&segment::partition_dir(log.id()))?;
+        self.dir.sync_dir(Path::new(PARTITIONS_DIR))?;
+        // An attempt before this one may have failed halfway.
+        segment::remove(self.dir.as_ref(), log.id(), base)?;
         let writer = SegmentWriter::create(self.dir.as_ref(), log.id(), base, now_ms)?;
         writer.flush()?;
         self.dir.sync_dir(&segment::partition_dir(log.id()))?;
-        Ok(writer.state())
+        Ok(Some(writer.state()))
     }
 }

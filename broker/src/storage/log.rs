@@ -160,6 +160,12 @@ impl LogState {
         behind.map_or(self.next_offset, |run| run.base_offset)
     }
 
+    /// Whether offsets were archived, and no segment says so: retention found no
+    /// room to begin one.
+    pub fn lacks_active(&self) -> bool {
+        self.active.is_none() && self.archived_end() > Offset::ZERO && !self.deleted
+    }
+
     /// Takes a batch that lies in the journal, at the next offset.
     pub fn push_run(&mut self, run: Run) {
         assert_eq!(run.base_offset, self.next_offset, "offsets are dense");

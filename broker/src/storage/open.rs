@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, RwLock};
 
 use super::archiver::Archiver;
-use super::checkpoint::{Checkpoint, CheckpointEntry, Loaded};
+use super::checkpoint::{self, Checkpoint, CheckpointEntry, Loaded};
 use super::dir::Dir;
 use super::identity::{Identity, IdentityError};
 use super::journal::{JOURNAL_DIR, Journal, JournalFiles};
@@ -65,6 +65,8 @@ impl Storage {
                 (None, entries_of_segments(dir.as_ref())?)
             }
         };
+        // Before anything else takes what is free: a crash has freed it, too.
+        checkpoint::keep_room(dir.as_ref());
         let tally = Arc::new(Tally::default());
         let snapshot = Snapshot::load(dir.as_ref(), &tally)?;
         let mut producers = ProducerReplay::new(snapshot, archived, &entries, tally.clone());

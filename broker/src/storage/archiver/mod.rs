@@ -142,6 +142,11 @@ impl Archiver {
         self.expired.iter().any(|&(of, _)| of == id)
     }
 
+    /// The partition's directory may hold a segment that nothing refers to.
+    pub(super) fn doubt(&mut self, id: PartitionId) {
+        self.tidy.remove(&id);
+    }
+
     /// The partition was deleted.
     pub(super) fn forget(&mut self, id: PartitionId) {
         self.tidy.remove(&id);
@@ -191,8 +196,8 @@ impl Storage {
         let Done { moved, written } = match filled {
             Ok(done) => done,
             Err(error) => {
-                for id in files.iter().flat_map(|file| &file.touched) {
-                    archiver.tidy.remove(id);
+                for &id in files.iter().flat_map(|file| &file.touched) {
+                    archiver.doubt(id);
                 }
                 return Err(self.archiving_failed(&error));
             }

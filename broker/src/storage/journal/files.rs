@@ -309,9 +309,19 @@ impl JournalFiles {
     /// Removes one spare file if there are more than are wanted: what a burst
     /// needed is given back little by little. Says whether it did.
     pub fn trim_spare(&self) -> io::Result<bool> {
+        self.remove_spare_beyond(self.size.spares)
+    }
+
+    /// Removes one spare file, even the last, for its space. Says whether there
+    /// was one.
+    pub fn give_up_spare(&self) -> io::Result<bool> {
+        self.remove_spare_beyond(0)
+    }
+
+    fn remove_spare_beyond(&self, kept: usize) -> io::Result<bool> {
         let surplus = {
             let mut state = self.lock();
-            if state.spares.len() <= self.size.spares {
+            if state.spares.len() <= kept {
                 return Ok(false);
             }
             state.total -= 1;

@@ -4,6 +4,7 @@ mod compaction;
 mod damage;
 mod deletion;
 mod format_page;
+mod full_disk;
 mod keyed;
 mod keyed_model;
 mod model;

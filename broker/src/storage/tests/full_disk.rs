@@ -1,0 +1,193 @@
+//! A disk without a byte of room: retention must be able to make some.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::model::{batch, read_whole};
+use super::world::{Gentle, SEGMENT_BYTES, options};
+use crate::model::{Offset, PartitionId};
+use crate::storage::dir::Dir;
+use crate::storage::dir::sim::SimDir;
+use crate::storage::{
+    ArchiveError, Claim, JournalAppend, PartitionRetention, Prepared, RetentionError, Storage,
+    segment,
+};
+
+const ID: PartitionId = PartitionId(16);
+
+fn open(dir: &SimDir) -> Storage {
+    let (storage, report) = Storage::open(Arc::new(dir.clone()), options(), 1 << 70).unwrap();
+    assert_eq!(report.damage, []);
+    storage.partition(ID).lock().segment_bytes = SEGMENT_BYTES;
+    storage
+}
+
+/// Appends so many batches of 1 KiB, and archives them.
+fn archive(storage: &Storage, batches: u64) {
+    for nth in 0..batches {
+        let append = JournalAppend {
+            log: storage.partition(ID),
+            batch: batch(nth, 2, 1 << 10),
+            unit_remaining: 0,
+            claim: Claim::User,
+        };
+        storage.append(&[append], 1_000).unwrap();
+    }
+    let flushed = storage.flush(storage.written()).unwrap();
+    assert_eq!(flushed, storage.written());
+    let log = storage.partition(ID);
+    let end = log.lock().next_offset;
+    log.publish(end);
+    storage.close_journal_file();
+    while storage.archive_oldest(1_000, &Gentle(false)).unwrap() > 0 {}
+}
+
+/// Everything that was appended at 1,000 is too old at `now_ms` = 100,000.
+fn expire(storage: &Storage, now_ms: i64) -> Result<usize, RetentionError> {
+    let retention = PartitionRetention {
+        log: storage.partition(ID),
+        retention_ms: Some(60_000),
+        retention_bytes: None,
+    };
+    storage.apply_retention([retention].into_iter(), now_ms)
+}
+
+fn segment_files(dir: &SimDir) -> usize {
+    segment::list(dir, ID).unwrap().segments().len()
+}
+
+#[test]
+fn sealed_and_active_segments_go_though_there_is_no_room_for_a_checkpoint() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    archive(&storage, 12);
+    assert!(segment_files(&dir) >= 2);
+    dir.fill_up_to(0);
+    let removed = expire(&storage, 100_000).unwrap();
+    assert!(removed >= 2, "{removed}");
+    assert!(
+        dir.available_bytes().unwrap() > 11 << 10,
+        "its space came back"
+    );
+    let end = storage.partition(ID).high_watermark();
+    assert_eq!(storage.partition(ID).lock().log_start, end);
+    assert_eq!(segment_files(&dir), 1, "the next one is begun");
+
+    // It is so after a crash, and goes on behind.
+    drop(storage);
+    let dir = dir.crash(1);
+    dir.set_capacity(None);
+    let storage = open(&dir);
+    assert_eq!(storage.partition(ID).high_watermark(), end);
+    assert_eq!(storage.partition(ID).lock().log_start, end);
+    archive(&storage, 1);
+    let whole = read_whole(&storage, ID, 900);
+    assert_eq!(whole.log_start, end.0);
+    assert_eq!(whole.high_watermark, end.0 + 2);
+    assert_eq!(whole.batches.len(), 1);
+    assert_eq!(whole.quarantined, []);
+}
+
+#[test]
+fn silent_topic_becomes_empty_though_there_is_no_room_for_another_segment() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    archive(&storage, 3);
+    assert_eq!(segment_files(&dir), 1);
+    dir.fill_up_to(0);
+    assert_eq!(expire(&storage, 100_000).unwrap(), 1);
+    let end = storage.partition(ID).high_watermark();
+    assert_eq!(storage.partition(ID).lock().log_start, end);
+    dir.set_capacity(None);
+    archive(&storage, 1);
+    let whole = read_whole(&storage, ID, 900);
+    assert_eq!(whole.batches.len(), 1);
+    assert_eq!(whole.high_watermark, end.0 + 2);
+}
+
+#[test]
+fn passes_that_find_no_room_again_and_again_leave_enough_for_retention() {
+    for room in (0..3_000).step_by(50) {
+        let dir = SimDir::new();
+        let storage = open(&dir);
+        archive(&storage, 6);
+        // Each one more entry of the checkpoint, as long as there is room.
+        dir.fill_up_to(room);
+        for id in 17..30 {
+            let append = JournalAppend {
+                log: storage.partition(PartitionId(id)),
+                batch: batch(0, 1, 0),
+                unit_remaining: 0,
+                claim: Claim::User,
+            };
+            if storage.append(&[append], 1_000).is_err() {
+                break;
+            }
+            storage.flush(storage.written()).unwrap();
+            storage.close_journal_file();
+            match storage.archive_oldest(1_000, &Gentle(false)) {
+                Ok(_) => {}
+                Err(error) => assert!(matches!(error, ArchiveError::NoSpace(_)), "{error}"),
+            }
+        }
+        let left = dir.available_bytes().unwrap();
+        dir.fill_up_to(0);
+        let removed = expire(&storage, 100_000)
+            .unwrap_or_else(|error| panic!("room for {room}, {left} left: {error}"));
+        assert!(removed > 0, "{room}");
+    }
+}
+
+#[test]
+fn directory_that_was_opened_without_room_makes_some() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    archive(&storage, 6);
+    drop(storage);
+    // The power goes: what was kept for the next checkpoint was not durable.
+    let dir = dir.crash(3);
+    let storage = open(&dir);
+    dir.fill_up_to(0);
+    assert!(expire(&storage, 100_000).unwrap() > 0);
+}
+
+#[test]
+fn spare_journal_file_is_given_up_when_others_took_the_room_for_the_checkpoint() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    archive(&storage, 6);
+    assert_eq!(storage.prepare_spare().unwrap(), Prepared::One);
+    dir.remove(Path::new("checkpoint.new")).unwrap();
+    dir.fill_up_to(0);
+    assert!(expire(&storage, 100_000).unwrap() > 0);
+    archive(&storage, 1);
+}
+
+#[test]
+fn partition_that_was_deleted_meanwhile_is_left_alone() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    archive(&storage, 3);
+    let retention = PartitionRetention {
+        log: storage.partition(ID),
+        retention_ms: Some(60_000),
+        retention_bytes: None,
+    };
+    storage.delete_partitions(&[ID]).unwrap();
+    let removed = storage.apply_retention([retention].into_iter(), 100_000);
+    assert_eq!(removed.unwrap(), 0);
+    assert_eq!(storage.failure(), None);
+    assert_eq!(segment_files(&dir), 0);
+}
+
+#[test]
+fn partition_that_lost_everything_gets_a_segment_that_says_so() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    storage.partition(ID).lock().skip_damaged(Offset(100));
+    assert_eq!(expire(&storage, 100_000).unwrap(), 0);
+    assert_eq!(storage.failure(), None);
+    assert_eq!(segment_files(&dir), 1);
+    archive(&storage, 1);
+    assert_eq!(storage.partition(ID).high_watermark(), Offset(102));
+}
