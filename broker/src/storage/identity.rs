@@ -110,7 +110,9 @@ impl Identity {
         };
         let found = value("format")?
             .parse()
-            .map_err(|_| IdentityError::Unreadable)?;
+            .ok()
+            .filter(|found| *found > 0)
+            .ok_or(IdentityError::Unreadable)?;
         if found > FORMAT_VERSION {
             return Err(IdentityError::Newer { found });
         }
@@ -160,6 +162,12 @@ mod tests {
         ));
         assert!(matches!(
             Identity::parse("statecast data directory\nformat x\n"),
+            Err(IdentityError::Unreadable)
+        ));
+        let none =
+            "statecast data directory\nformat 0\ncluster_id 00\njournal_file_bytes 67108864\n";
+        assert!(matches!(
+            Identity::parse(none),
             Err(IdentityError::Unreadable)
         ));
         let tiny = "statecast data directory\nformat 1\ncluster_id 00\njournal_file_bytes 100\n";

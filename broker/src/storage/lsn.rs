@@ -11,6 +11,12 @@ impl Generation {
     /// Older than every file.
     pub const ZERO: Generation = Generation(0);
 
+    /// The one before; there is none before [`Generation::ZERO`].
+    #[must_use]
+    pub fn previous(self) -> Generation {
+        Generation(self.0.saturating_sub(1))
+    }
+
     /// The next one.
     #[must_use]
     pub fn next(self) -> Generation {

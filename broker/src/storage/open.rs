@@ -47,7 +47,8 @@ impl Storage {
         size.file_bytes = identity.journal_file_bytes;
 
         // Nothing was appended before the first checkpoint was there.
-        let is_new = dir.list(Path::new(JOURNAL_DIR))?.is_empty();
+        let is_new = dir.list(Path::new(JOURNAL_DIR))?.is_empty()
+            && dir.list(Path::new(PARTITIONS_DIR))?.is_empty();
         let salt = u32::try_from(seed >> 96).expect("the upper 32 bits");
         let mut report = RecoveryReport::default();
         let (archived, entries) = match Checkpoint::load(dir.as_ref())? {
@@ -92,7 +93,6 @@ impl Storage {
             recovered.end,
             tally.clone(),
         );
-        let archived = archived.unwrap_or(Generation::ZERO);
         let storage = Storage {
             segments: SegmentCache::new(options.open_segments),
             dir,
@@ -100,7 +100,7 @@ impl Storage {
             lost_offsets: recovered.lost_offsets,
             journal,
             logs: RwLock::new(logs),
-            archiver: Mutex::new(Archiver::new(archived, noted)),
+            archiver: Mutex::new(Archiver::new(recovered.archived, noted)),
             tally,
             doomed: Mutex::default(),
         };

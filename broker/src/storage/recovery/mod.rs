@@ -14,7 +14,7 @@
 //! | E | a frame with a valid head and a wrong payload, before `durable` | damage with a name | its offsets are quarantined |
 //! | F | the same at or behind `durable` | a torn tail | as B |
 //! | G | a unit whose last frames fall to a cut | a unit that was never acknowledged | cut before its first frame |
-//! | H | a frame whose offsets are in segments already | the checkpoint was lost, and rebuilt from segments | skipped |
+//! | H | a frame whose offsets are in segments already | the checkpoint was lost, and rebuilt from segments | skipped; files with nothing else count as archived |
 //! | I | a frame that begins behind the partition's next offset | frames between were lost to C or D | the offsets between are quarantined |
 //! | J | a file that the chain names is missing, and begins before `durable` | damage of a whole file | as C |
 //! | K | the same at or behind `durable` | its header was never flushed, only that of a later one | it and later files are void |
@@ -84,6 +84,8 @@ pub enum JournalDamage {
 
 /// The journal after recovery.
 pub(super) struct Recovered {
+    /// The newest generation that is in segments, as a checkpoint should say.
+    pub(super) archived: Generation,
     /// One past the last frame that counts.
     pub(super) end: Lsn,
     /// The newest generation that was ever begun.
@@ -107,8 +109,7 @@ pub(super) fn replay(
     into: ReplayInto<'_>,
 ) -> io::Result<Recovered> {
     let chain = Chain::walk(files.open_all()?, archived)?;
-    let archived = archived.unwrap_or(Generation::ZERO);
-    let newest = chain.newest.unwrap_or(Generation::ZERO).max(archived);
+    let newest = chain.newest.max(archived).unwrap_or(Generation::ZERO);
     into.report.rebuilt_headers.clone_from(&chain.rebuilt);
     let Chosen {
         chain,
@@ -142,6 +143,12 @@ pub(super) fn replay(
         // Once this one is archived, void files behind it must not come back.
         last.closed.covers = newest;
     }
+    // Without a checkpoint, what is older than all that is left was archived: a
+    // file goes to other use only then.
+    let archived = archived.unwrap_or_else(|| {
+        let oldest = ended.first();
+        oldest.map_or(newest, |oldest| oldest.closed.generation.previous())
+    });
     let mut end = Lsn::new(archived, 0);
     for Replayed { closed, .. } in ended {
         // It was read from the page cache: make sure it is on disk before
@@ -151,6 +158,7 @@ pub(super) fn replay(
         files.adopt_closed(closed);
     }
     Ok(Recovered {
+        archived,
         end,
         newest,
         lost_offsets,

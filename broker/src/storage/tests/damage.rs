@@ -10,8 +10,8 @@ use super::model::read_whole;
 use super::stamps::{GIVEN_BELOW, Stamped};
 use super::world::{FILE_BYTES, SEGMENT_BYTES, World, options};
 use crate::model::PartitionId;
-use crate::storage::Storage;
 use crate::storage::dir::Dir;
+use crate::storage::{OpenError, Storage};
 
 impl World {
     /// Destroys something that is proven durable, then restarts: all else must
@@ -36,11 +36,14 @@ impl World {
     }
 
     fn reopen_damaged(&mut self) {
-        let looks_sound = self.inspect().is_empty();
         let salt = u128::from(self.random.next()) << 64;
-        let (storage, _) = Storage::open(Arc::new(self.dir.clone()), options(), salt)
-            .expect("damage does not keep it shut");
-        self.storage = Some(storage);
+        let mut storage = self.open_unless_identity_is_damaged(salt);
+        if storage.is_none() {
+            self.restore_identity();
+        }
+        let looks_sound = self.inspect().is_empty();
+        storage = storage.or_else(|| self.open_unless_identity_is_damaged(salt));
+        self.storage = Some(storage.expect("nothing else keeps it shut"));
         self.storage().resume_producers(1_000_000, GIVEN_BELOW);
         self.storage()
             .delete_partitions(&self.deleted.clone())
@@ -50,6 +53,24 @@ impl World {
             self.storage().partition(id).lock().segment_bytes = SEGMENT_BYTES;
             self.check_damaged(id, looks_sound);
         }
+    }
+
+    fn open_unless_identity_is_damaged(&self, salt: u128) -> Option<Storage> {
+        match Storage::open(Arc::new(self.dir.clone()), options(), salt) {
+            Ok((storage, _)) => Some(storage),
+            Err(OpenError::Identity(_)) => None,
+            Err(error) => panic!("damage does not keep it shut: {error}"),
+        }
+    }
+
+    /// What people do who have a copy: it never changes.
+    fn restore_identity(&mut self) {
+        let path = Path::new("FORMAT");
+        let file = self.dir.open(path).expect("it opens");
+        file.set_len(0).expect("no fault is set");
+        file.write_all_at(&self.identity, 0)
+            .expect("no fault is set");
+        file.sync_data().expect("no fault is set");
     }
 
     /// Every acknowledged batch is there, or lies within what is reported.
@@ -86,11 +107,10 @@ impl World {
                 batch.base
             );
         }
+        // Without the checkpoint nobody knows what retention had removed.
         let known = |found: &(u64, u64, Bytes)| {
-            model
-                .batches
-                .iter()
-                .any(|batch| (batch.base, &batch.payload) == (found.0, &found.2))
+            let mut placed = model.batches.iter().chain(&model.removed);
+            placed.any(|batch| (batch.base, &batch.payload) == (found.0, &found.2))
         };
         assert!(
             found.batches.iter().all(known),
@@ -113,11 +133,10 @@ impl World {
         model.history.is_partial |= !looked_sound;
     }
 
-    /// Flips a bit or destroys a sector in a file that holds records. In the
-    /// journal only below what is proven durable: above, nobody can tell damage
-    /// from a torn tail.
+    /// Flips a bit or destroys a sector in some file. In the journal only below
+    /// what is proven durable: above, nobody can tell damage from a torn tail.
     fn damage_somewhere(&mut self) {
-        let mut files: Vec<PathBuf> = Vec::new();
+        let mut files: Vec<PathBuf> = vec!["FORMAT".into(), "checkpoint".into()];
         for name in self.dir.list(Path::new("partitions")).expect("it lists") {
             let dir = Path::new("partitions").join(name);
             let names = self.dir.list(&dir).expect("it lists");
@@ -137,9 +156,6 @@ impl World {
             }
             files.extend(std::iter::repeat_n(snapshot, 2));
         }
-        if files.is_empty() {
-            return;
-        }
         let nth = usize::try_from(self.random.between(0, files.len() as u64)).unwrap();
         let path = &files[nth];
         let len = self
@@ -148,18 +164,26 @@ impl World {
             .expect("it opens")
             .len()
             .expect("it has a length");
-        let bound = match path.starts_with("journal") {
-            true => self.proven_bytes(path),
-            false => len,
+        let (bound, sectors) = match path.starts_with("journal") {
+            true => (self.proven_bytes(path), self.proven_bytes(path) / 512),
+            false => (len, len.div_ceil(512)),
         };
-        if bound < 1024 && path.components().count() > 1 {
+        if bound == 0 {
             return;
         }
-        let sector = self.random.between(0, (bound / 512).max(1));
+        // A bad sector is read again once it is written: not the one that the
+        // next write goes on in.
+        let whole_sectors = bound / 512;
         match self.random.between(0, 3) {
             0 => self.dir.flip_bit(path, self.random.between(0, bound * 8)),
-            1 => self.dir.corrupt_sector(path, sector),
-            _ => self.dir.break_sector(path, sector),
+            1 if whole_sectors > 0 => {
+                let sector = self.random.between(0, whole_sectors);
+                self.dir.break_sector(path, sector);
+            }
+            _ => {
+                let sector = self.random.between(0, sectors);
+                self.dir.corrupt_sector(path, sector);
+            }
         }
     }
 

@@ -7,6 +7,7 @@ mod format_page;
 mod full_disk;
 mod keyed;
 mod keyed_model;
+mod lost_checkpoint;
 mod model;
 mod random;
 // The codec that the broker uses: a part of a layer above, which knows nothing of it.

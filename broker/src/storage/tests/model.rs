@@ -25,6 +25,8 @@ pub(super) struct ModelBatch {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ModelPartition {
     pub(super) batches: Vec<ModelBatch>,
+    /// What retention removed: files that a crash may bring back.
+    pub(super) removed: Vec<ModelBatch>,
     /// Everything below may be gone.
     pub(super) log_start: u64,
     /// Offsets below were lost to damage, and are not given out again.
@@ -41,7 +43,8 @@ impl ModelPartition {
     /// Retention removed what lies below `start`.
     pub(super) fn forget_below(&mut self, start: u64) {
         self.log_start = self.log_start.max(start);
-        self.batches.retain(|batch| batch.base >= start);
+        let removed = self.batches.extract_if(.., |batch| batch.base < start);
+        self.removed.extend(removed);
     }
 
     /// One past the last offset that was acknowledged.

@@ -48,6 +48,8 @@ impl Pace for Gentle {
 pub(super) struct World {
     pub(super) random: Random,
     pub(super) dir: SimDir,
+    /// What `FORMAT` holds.
+    pub(super) identity: Vec<u8>,
     /// `None` only while it is replaced.
     pub(super) storage: Option<Storage>,
     pub(super) model: Model,
@@ -82,9 +84,11 @@ impl World {
         let dir = SimDir::new();
         let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), u128::from(seed) << 64)
             .expect("a new one opens");
+        let identity = storage.identity().render().into_bytes();
         let mut world = World {
             random: Random::new(seed),
             dir,
+            identity,
             storage: Some(storage),
             model: Model::default(),
             next_partition: 0,
