@@ -12,6 +12,7 @@ use super::handle::PartitionHandle;
 use super::mailbox::{Call, Durability, Results, Submission};
 use super::{AppendError, Appended};
 use crate::clock;
+use crate::storage::dir::is_full;
 use crate::storage::{AppendFailure, JournalAppend, JournalFailed, Lsn, Placed};
 
 /// What the hands share.
@@ -136,7 +137,8 @@ impl Shared {
                     results.extend(placed.map(|(placed, append)| result(placed, append)));
                 }
                 Err(AppendFailure::JournalFull) if self.upkeep.wait_for_archiver() => {}
-                Err(AppendFailure::JournalFull | AppendFailure::NoSpace(_)) => {
+                Err(failure @ (AppendFailure::JournalFull | AppendFailure::NoSpace(_))) => {
+                    log_shortage(&failure);
                     // Internal appends behind this one may still find room.
                     let refused = rest
                         .iter()
@@ -150,6 +152,16 @@ impl Shared {
             }
         }
         (results, end)
+    }
+}
+
+/// That the disk is full, the archiver says every now and then. What else may be
+/// short is not what the producers are told.
+fn log_shortage(failure: &AppendFailure) {
+    if let AppendFailure::NoSpace(error) = failure
+        && !is_full(error)
+    {
+        tracing::warn!("{failure}; appends are refused as if the disk were full");
     }
 }
 

@@ -62,7 +62,8 @@ pub struct Appended {
 /// Why an append was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// No space; a retry helps once there is. Nothing of it is in the log.
+    /// No space, or descriptors or memory are short; a retry helps once there is.
+    /// Nothing of it is in the log.
     #[error("the disk is full")]
     DiskFull,
     /// A write or flush failed, this one or one before: the log takes no more

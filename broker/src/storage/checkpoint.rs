@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::dir::{Dir, File};
+use super::dir::{Dir, File, is_full};
 use super::lsn::Generation;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
@@ -188,7 +188,7 @@ fn claim(dir: &dyn Dir, new: &dyn File, len: u64) -> io::Result<()> {
         return Ok(());
     }
     match extend(new, room_for(needed)) {
-        Err(error) if error.kind() == io::ErrorKind::StorageFull && new.len()? >= needed => Ok(()),
+        Err(error) if is_full(&error) && new.len()? >= needed => Ok(()),
         claimed => claimed,
     }
 }

@@ -30,6 +30,28 @@ pub fn is_bad_sector(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }
 
+/// Whether what failed may go well another time, and leaves nothing in doubt: there
+/// was no room, or a descriptor or memory was short. A flush never fails so, since
+/// nobody knows what became of what it should have flushed; nor does a write, but
+/// for want of room.
+pub fn is_passing(error: &io::Error) -> bool {
+    let of_a_kind = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::OutOfMemory
+    );
+    let descriptors = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE];
+    let code = error.raw_os_error();
+    of_a_kind || descriptors.iter().any(|e| Some(e.raw_os_error()) == code)
+}
+
+/// Whether there was no room, on the disk or for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
 /// A directory tree that storage owns.
 pub trait Dir: Send + Sync + fmt::Debug {
     /// Creates a file, open for reading and writing; fails with
@@ -57,7 +79,9 @@ pub trait Dir: Send + Sync + fmt::Debug {
     /// The names in a directory, sorted; empty when there is no such directory.
     fn list(&self, path: &Path) -> io::Result<Vec<String>>;
 
-    /// Makes the names in a directory durable: files created, renamed, removed.
+    /// Makes the names in a directory durable: files created, renamed, removed. No
+    /// error [`is_passing`]: what was renamed must not be left in doubt for want of
+    /// a descriptor.
     fn sync_dir(&self, path: &Path) -> io::Result<()>;
 
     /// Makes everything in the tree durable, contents and names (`syncfs`).
@@ -105,10 +129,12 @@ pub trait File: Send + Sync + fmt::Debug {
     }
 
     /// Writes all of `buf` at `position`, extending the file as needed. After
-    /// an error any part of it may have been written.
+    /// an error any part of it may have been written. The error [`is_passing`] only
+    /// if there was no room.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
 
-    /// Makes the contents and the length durable (`fdatasync`).
+    /// Makes the contents and the length durable (`fdatasync`). No error
+    /// [`is_passing`].
     fn sync_data(&self) -> io::Result<()>;
 
     /// Cuts or extends (with zeros) the file.

@@ -32,7 +32,7 @@ use pass::{Done, Pass};
 
 use super::Storage;
 use super::checkpoint::{Checkpoint, CheckpointEntry};
-use super::dir::Dir;
+use super::dir::{Dir, is_passing};
 use super::journal::{ClosedFile, JournalFailed};
 use super::log::PartitionLog;
 use super::lsn::Generation;
@@ -65,8 +65,8 @@ pub trait Pace {
 /// Why a pass did not finish. Nothing is lost: it is repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
-    /// The disk is full.
-    #[error("no space for segments: {0}")]
+    /// The disk is full, or descriptors or memory are short.
+    #[error("no room for segments: {0}")]
     NoSpace(Arc<str>),
     /// Writing or flushing failed, here or in the journal. The log takes no more
     /// appends: what the journal holds is left to recovery.
@@ -280,12 +280,13 @@ impl Storage {
         self.writing_failed("archiving", error)
     }
 
-    /// A full disk heals. After any other failure nobody knows what is on the
-    /// disk and what only seems to be, so it is final, as in the journal.
+    /// Want of room, descriptors or memory passes. After any other failure nobody
+    /// knows what is on the disk and what only seems to be, so it is final, as in
+    /// the journal.
     pub(super) fn writing_failed(&self, what: &str, error: &io::Error) -> ArchiveError {
-        match error.kind() {
-            io::ErrorKind::StorageFull => ArchiveError::NoSpace(error.to_string().into()),
-            _ => ArchiveError::Failed(self.journal.fail(what, error)),
+        match is_passing(error) {
+            true => ArchiveError::NoSpace(error.to_string().into()),
+            false => ArchiveError::Failed(self.journal.fail(what, error)),
         }
     }
 }

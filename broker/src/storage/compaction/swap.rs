@@ -9,6 +9,7 @@ use super::pass::Halt;
 use crate::model::PartitionId;
 use crate::storage::Storage;
 use crate::storage::archiver::Archiver;
+use crate::storage::dir::is_passing;
 use crate::storage::log::PartitionLog;
 use crate::storage::segment::{self, Compacted, SegmentName, SegmentState};
 
@@ -103,7 +104,7 @@ impl Storage {
             file.write_all_at(&finished.index.encode(), 0)
         };
         match write() {
-            Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(error),
+            Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
         }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, FlockOperation};
 
-use super::{Dir, File};
+use super::{Dir, File, is_full, is_passing};
 
 /// Held locked by the process that uses the directory; holds its process id.
 pub(super) const LOCK_FILE: &str = "LOCK";
@@ -18,6 +18,8 @@ pub(super) const LOCK_FILE: &str = "LOCK";
 #[derive(Debug)]
 pub struct RealDir {
     root: PathBuf,
+    /// For flushing, which must not fail for want of a descriptor.
+    root_handle: StdFile,
     /// Held open: the lock ends with it.
     _lock: StdFile,
 }
@@ -79,6 +81,7 @@ impl RealDir {
         let _ = writeln!(lock, "{}", std::process::id());
         Ok(RealDir {
             root: root.to_owned(),
+            root_handle: StdFile::open(root).map_err(failed)?,
             _lock: lock,
         })
     }
@@ -169,11 +172,16 @@ impl Dir for RealDir {
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        StdFile::open(self.at(path))?.sync_all()
+        match StdFile::open(self.at(path)) {
+            Ok(dir) => dir.sync_all().map_err(in_doubt),
+            // There is one for everything.
+            Err(error) if is_passing(&error) => self.sync_all(),
+            Err(error) => Err(error),
+        }
     }
 
     fn sync_all(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(StdFile::open(&self.root)?)?)
+        rustix::fs::syncfs(&self.root_handle).map_err(|error| in_doubt(error.into()))
     }
 
     fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {
@@ -185,6 +193,22 @@ impl Dir for RealDir {
     fn available_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::statvfs(&self.root)?;
         Ok(stat.f_bavail * stat.f_frsize)
+    }
+}
+
+/// What a flush failed with: whatever it was, it doesn't pass.
+fn in_doubt(error: io::Error) -> io::Error {
+    match is_passing(&error) {
+        true => io::Error::other(error),
+        false => error,
+    }
+}
+
+/// What a write failed with: it passes if there was no room.
+fn unless_full(error: io::Error) -> io::Error {
+    match is_full(&error) {
+        true => error,
+        false => in_doubt(error),
     }
 }
 
@@ -207,18 +231,44 @@ impl File for RealFile {
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
-        self.0.write_all_at(buf, position)
+        self.0.write_all_at(buf, position).map_err(unless_full)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.0.sync_data().map_err(in_doubt)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.0.set_len(len).map_err(unless_full)
     }
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failures() -> impl Iterator<Item = (i32, bool, bool)> {
+        // EIO, EROFS; ENOMEM, ENFILE, EMFILE; ENOSPC, EDQUOT.
+        let lasting = [5, 30].map(|code| (code, false, false));
+        let short = [12, 23, 24].map(|code| (code, true, false));
+        let full = [28, 122].map(|code| (code, true, true));
+        lasting.into_iter().chain(short).chain(full)
+    }
+
+    #[test]
+    fn no_flush_fails_for_now_and_a_write_only_for_want_of_room() {
+        for (code, passes, full) in failures() {
+            let error = || io::Error::from_raw_os_error(code);
+            assert_eq!(is_passing(&error()), passes, "{}", error());
+            assert_eq!(is_full(&error()), full, "{}", error());
+            assert!(!is_passing(&in_doubt(error())), "{}", error());
+            assert_eq!(is_passing(&unless_full(error())), full, "{}", error());
+            let said = in_doubt(error()).to_string();
+            assert_eq!(said, error().to_string());
+        }
     }
 }

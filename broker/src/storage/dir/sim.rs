@@ -38,10 +38,14 @@ pub(crate) enum Fault {
     FlushError,
     /// The next write finds the disk full, done in part.
     DiskFull,
+    /// The next write is more than this user may have on the disk, done in part.
+    QuotaFull,
     /// The next write ends early.
     ShortWrite,
     /// The next read fails.
     ReadError,
+    /// Whatever has to be opened next finds no descriptor left.
+    Descriptors,
 }
 
 /// A simulated directory tree. Clones are the same tree.
@@ -231,11 +235,11 @@ impl World {
         };
         let applies = match fault {
             Fault::Crash => true,
-            Fault::WriteError | Fault::DiskFull | Fault::ShortWrite => {
+            Fault::WriteError | Fault::DiskFull | Fault::QuotaFull | Fault::ShortWrite => {
                 operation == Operation::Write
             }
             Fault::FlushError => operation == Operation::Sync,
-            Fault::ReadError => false,
+            Fault::ReadError | Fault::Descriptors => false,
         };
         if self.operations <= from || !applies {
             return Ok(None);
@@ -246,14 +250,31 @@ impl World {
     }
 
     fn begin_read(&mut self) -> io::Result<()> {
-        self.check_power()?;
-        match self.fault {
-            Some((from, Fault::ReadError)) if self.operations >= from => {
-                self.fault = None;
-                Err(input_output_error())
-            }
-            _ => Ok(()),
+        match self.strikes(Fault::ReadError)? {
+            true => Err(input_output_error()),
+            false => Ok(()),
         }
+    }
+
+    /// Before anything else that an operation does which opens something.
+    fn begin_open(&mut self) -> io::Result<()> {
+        match self.strikes(Fault::Descriptors)? {
+            // EMFILE; std has no kind for it.
+            true => Err(io::Error::from_raw_os_error(24)),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether a fault strikes here that isn't for operations that count.
+    fn strikes(&mut self, fault: Fault) -> io::Result<bool> {
+        self.check_power()?;
+        let strikes = self
+            .fault
+            .is_some_and(|(from, pending)| pending == fault && self.operations >= from);
+        if strikes {
+            self.fault = None;
+        }
+        Ok(strikes)
     }
 
     fn check_power(&self) -> io::Result<()> {
@@ -304,6 +325,7 @@ impl World {
 
 impl Dir for SimDir {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        self.world().begin_open()?;
         self.on_names(|world| {
             let id = world.next_file;
             world.names.create(path, id)?;
@@ -314,8 +336,8 @@ impl Dir for SimDir {
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let world = self.world();
-        world.check_power()?;
+        let mut world = self.world();
+        world.begin_open()?;
         let id = world.names.file(path)?;
         Ok(self.handle(&world, id))
     }
@@ -333,12 +355,13 @@ impl Dir for SimDir {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.world().begin_open()?;
         self.on_names(|world| world.names.remove_dir_all(path))
     }
 
     fn list(&self, path: &Path) -> io::Result<Vec<String>> {
-        let world = self.world();
-        world.check_power()?;
+        let mut world = self.world();
+        world.begin_open()?;
         world.names.list(path)
     }
 
@@ -416,6 +439,7 @@ impl File for SimFile {
         match fault {
             None if written == buf.len() => Ok(()),
             None | Some(Fault::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::QuotaFull) => Err(io::ErrorKind::QuotaExceeded.into()),
             Some(Fault::Crash) => Err(power_cut()),
             Some(Fault::ShortWrite) => Err(io::ErrorKind::WriteZero.into()),
             Some(_) => Err(input_output_error()),
@@ -456,6 +480,7 @@ impl File for SimFile {
             None => Ok(()),
             Some(Fault::Crash) => Err(power_cut()),
             Some(Fault::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Fault::QuotaFull) => Err(io::ErrorKind::QuotaExceeded.into()),
             Some(_) => Err(input_output_error()),
         }
     }

@@ -218,15 +218,13 @@ impl JournalFiles {
             return Ok(Some(Claimed { file, is_reserve }));
         }
         let unprepared = state.spares.iter().position(|file| !file.is_prepared());
-        if let Some(index) = unprepared {
-            let file = state.spares.swap_remove(index);
-            return Ok(Some(Claimed {
-                file,
-                is_reserve: beyond,
-            }));
-        }
+        let unprepared = unprepared.map(|index| state.spares.swap_remove(index));
         drop(state);
-        let file = self.create_file()?;
+        let file = match unprepared {
+            Some(file) => file,
+            None => self.create_file()?,
+        };
+        // Of a spare one, too: when it couldn't be prepared, its name wasn't flushed.
         if let Err(error) = self.dir.sync_dir(Path::new(JOURNAL_DIR)) {
             self.adopt_spare(file);
             return Err(error);

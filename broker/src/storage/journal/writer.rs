@@ -10,6 +10,7 @@ use super::place::{Encoded, Placed, Placing, Target};
 use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
 use crate::model::{CheckedBatch, PartitionId};
+use crate::storage::dir::is_passing;
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
@@ -43,8 +44,9 @@ pub enum AppendFailure {
     /// The archiver has to recycle a file first.
     #[error("all journal files are in use")]
     JournalFull,
-    /// The disk is full. Try again when there is space.
-    #[error("no space for the journal: {0}")]
+    /// The disk is full, or descriptors or memory are short. Try again when there is
+    /// room.
+    #[error("no room for the journal: {0}")]
     NoSpace(io::Error),
     /// The journal failed, now or earlier.
     #[error(transparent)]
@@ -304,7 +306,7 @@ impl Active {
 
     /// Makes sure that nothing of a write that failed is ever read as frames.
     fn after_failed_write(&mut self, error: io::Error) -> AppendFailure {
-        if error.kind() != io::ErrorKind::StorageFull {
+        if !is_passing(&error) {
             return AppendFailure::Io(error);
         }
         self.spoilt =
@@ -330,9 +332,9 @@ fn units(group: &[JournalAppend]) -> impl Iterator<Item = &[JournalAppend]> {
 }
 
 fn no_space_or_io(error: io::Error) -> AppendFailure {
-    match error.kind() {
-        io::ErrorKind::StorageFull => AppendFailure::NoSpace(error),
-        _ => AppendFailure::Io(error),
+    match is_passing(&error) {
+        true => AppendFailure::NoSpace(error),
+        false => AppendFailure::Io(error),
     }
 }
 

@@ -17,6 +17,7 @@ mod random;
 )]
 #[path = "../../broker/record_codec.rs"]
 mod record_codec;
+mod shortages;
 mod stamps;
 mod world;
 

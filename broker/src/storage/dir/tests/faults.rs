@@ -202,6 +202,7 @@ fn failed_and_short_writes_are_done_in_part_and_strike_once() {
     for (fault, kind) in [
         (Fault::ShortWrite, ErrorKind::WriteZero),
         (Fault::DiskFull, ErrorKind::StorageFull),
+        (Fault::QuotaFull, ErrorKind::QuotaExceeded),
     ] {
         let (dir, file) = with_durable_file(1, 1);
         dir.fail_after(0, fault);
@@ -222,6 +223,25 @@ fn failed_and_short_writes_are_done_in_part_and_strike_once() {
     dir.fail_after(0, Fault::ReadError);
     file.read_at(&mut [0], 0).unwrap_err();
     file.read_at(&mut [0], 0).unwrap();
+}
+
+#[test]
+fn want_of_a_descriptor_strikes_whatever_opens_something() {
+    let (dir, file) = with_durable_file(1, 1);
+    let attempts: [fn(&SimDir) -> std::io::Result<()>; 4] = [
+        |dir| dir.create(path("b")).map(drop),
+        |dir| dir.open(path("a")).map(drop),
+        |dir| dir.list(path("")).map(drop),
+        |dir| dir.remove_dir_all(path("none")),
+    ];
+    for attempt in attempts {
+        dir.fail_after(0, Fault::Descriptors);
+        file.write_all_at(&[2], 0).unwrap();
+        file.sync_data().unwrap();
+        dir.sync_dir(path("")).unwrap();
+        assert_eq!(attempt(&dir).unwrap_err().raw_os_error(), Some(24));
+        attempt(&dir).unwrap();
+    }
 }
 
 #[test]
