@@ -348,6 +348,8 @@ impl Shared {
         for hand in threads.drain(..) {
             hand.join().expect("a journal hand doesn't panic");
         }
+        // Before what may take longer: who stops us may lose patience.
+        self.prove_flushed();
         self.upkeep.close();
         for thread in background {
             thread.join().expect("upkeep doesn't panic");

@@ -49,11 +49,20 @@ impl Shared {
         loop {
             match self.mailbox.wait() {
                 Call::Write => self.write_and_flush(),
-                Call::Flush => self.flush_written(),
+                Call::Flush => self.mailbox.during_flush(|| self.flush_written()),
+                Call::Prove => self.prove_flushed(),
                 Call::Close => break,
             }
         }
         self.flush_written();
+    }
+
+    /// Lets the disk prove that what was acknowledged was durable, so that damage
+    /// to it will be known as such. A failure is final and told with the next append.
+    pub(super) fn prove_flushed(&self) {
+        if let Err(failed) = self.storage.prove_flushed() {
+            tracing::error!("{failed}: the log is read-only until a restart");
+        }
     }
 
     /// Flushes what topics with a lower flush level wrote. A failure is final

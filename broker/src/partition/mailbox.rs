@@ -16,6 +16,14 @@ use crate::model::FlushLevel;
 /// until then goes with it. What is acknowledged when it is written never waits.
 const WRITE_AHEAD: usize = 64 << 10;
 
+/// How long after a flush nothing has come until it is proven: one in sight would
+/// prove it by the way.
+const PROVE_AFTER: Duration = if cfg!(test) {
+    Duration::from_millis(5)
+} else {
+    Duration::from_secs(1)
+};
+
 /// The results of a submission, one for each of its appends.
 pub(super) type Results = Vec<Result<Appended, AppendError>>;
 
@@ -77,6 +85,8 @@ struct MailboxState {
     closed: bool,
     /// When something that was written has to be made durable at the latest.
     flush_due: Option<Instant>,
+    /// When what was flushed is to be proven, unless something comes before.
+    prove_due: Option<Instant>,
 }
 
 /// Why a hand was woken.
@@ -86,6 +96,8 @@ pub(super) enum Call {
     Write,
     /// It is time to flush what topics with a flush interval wrote.
     Flush,
+    /// Nothing has come for a while: what was flushed last is to be proven.
+    Prove,
     /// The mailbox is closed and empty.
     Close,
 }
@@ -112,12 +124,9 @@ impl Mailbox {
     pub(super) fn wait(&self) -> Call {
         let mut state = self.lock();
         loop {
+            let now = crate::clock::instant();
             // First of all: new submissions may never end.
-            let left = state
-                .flush_due
-                .map(|due| due.saturating_duration_since(crate::clock::instant()));
-            if left.is_some_and(|left| left.is_zero()) {
-                state.flush_due = None;
+            if state.flush_due.take_if(|due| *due <= now).is_some() {
                 return Call::Flush;
             }
             if state.is_wanted() {
@@ -128,19 +137,24 @@ impl Mailbox {
                 self.arrived.notify_all();
                 return Call::Close;
             }
-            let woken = match left {
-                Some(left) => {
-                    self.arrived
-                        .wait_timeout(state, left)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0
+            let is_quiet = state.flushing == 0;
+            if is_quiet && state.prove_due.take_if(|due| *due <= now).is_some() {
+                return Call::Prove;
+            }
+            // The hand that flushes will see to the proof of that.
+            let prove_due = state.prove_due.filter(|_| is_quiet);
+            let due = state.flush_due.into_iter().chain(prove_due).min();
+            state = match due {
+                Some(due) => {
+                    let left = due.saturating_duration_since(now);
+                    let waited = self.arrived.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
                 }
-                None => self
-                    .arrived
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
+                None => {
+                    let waited = self.arrived.wait(state);
+                    waited.unwrap_or_else(PoisonError::into_inner)
+                }
             };
-            state = woken;
         }
     }
 
@@ -173,7 +187,9 @@ impl Mailbox {
     pub(super) fn during_flush<T>(&self, flush: impl FnOnce() -> T) -> T {
         self.lock().flushing += 1;
         let flushed = flush();
-        self.lock().flushing -= 1;
+        let mut state = self.lock();
+        state.flushing -= 1;
+        state.prove_due = Some(crate::clock::instant() + PROVE_AFTER);
         flushed
     }
 

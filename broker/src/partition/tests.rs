@@ -1,5 +1,6 @@
 //! The running log over the simulated disk.
 
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -281,6 +282,57 @@ async fn waiting_reader_is_woken_by_the_append_it_waits_for_and_by_deletion() {
     partition.ring_beyond(Offset(1), &bell, 9);
     engine.delete(vec![PartitionId(1)]).await.unwrap();
     assert_eq!(bell.rung().await, [9]);
+    engine.stop().await;
+}
+
+/// Up to where the headers of the journal's files say that it is durable.
+fn proven(dir: &SimDir) -> u64 {
+    let journal = Path::new("journal");
+    let of_file = |name: String| {
+        let file = dir.open(&journal.join(name)).ok()?;
+        let mut field = [0; 8];
+        let second_copy = 2048 + 24;
+        let read = file.read_at(&mut field, second_copy).unwrap();
+        (read == field.len()).then(|| u64::from_le_bytes(field))
+    };
+    let names = dir.list(journal).unwrap().into_iter();
+    names.filter_map(of_file).max().unwrap_or_default()
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_last_is_proven_when_nothing_follows() {
+    let dir = SimDir::new();
+    // Without upkeep, which would soon have it in segments.
+    let engine = engine_at(&dir, &Arc::new(AtomicI64::new(1_000)));
+    let levels = [
+        FlushLevel::Always,
+        FlushLevel::Interval(Duration::from_millis(1)),
+    ];
+    for (id, level) in (1..).zip(levels) {
+        let partition = engine.create_partition(PartitionId(id), config(level));
+        append(&engine, &partition, b"x").await.unwrap();
+        let written = engine.shared.storage.written();
+        while proven(&dir) < written.0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    engine.stop().await;
+}
+
+#[tokio::test]
+async fn damage_to_what_was_acknowledged_before_a_stop_is_named() {
+    let dir = SimDir::new();
+    let engine = engine(&dir);
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    append(&engine, &partition, b"first").await.unwrap();
+    append(&engine, &partition, b"the last one").await.unwrap();
+    engine.stop().await;
+    let dir = dir.crash(1);
+    assert!(dir.flip_bit_of(b"the last one"));
+    let engine = self::engine(&dir);
+    let partition = engine.partition(PartitionId(1), config(FlushLevel::Always));
+    assert_eq!(partition.quarantined(), [(Offset(1), Offset(2))]);
+    assert_eq!(append(&engine, &partition, b"x").await, Ok(Offset(2)));
     engine.stop().await;
 }
 

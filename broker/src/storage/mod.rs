@@ -180,6 +180,12 @@ impl Storage {
         self.journal.flush(upto)
     }
 
+    /// Lets the disk prove that what is flushed now was durable: when no append is
+    /// in sight whose frames would do the same.
+    pub fn prove_flushed(&self) -> Result<(), JournalFailed> {
+        self.journal.prove_flushed()
+    }
+
     /// One past the last frame that was written to the journal.
     pub fn written(&self) -> Lsn {
         self.journal.written()

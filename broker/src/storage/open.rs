@@ -91,8 +91,12 @@ impl Storage {
             salt,
             recovered.newest,
             recovered.end,
+            recovered.proof,
             tally.clone(),
         );
+        // Recovery has flushed what it found. It may be long until something comes
+        // behind that.
+        journal.prove_flushed().map_err(io::Error::other)?;
         let storage = Storage {
             segments: SegmentCache::new(options.open_segments),
             dir,

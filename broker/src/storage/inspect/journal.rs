@@ -49,7 +49,7 @@ pub(super) fn inspect(
     let mut reports = Vec::new();
     let chain = Chain::walk(files.open_all()?, archived)?;
     let durable = match chain.files.last() {
-        Some(last) => recovery::durable(last, &scan_file(last)?),
+        Some(last) => recovery::durable(&chain.files, &scan_file(last)?),
         None => Lsn::ZERO,
     };
     for file in &chain.files {
@@ -152,7 +152,7 @@ pub(super) fn inspect_alone(dir: &dyn Dir, path: &Path) -> io::Result<Option<Ins
     let mut report = InspectedFile::new(path.display().to_string(), kind, len);
     let chained = ChainFile::alone(file, header);
     let found = scan_file(&chained)?;
-    let durable = recovery::durable(&chained, &found);
+    let durable = recovery::durable(std::slice::from_ref(&chained), &found);
     for found in found {
         match found {
             Scanned::Frame(frame) => count(&mut report, &frame, durable),

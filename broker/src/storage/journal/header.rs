@@ -5,6 +5,8 @@
 //! whole file unreadable. It is not flushed on its own: the flush that makes
 //! the first frames durable makes it durable too, and before that nothing of
 //! the file was acknowledged.
+//!
+//! The second copy is written again when more is durable ([`super::proof`]).
 
 use super::frame::seed;
 use crate::storage::lsn::{Generation, Lsn};
@@ -23,6 +25,11 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SCJ\x01");
 /// Where the copies lie: bytes from the start of the file.
 const COPIES_AT: [usize; 2] = [0, 2048];
 
+/// The copy that is written again: bytes from the start of the file.
+pub(super) const PROOF_AT: u64 = 2048;
+
+const _: () = assert!(COPIES_AT[1] as u64 == PROOF_AT, "it is the second one");
+
 /// Bytes before the first frame.
 pub const FILE_HEADER_LEN: usize = 4096;
 
@@ -37,7 +44,7 @@ pub struct FileHeader {
     /// file that is in, and generations in between are void. [`Lsn::ZERO`] in
     /// the first file of a data directory.
     pub previous_end: Lsn,
-    /// Everything before this was durable when the file was begun.
+    /// Everything before this was durable when the header was written.
     pub flushed: Lsn,
 }
 
@@ -49,6 +56,15 @@ impl FileHeader {
 
     /// The bytes before the first frame.
     pub fn encode(&self) -> [u8; FILE_HEADER_LEN] {
+        let mut out = [0; FILE_HEADER_LEN];
+        for at in COPIES_AT {
+            out[at..at + ENCODED_LEN].copy_from_slice(&self.encode_copy());
+        }
+        out
+    }
+
+    /// The bytes of one copy.
+    pub(super) fn encode_copy(&self) -> [u8; ENCODED_LEN] {
         let mut copy = [0; ENCODED_LEN];
         copy[MAGIC_AT..][..4].copy_from_slice(&MAGIC.to_le_bytes());
         copy[GENERATION_AT..][..4].copy_from_slice(&self.generation.0.to_le_bytes());
@@ -57,21 +73,17 @@ impl FileHeader {
         copy[FLUSHED_AT..][..8].copy_from_slice(&self.flushed.0.to_le_bytes());
         let crc = crc32fast::hash(&copy[GENERATION_AT..]);
         copy[CRC_AT..][..4].copy_from_slice(&crc.to_le_bytes());
-        let mut out = [0; FILE_HEADER_LEN];
-        for at in COPIES_AT {
-            out[at..at + ENCODED_LEN].copy_from_slice(&copy);
-        }
-        out
+        copy
     }
 
     /// Reads the newest valid copy; `None` when there is none, as in a file
     /// that was preallocated but never used. A crash may leave the copies of
-    /// two different uses.
+    /// two different uses; of the same one, the one that was written last counts.
     pub fn decode(bytes: &[u8]) -> Option<FileHeader> {
         COPIES_AT
             .iter()
             .filter_map(|&at| Self::decode_copy(bytes.get(at..)?))
-            .max_by_key(|header| header.generation)
+            .max_by_key(|header| (header.generation, header.flushed))
     }
 
     fn decode_copy(bytes: &[u8]) -> Option<FileHeader> {
@@ -123,5 +135,18 @@ mod tests {
         };
         bytes[2048..2560].copy_from_slice(&newer.encode()[2048..2560]);
         assert_eq!(FileHeader::decode(&bytes), Some(newer));
+    }
+
+    #[test]
+    fn copy_that_says_more_is_durable_wins_while_it_is_whole() {
+        let mut bytes = header().encode();
+        let later = FileHeader {
+            flushed: Lsn::new(Generation(9), 8192),
+            ..header()
+        };
+        bytes[2048..][..ENCODED_LEN].copy_from_slice(&later.encode_copy());
+        assert_eq!(FileHeader::decode(&bytes), Some(later));
+        bytes[2050] ^= 1;
+        assert_eq!(FileHeader::decode(&bytes), Some(header()));
     }
 }

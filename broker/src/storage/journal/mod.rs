@@ -13,6 +13,7 @@ mod files;
 mod frame;
 mod header;
 mod place;
+mod proof;
 mod reader;
 mod scan;
 mod tail;
@@ -27,6 +28,7 @@ pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, Journ
 pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 pub use header::{FILE_HEADER_LEN, FileHeader};
 pub use place::Placed;
+pub use proof::Proof;
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
 pub use window::Window;
@@ -77,14 +79,16 @@ pub struct JournalFailed(pub Arc<str>);
 impl Journal {
     /// A journal whose frames are marked with the random `salt`, and that goes on
     /// behind `previous_end`, in a new file of a
-    /// generation above `newest`. Everything before `previous_end` is durable. What
-    /// it gets to know of producers is counted in `tally`.
+    /// generation above `newest`. Everything before `previous_end` is durable, which
+    /// `proof`, in the newest file that is left, may not say yet. What it gets to
+    /// know of producers is counted in `tally`.
     pub fn new(
         files: Arc<JournalFiles>,
         options: JournalOptions,
         salt: u32,
         newest: Generation,
         previous_end: Lsn,
+        proof: Option<Proof>,
         tally: Arc<Tally>,
     ) -> Journal {
         Journal {
@@ -95,6 +99,7 @@ impl Journal {
                 salt,
                 newest,
                 previous_end,
+                proof,
                 tally,
             )),
             files,
@@ -200,6 +205,26 @@ impl Journal {
         unflushed.files.drain(..clean);
         self.flushed.store(written.0, Ordering::Release);
         Ok(written)
+    }
+
+    /// Lets the disk prove, whatever becomes of it, that what is flushed now was
+    /// durable. The frames of the next append would do the same: this is for when
+    /// none is in sight. Returns at once when there is nothing to prove.
+    pub fn prove_flushed(&self) -> Result<(), JournalFailed> {
+        // Who flushes a file learns of its errors, once: only one may do that.
+        let _one_at_a_time = lock(&self.flusher);
+        if let Some(failed) = self.failure() {
+            return Err(failed);
+        }
+        // The writer is held, so that the file doesn't go to other use meanwhile.
+        let proven = lock(&self.writer).prove(self.flushed());
+        match proven.map_err(|error| self.fail("write", &error))? {
+            Some(file) => file
+                .file()
+                .sync_data()
+                .map_err(|error| self.fail("flush", &error)),
+            None => Ok(()),
+        }
     }
 
     /// Closes the active file if it has frames, so that the archiver can take

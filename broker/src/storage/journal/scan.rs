@@ -285,7 +285,8 @@ fn rebuilt_header(
 }
 
 /// Reads all frames of a file. Without an `end` the whole file is searched, so
-/// that a frame behind a gap is found: it may prove that the gap is damage.
+/// that a frame behind a gap is found: it may prove that the gap is damage. Behind
+/// the last frame is a gap only if the header says that there were more.
 pub fn scan_file(chained: &ChainFile) -> io::Result<Vec<Scanned>> {
     let file = chained.file.file().as_ref();
     let end = chained.end;
@@ -309,11 +310,13 @@ pub fn scan_file(chained: &ChainFile) -> io::Result<Vec<Scanned>> {
             continue;
         }
         let next = scan.search(position + FRAME_ALIGN)?;
-        if next < len || end.is_some() {
-            found.push(Scanned::Gap {
-                from: scan.lsn(position),
-                to: scan.lsn(next),
-            });
+        let from = scan.lsn(position);
+        let to = match next < len || end.is_some() {
+            true => scan.lsn(next),
+            false => scan.lsn(next).min(chained.header.flushed),
+        };
+        if from < to {
+            found.push(Scanned::Gap { from, to });
         }
         position = next;
     }

@@ -7,6 +7,7 @@ use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFi
 use super::frame::{FRAME_ALIGN, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
 use super::place::{Encoded, Placed, Placing, Target};
+use super::proof::Proof;
 use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
 use crate::model::{CheckedBatch, PartitionId};
@@ -68,6 +69,8 @@ pub(super) struct Writer {
     newest: Generation,
     /// One past the last frame of the file before the active one.
     previous_end: Lsn,
+    /// In the newest file, if there is one.
+    proof: Option<Proof>,
     tally: Arc<Tally>,
 }
 
@@ -95,6 +98,7 @@ impl Writer {
         salt: u32,
         newest: Generation,
         previous_end: Lsn,
+        proof: Option<Proof>,
         tally: Arc<Tally>,
     ) -> Writer {
         let buffers = WriteBuffers::new(options.tail_bytes);
@@ -106,6 +110,7 @@ impl Writer {
             salt,
             newest,
             previous_end,
+            proof,
             tally,
         }
     }
@@ -193,6 +198,15 @@ impl Writer {
         }
     }
 
+    /// Notes in the newest file that everything before `flushed` is durable. The
+    /// file is to be flushed then.
+    pub(super) fn prove(&mut self, flushed: Lsn) -> io::Result<Option<Arc<JournalFile>>> {
+        match &mut self.proof {
+            Some(proof) => proof.write(flushed),
+            None => Ok(None),
+        }
+    }
+
     /// Closes the active file if it has frames.
     pub(super) fn close_active(&mut self) -> bool {
         match self.active.take() {
@@ -263,6 +277,8 @@ impl Writer {
             previous_end,
             flushed,
         };
+        // From now on the file is in other use.
+        self.proof.take_if(|proof| proof.is_in(&file));
         if let Err(error) = file.file().write_all_at(&header.encode(), 0) {
             self.files.adopt_spare(file);
             // The header may be on the disk, and says where the old file ends:
@@ -272,6 +288,7 @@ impl Writer {
             }
             return Err(no_space_or_io(error));
         }
+        self.proof = Some(Proof::new(file.clone(), header));
         let in_use = FileInUse {
             generation,
             seed: header.seed(),

@@ -2,8 +2,9 @@
 //!
 //! Recovery replays the journal from the checkpoint on. Let `durable` be the
 //! highest `flushed` that any valid frame or file header names: everything
-//! before it had been made durable, and may have been acknowledged. Then, for
-//! each place where no valid frame lies:
+//! before it had been made durable, and may have been acknowledged. Frames say so of
+//! what was before them, and the header of a file of its last ones, once the broker
+//! was idle or stopped. Then, for each place where no valid frame lies:
 //!
 //! | case | what is found | what it is | what is done |
 //! |---|---|---|---|
@@ -35,7 +36,7 @@ use std::sync::Arc;
 
 use walk::{Replay, Replayed};
 
-use super::journal::{Chain, ChainFile, JournalFiles, Scanned, scan_file};
+use super::journal::{Chain, ChainFile, JournalFiles, Proof, Scanned, scan_file};
 use super::log::PartitionLog;
 use super::lsn::{Generation, Lsn};
 use super::producers::ProducerReplay;
@@ -90,6 +91,8 @@ pub(super) struct Recovered {
     pub(super) end: Lsn,
     /// The newest generation that was ever begun.
     pub(super) newest: Generation,
+    /// In the newest file that is left, which may not say yet what is durable now.
+    pub(super) proof: Option<Proof>,
     /// So many records of any partition may have been lost.
     pub(super) lost_offsets: Option<u64>,
 }
@@ -150,17 +153,20 @@ pub(super) fn replay(
         oldest.map_or(newest, |oldest| oldest.closed.generation.previous())
     });
     let mut end = Lsn::new(archived, 0);
-    for Replayed { closed, .. } in ended {
+    let mut proof = None;
+    for Replayed { closed, header, .. } in ended {
         // It was read from the page cache: make sure it is on disk before
         // readers see it.
         closed.file.file().sync_data()?;
         end = closed.end;
+        proof = Some(Proof::new(closed.file.clone(), header));
         files.adopt_closed(closed);
     }
     Ok(Recovered {
         archived,
         end,
         newest,
+        proof,
         lost_offsets,
     })
 }
@@ -174,7 +180,7 @@ struct Chosen {
     scanned: Option<(Generation, Vec<Scanned>)>,
 }
 
-/// Finds out what the newest file proves, and leaves out what is void by that.
+/// Finds out what is proven durable, and leaves out what is void by that.
 fn choose(mut chain: Chain) -> io::Result<Chosen> {
     let Some(last) = chain.files.last() else {
         return Ok(Chosen {
@@ -184,7 +190,7 @@ fn choose(mut chain: Chain) -> io::Result<Chosen> {
         });
     };
     let found = scan_file(last)?;
-    let durable = durable(last, &found);
+    let durable = durable(&chain.files, &found);
     let scanned = Some((last.header.generation, found));
     // Case K.
     let is_torn = |missing: &Generation| Lsn::new(*missing, 0) >= durable;
@@ -198,11 +204,13 @@ fn choose(mut chain: Chain) -> io::Result<Chosen> {
     })
 }
 
-/// Up to where the newest file proves that everything is durable.
-pub(super) fn durable(last: &ChainFile, frames: &[Scanned]) -> Lsn {
-    let proofs = frames.iter().filter_map(|found| match found {
+/// Up to where everything is proven durable: by the headers of the files, or by
+/// frames of the newest one, which know what those before them knew.
+pub(super) fn durable(files: &[ChainFile], newest: &[Scanned]) -> Lsn {
+    let by_headers = files.iter().map(|file| file.header.flushed);
+    let by_frames = newest.iter().filter_map(|found| match found {
         Scanned::Frame(frame) => Some(frame.flushed),
         Scanned::Gap { .. } => None,
     });
-    proofs.fold(last.header.flushed, Lsn::max)
+    by_headers.chain(by_frames).fold(Lsn::ZERO, Lsn::max)
 }

@@ -4,13 +4,16 @@ use std::sync::Arc;
 
 use super::{JournalDamage, ReplayInto};
 use crate::model::{MAX_RECORDS_PER_BATCH, Offset, PartitionId};
-use crate::storage::journal::{ChainFile, ClosedFile, FRAME_PREFIX_LEN, Scanned, ScannedFrame};
+use crate::storage::journal::{
+    ChainFile, ClosedFile, FRAME_PREFIX_LEN, FileHeader, Scanned, ScannedFrame,
+};
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 
 /// A file that was replayed.
 pub(super) struct Replayed {
     pub(super) closed: ClosedFile,
+    pub(super) header: FileHeader,
     /// Damage was found in it.
     is_damaged: bool,
 }
@@ -78,6 +81,7 @@ impl<'a> Replay<'a> {
         };
         Replayed {
             closed,
+            header: file.header,
             is_damaged: self.into.report.damage.len() > known_damage,
         }
     }

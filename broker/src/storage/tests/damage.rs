@@ -21,6 +21,9 @@ impl World {
         self.flush();
         self.append_some();
         self.flush();
+        if self.random.one_in(2) {
+            self.prove();
+        }
         let seed = self.random.next();
         self.storage = None;
         self.dir = self.dir.crash(seed);
@@ -171,19 +174,11 @@ impl World {
         if bound == 0 {
             return;
         }
-        // A bad sector is read again once it is written: not the one that the
-        // next write goes on in.
-        let whole_sectors = bound / 512;
+        let sector = self.random.between(0, sectors);
         match self.random.between(0, 3) {
             0 => self.dir.flip_bit(path, self.random.between(0, bound * 8)),
-            1 if whole_sectors > 0 => {
-                let sector = self.random.between(0, whole_sectors);
-                self.dir.break_sector(path, sector);
-            }
-            _ => {
-                let sector = self.random.between(0, sectors);
-                self.dir.corrupt_sector(path, sector);
-            }
+            1 => self.dir.corrupt_sector(path, sector),
+            _ => self.dir.break_sector(path, sector),
         }
     }
 

@@ -9,6 +9,7 @@ mod keyed;
 mod keyed_model;
 mod lost_checkpoint;
 mod model;
+mod proof;
 mod random;
 // The codec that the broker uses: a part of a layer above, which knows nothing of it.
 #[allow(

@@ -58,7 +58,7 @@ pub(super) struct World {
     pub(super) deleted: Vec<PartitionId>,
     unique: u64,
     now_ms: i64,
-    /// The last append carried this: everything before it is proven durable.
+    /// The last append or proof said so: everything before this is proven durable.
     pub(super) proven: Lsn,
     /// Every payload that was ever placed durably, by partition and offset.
     pub(super) durable: BTreeMap<(PartitionId, u64), Bytes>,
@@ -126,7 +126,7 @@ impl World {
 
     pub(super) fn step_without_crash(&mut self) {
         self.now_ms += 1000;
-        match self.random.between(0, 22) {
+        match self.random.between(0, 23) {
             0..9 => self.append_some(),
             9..12 => self.flush(),
             12..15 => self.archive(),
@@ -145,6 +145,7 @@ impl World {
             19 => self.expire_some(),
             20 if self.random.one_in(2) => self.storage().expire_producers(self.now_ms),
             20 if !self.full => self.fill_the_disk(),
+            21 => self.prove(),
             _ => self.check_all(),
         }
     }
@@ -315,6 +316,14 @@ impl World {
         match self.storage().flush(written) {
             Ok(flushed) => self.publish(flushed),
             Err(error) => assert!(self.dir.has_crashed(), "flush failed: {error}"),
+        }
+    }
+
+    /// As a broker does that is idle, or stops.
+    pub(super) fn prove(&mut self) {
+        match self.storage().prove_flushed() {
+            Ok(()) => self.proven = self.storage().flushed(),
+            Err(error) => assert!(self.dir.has_crashed(), "proving failed: {error}"),
         }
     }
 

@@ -60,7 +60,12 @@ impl Content {
         }
         let end = position + bytes.len();
         for sector in position / SECTOR..end.div_ceil(SECTOR) {
-            self.bad.remove(&sector);
+            if self.bad.remove(&sector) {
+                // What could not be read is not there to be written with the rest.
+                let sector = sector * SECTOR;
+                let held = sector.min(self.cached.len())..(sector + SECTOR).min(self.cached.len());
+                self.cached[held].fill(0);
+            }
             // The older contents of a sector may have been written back
             // before it was written again.
             if !self.dirty.insert(sector) && rng.one_in(4) {

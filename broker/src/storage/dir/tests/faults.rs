@@ -273,6 +273,18 @@ fn damage_at_rest_is_seen_at_once_and_after_a_crash() {
 }
 
 #[test]
+fn bad_sector_is_lost_until_it_is_written_and_so_is_what_is_not_written_of_it() {
+    let (dir, file) = with_durable_file(2 * SECTOR, 7);
+    dir.break_sector(path("a"), 1);
+    file.read_at(&mut [0], SECTOR as u64).unwrap_err();
+    file.write_all_at(&[8; 9], SECTOR as u64 + 3).unwrap();
+    let mut expected = [7; 2 * SECTOR];
+    expected[SECTOR..].fill(0);
+    expected[SECTOR + 3..][..9].fill(8);
+    assert_eq!(contents(&dir, "a"), expected);
+}
+
+#[test]
 fn same_seed_gives_the_same_crash() {
     let run = || {
         let dir = SimDir::new();
