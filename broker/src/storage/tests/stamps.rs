@@ -233,6 +233,12 @@ impl Expected {
             (Expected::Duplicate(base) | Expected::Old(base), Placed::Duplicate(offset)) => {
                 offset.0 == base
             }
+            // A snapshot that was written while a later epoch had begun forgets the
+            // earlier one; then a crash may take the later one. Either way it is refused.
+            (
+                Expected::Refused(SequenceError::Gap { expected: 0 }),
+                Placed::Refused(SequenceError::Expired),
+            ) => true,
             (Expected::Refused(expected), Placed::Refused(error)) => error == expected,
             (Expected::NotNew, placed) => !matches!(placed, Placed::At(_)),
             (Expected::Open, placed) => placed != Placed::Deleted,
