@@ -44,7 +44,7 @@ fn record(offset: u64) -> v1::Record {
         key: Some(key(offset).into()),
         value: Some(value(offset).into()),
         // Some have a time of their own.
-        timestamp_ms: (offset % 3 == 0).then(|| time(offset)),
+        timestamp_ms: offset.is_multiple_of(3).then(|| time(offset)),
         ..v1::Record::default()
     }
 }

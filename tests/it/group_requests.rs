@@ -45,124 +45,42 @@ async fn ends_with(broker: &TestBroker, first: Vec<Request>) -> (Code, ErrorInfo
 #[tokio::test]
 async fn a_join_that_makes_no_sense_is_refused() {
     let (broker, mut member) = with_member().await;
-    let good = || join("g", &["t"]);
-    let long = "x".repeat(201);
-    let many: Vec<String> = (0..101).map(|n| format!("t{n}")).collect();
-    let bad = [
-        (
-            "group",
-            v1::Join {
-                group: String::new(),
-                ..good()
-            },
-        ),
-        (
-            "group",
-            v1::Join {
-                group: "a/b".to_owned(),
-                ..good()
-            },
-        ),
-        (
-            "group",
-            v1::Join {
-                group: "__own".to_owned(),
-                ..good()
-            },
-        ),
-        (
-            "group",
-            v1::Join {
-                group: long.clone(),
-                ..good()
-            },
-        ),
-        (
-            "topics",
-            v1::Join {
-                topics: vec![],
-                ..good()
-            },
-        ),
-        (
-            "topics",
-            v1::Join {
-                topics: many,
-                ..good()
-            },
-        ),
-        (
-            "topics",
-            v1::Join {
-                topics: vec!["t".to_owned(), "a b".to_owned()],
-                ..good()
-            },
-        ),
-        (
-            "member_name",
-            v1::Join {
-                member_name: Some(String::new()),
-                ..good()
-            },
-        ),
-        (
-            "member_name",
-            v1::Join {
-                member_name: Some(".x".to_owned()),
-                ..good()
-            },
-        ),
-        (
-            "start",
-            v1::Join {
-                start: Some(v1::GroupStart::default()),
-                ..good()
-            },
-        ),
-        (
-            "session_timeout_ms",
-            v1::Join {
-                session_timeout_ms: Some(999),
-                ..good()
-            },
-        ),
-        (
-            "session_timeout_ms",
-            v1::Join {
-                session_timeout_ms: Some(600_001),
-                ..good()
-            },
-        ),
-        (
-            "max_processing_time_ms",
-            v1::Join {
-                max_processing_time_ms: Some(0),
-                ..good()
-            },
-        ),
-        (
-            "revoke_timeout_ms",
-            v1::Join {
-                revoke_timeout_ms: Some(300_001),
-                ..good()
-            },
-        ),
-        (
-            "max_bytes",
-            v1::Join {
-                max_bytes: Some(1),
-                ..good()
-            },
-        ),
-        (
-            "client",
-            v1::Join {
-                client: long.clone(),
-                ..good()
-            },
-        ),
+    type Change = fn(&mut v1::Join);
+    let bad: [(&str, Change); 16] = [
+        ("group", |join| join.group.clear()),
+        ("group", |join| join.group = "a/b".to_owned()),
+        ("group", |join| join.group = "__own".to_owned()),
+        ("group", |join| join.group = "x".repeat(201)),
+        ("topics", |join| join.topics.clear()),
+        ("topics", |join| {
+            join.topics = (0..101).map(|n| format!("t{n}")).collect();
+        }),
+        ("topics", |join| join.topics.push("a b".to_owned())),
+        ("member_name", |join| join.member_name = Some(String::new())),
+        ("member_name", |join| {
+            join.member_name = Some(".x".to_owned());
+        }),
+        ("start", |join| {
+            join.start = Some(v1::GroupStart::default());
+        }),
+        ("session_timeout_ms", |join| {
+            join.session_timeout_ms = Some(999);
+        }),
+        ("session_timeout_ms", |join| {
+            join.session_timeout_ms = Some(600_001);
+        }),
+        ("max_processing_time_ms", |join| {
+            join.max_processing_time_ms = Some(0);
+        }),
+        ("revoke_timeout_ms", |join| {
+            join.revoke_timeout_ms = Some(300_001);
+        }),
+        ("max_bytes", |join| join.max_bytes = Some(1)),
+        ("client", |join| join.client = "x".repeat(201)),
     ];
-    for (setting, join) in bad {
+    for (setting, change) in bad {
+        let mut join = join("g", &["t"]);
+        change(&mut join);
         let (code, info) = ends_with(&broker, vec![Request::Join(join)]).await;
         assert_eq!(code, Code::InvalidArgument, "{setting}");
         assert_eq!(info.reason, "INVALID_REQUEST", "{setting}");
