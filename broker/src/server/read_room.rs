@@ -5,21 +5,23 @@
 
 use std::sync::Arc;
 
-use super::call::Call;
-use super::memory::{Held, Waiting};
+use super::connection::Connection;
+use super::memory::{Held, Memory, Waiting};
 
 /// The room of one reader. Waiting for it may be given up at any time, and keeps its
 /// place in line.
 pub(super) struct ReadRoom {
-    call: Arc<Call>,
+    memory: Arc<Memory>,
+    connection: Arc<Connection>,
     held: Option<Held>,
     waiting: Option<Waiting>,
 }
 
 impl ReadRoom {
-    pub(super) fn new(call: Arc<Call>) -> ReadRoom {
+    pub(super) fn new(memory: Arc<Memory>, connection: Arc<Connection>) -> ReadRoom {
         ReadRoom {
-            call,
+            memory,
+            connection,
             held: None,
             waiting: None,
         }
@@ -32,7 +34,7 @@ impl ReadRoom {
         }
         // Less than is wanted is of no use, and others may wait for it.
         self.held = None;
-        let (budget, connection) = (&self.call.memory.sending, &self.call.connection);
+        let (budget, connection) = (&self.memory.sending, &self.connection);
         let waiting = self
             .waiting
             .get_or_insert_with(|| budget.wait(bytes, connection));
@@ -45,7 +47,7 @@ impl ReadRoom {
 
     /// Has room for so many bytes, if there is.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
-        let budget = &self.call.memory.sending;
+        let budget = &self.memory.sending;
         let bytes = budget.most(bytes);
         let missing = bytes.saturating_sub(self.bytes());
         if missing == 0 {
@@ -80,7 +82,7 @@ impl ReadRoom {
 
     /// Whether there is so much room that some may be kept for later.
     pub(super) fn is_plentiful(&self) -> bool {
-        self.call.memory.sending.is_plentiful()
+        self.memory.sending.is_plentiful()
     }
 
     fn bytes(&self) -> usize {

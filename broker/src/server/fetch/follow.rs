@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::start::Opened;
 use crate::broker::{Broker, Topic};
 use crate::partition::PartitionHandle;
+use crate::server::reading::Opened;
 
 /// A topic that is read whole.
 #[derive(Debug)]
@@ -49,10 +49,9 @@ impl Follow {
         }
         let known = self.topic.partition_count();
         let added = (known..).zip(&topic.partitions()[known as usize..]);
-        let opened = added.map(|(number, partition)| Opened {
-            number,
-            partition: partition.clone(),
-            position: partition.range().log_start_offset,
+        let opened = added.map(|(number, partition)| {
+            let position = partition.range().log_start_offset;
+            Opened::new(&topic, number, partition, position)
         });
         let opened: Vec<Opened> = opened.collect();
         self.topic = topic;

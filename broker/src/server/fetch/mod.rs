@@ -45,14 +45,12 @@ pub(super) async fn open(
     let opened = start::positions(&context.broker, &topic, &request).await?;
     let grows = start::is_whole(&request) && !request.until_end;
     let reader = Reader::new(ReaderOptions {
-        max_batch_bytes: topic.max_batch_bytes() as usize,
         follow: grows.then(|| Follow::new(context.broker.clone(), topic)),
-        topic: request.topic,
         until_end: request.until_end,
         max_bytes: max_bytes as usize,
         draining: context.draining.clone(),
         opened,
-        call: call.clone(),
+        call: &call,
     })?;
     Ok(Ahead::new(reader, call))
 }

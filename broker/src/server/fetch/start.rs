@@ -8,13 +8,7 @@ use crate::limits;
 use crate::model::Offset;
 use crate::partition::PartitionHandle;
 use crate::server::error::Refusal;
-
-/// A partition, and where in it to begin.
-pub(super) struct Opened {
-    pub(super) number: u32,
-    pub(super) partition: PartitionHandle,
-    pub(super) position: Offset,
-}
+use crate::server::reading::Opened;
 
 /// The partitions of a topic that a request reads, each with its start.
 pub(super) async fn positions(
@@ -24,13 +18,13 @@ pub(super) async fn positions(
 ) -> Result<Vec<Opened>, Refusal> {
     let mut opened = Vec::new();
     for (number, start) in starts(topic, request)? {
-        let partition = topic.partition(number)?.clone();
-        let position = position(broker, &partition, start).await;
+        let partition = topic.partition(number)?;
+        let position = position(broker, partition, start).await;
         let position = position.map_err(|refusal| refusal.about(&request.topic, number))?;
-        opened.push(Opened {
-            number,
-            partition,
-            position,
+        let place = Opened::new(topic, number, partition, position);
+        opened.push(match request.until_end {
+            true => place.until_end(),
+            false => place,
         });
     }
     Ok(opened)

@@ -56,7 +56,7 @@ enum Ready {
 impl Delivery {
     pub(super) fn new(terms: &Terms, call: Arc<Call>) -> Delivery {
         Delivery {
-            reading: Reading::new(call.clone()),
+            reading: Reading::new(call.memory.clone(), call.connection.clone()),
             call,
             shares: HashMap::new(),
             by_slot: HashMap::new(),
@@ -69,7 +69,7 @@ impl Delivery {
     }
 
     /// The member has a partition from now on; returns what it is told of it.
-    pub(super) fn add(&mut self, started: Started) -> v1::AssignedPartition {
+    pub(super) fn add(&mut self, started: Started) -> Result<v1::AssignedPartition, Refusal> {
         let Started {
             partition,
             opened,
@@ -85,12 +85,12 @@ impl Delivery {
         self.lose(partition);
         let topic = opened.topic.clone();
         let holding = Holding::from(opened.position);
-        let slot = self.reading.add(opened);
+        let slot = self.reading.add(opened)?;
         self.by_slot.insert(slot, partition);
         let reading = Some((slot, holding));
         self.shares.insert(partition, Share { topic, reading });
         self.is_behind = true;
-        assigned
+        Ok(assigned)
     }
 
     /// Nothing more of this partition is sent. Returns how the member knows it, if

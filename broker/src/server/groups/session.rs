@@ -370,15 +370,15 @@ impl Session {
 
     /// It is known where partitions that were assigned begin.
     async fn open(&mut self, generation: Generation, opened: Result<Vec<Started>, Refusal>) {
-        match opened {
-            Ok(started) => {
-                let started = started.into_iter();
-                let assigned: VecDeque<_> =
-                    started.map(|started| self.delivery.add(started)).collect();
-                if !assigned.is_empty() {
-                    self.outgoing.push(Said::Assigned(generation, assigned));
-                }
-            }
+        let added = opened.and_then(|started| {
+            let started = started.into_iter();
+            started
+                .map(|started| self.delivery.add(started))
+                .collect::<Result<VecDeque<_>, Refusal>>()
+        });
+        match added {
+            Ok(assigned) if assigned.is_empty() => {}
+            Ok(assigned) => self.outgoing.push(Said::Assigned(generation, assigned)),
             Err(refusal) => self.break_off(refusal).await,
         }
     }

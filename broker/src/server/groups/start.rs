@@ -48,12 +48,7 @@ pub(super) async fn positions(
         let partition = topic.partition(number).ok()?.clone();
         let broker = &broker;
         Some(async move {
-            let mut opened = Opened {
-                topic: topic.meta().name.clone(),
-                number,
-                partition,
-                position: Offset::ZERO,
-            };
+            let mut opened = Opened::new(&topic, number, &partition, Offset::ZERO);
             let position = position(broker, &opened, assignment.committed, start).await;
             let about = |refusal: Refusal| refusal.about(opened.topic.as_str(), number);
             opened.position = position.map_err(about)?;

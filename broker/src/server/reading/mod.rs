@@ -1,47 +1,32 @@
-//! Partitions that are read in turn, for one who gets their records.
+//! Partitions that are read in turn, for one who gets their records: a call of
+//! `Fetch`, or a member of a group.
 //!
 //! Each slot is one partition: it is in line while there may be something to read,
-//! else the partition rings the bell. What was read and not handed out yet stays
-//! here, so that reading can be given up at any moment and nothing is lost.
+//! else the partition rings the bell, or the slot is done. What was read and not
+//! handed out yet stays here, so that reading can be given up at any moment and
+//! nothing is lost; and slots may be added and removed whenever nobody waits.
+
+mod allowance;
+mod slot;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 
+use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 
-use super::call::Call;
+use super::connection::Connection;
 use super::error::Refusal;
-use super::fetched::fetched;
-use super::memory::Held;
+use super::memory::{Held, Memory};
 use super::read_room::ReadRoom;
-use crate::limits;
-use crate::model::{Offset, TopicName};
-use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
+use crate::partition::{Doorbell, Read, ReadError};
+use slot::{Slot, SlotState};
 
-/// Names a partition that is read; never used again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct SlotId(usize);
-
-/// A partition, and where in it to begin.
-#[derive(Debug)]
-pub(super) struct Opened {
-    pub(super) topic: TopicName,
-    pub(super) number: u32,
-    pub(super) partition: PartitionHandle,
-    pub(super) position: Offset,
-}
-
-/// What came out of a partition.
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) slot: SlotId,
-    pub(super) batch: v1::FetchedBatch,
-    /// How many records it has.
-    pub(super) records: u32,
-    /// Where its partition was before.
-    from: Offset,
-}
+pub(super) use allowance::Allowance;
+pub(super) use slot::{Opened, SlotId, Taken};
 
 /// What else a reader has to know of a partition.
 #[derive(Debug)]
@@ -50,22 +35,13 @@ pub(super) enum Gap {
     Quarantined(v1::Quarantined),
 }
 
-/// How much is wanted at once. While either is used up, nothing is handed out; a
-/// batch that is larger than what is left still is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Allowance {
-    pub(super) bytes: u64,
-    /// Counted as offsets that a batch covers.
-    pub(super) records: u64,
-}
-
 /// What comes next.
 #[derive(Debug)]
 pub(super) enum Next {
     /// At least one batch, and the room that they take.
     Batches(Vec<Taken>, Option<Held>),
     Gap(SlotId, Gap),
-    /// There may be something to read now.
+    /// Everything may have been read, or there may be something to read again.
     News,
 }
 
@@ -78,6 +54,7 @@ pub(super) struct Failed {
 
 /// The partitions that somebody reads.
 pub(super) struct Reading {
+    memory: Arc<Memory>,
     slots: HashMap<SlotId, Slot>,
     next_id: usize,
     /// To be read, in their turn.
@@ -96,28 +73,17 @@ pub(super) struct Reading {
     touched: Vec<SlotId>,
 }
 
-struct Slot {
-    opened: Opened,
-    /// It is among [`Reading::line`], or being read.
-    in_line: bool,
-    /// It is among [`Reading::touched`].
-    was_touched: bool,
-}
-
 struct Pending {
     slot: SlotId,
     read: Pin<Box<dyn Future<Output = Result<Read, ReadError>> + Send>>,
 }
 
-/// What a batch takes in a response besides its records: bytes, at most.
-const BATCH_OVERHEAD: usize = 80;
-
-/// Stands for "no end".
-const FOR_EVER: Offset = Offset(u64::MAX);
-
 impl Reading {
-    pub(super) fn new(call: Arc<Call>) -> Reading {
+    /// For somebody at the other end of a connection.
+    pub(super) fn new(memory: Arc<Memory>, connection: Arc<Connection>) -> Reading {
         Reading {
+            room: ReadRoom::new(memory.clone(), connection),
+            memory,
             slots: HashMap::new(),
             next_id: 0,
             line: VecDeque::new(),
@@ -125,24 +91,30 @@ impl Reading {
             pending: None,
             gathered: VecDeque::new(),
             gathered_bytes: 0,
-            room: ReadRoom::new(call),
             gap: None,
             touched: Vec::new(),
         }
     }
 
-    /// Reads one more partition.
-    pub(super) fn add(&mut self, opened: Opened) -> SlotId {
+    /// Reads one more partition; not if all readers together read too many.
+    pub(super) fn add(&mut self, opened: Opened) -> Result<SlotId, Refusal> {
+        let cursors = &self.memory.cursors;
+        let cursor = cursors.take(1).ok_or_else(|| {
+            let limit = cursors.count;
+            let message = format_args!("all readers together read {limit} partitions at most");
+            Refusal::new(Reason::Overloaded, message).with("limit", limit)
+        })?;
         let id = SlotId(self.next_id);
         self.next_id += 1;
         let slot = Slot {
             opened,
-            in_line: true,
+            state: SlotState::InLine,
             was_touched: false,
+            _cursor: cursor,
         };
         self.slots.insert(id, slot);
         self.line.push_back(id);
-        id
+        Ok(id)
     }
 
     /// Reads a partition no more; nothing of it is handed out any more.
@@ -150,9 +122,10 @@ impl Reading {
         let Some(slot) = self.slots.remove(&id) else {
             return;
         };
-        slot.opened.partition.stop_ringing(&self.bell, id.0);
-        if slot.in_line {
-            self.line.retain(|other| *other != id);
+        match slot.state {
+            SlotState::InLine => self.line.retain(|other| *other != id),
+            SlotState::Waiting => slot.opened.partition.stop_ringing(&self.bell, id.0),
+            SlotState::Done => {}
         }
         if slot.was_touched {
             self.touched.retain(|other| *other != id);
@@ -185,9 +158,8 @@ impl Reading {
     pub(super) fn take_touched(&mut self) -> Vec<SlotId> {
         let touched = std::mem::take(&mut self.touched);
         for id in &touched {
-            if let Some(slot) = self.slots.get_mut(id) {
-                slot.was_touched = false;
-            }
+            let slot = self.slots.get_mut(id);
+            slot.expect("what is removed isn't touched").was_touched = false;
         }
         touched
     }
@@ -206,17 +178,15 @@ impl Reading {
             }
             return std::future::pending().await;
         }
+        let mut has_read = false;
         while self.gathered_bytes < max_bytes && self.gap.is_none() {
             if !self.make_room(max_bytes).await {
                 break;
             }
-            if self.pending.is_none() {
-                let Some(id) = self.line.pop_front() else {
-                    break;
-                };
-                self.begin(id, max_bytes - self.gathered_bytes);
+            has_read = true;
+            if self.begin(max_bytes - self.gathered_bytes) {
+                self.finish().await?;
             }
-            self.finish().await?;
             // Much that is in memory is read without a wait.
             tokio::task::consume_budget().await;
         }
@@ -229,25 +199,38 @@ impl Reading {
         if let Some((slot, gap)) = self.gap.take_if(|_| self.gathered.is_empty()) {
             return Ok(Next::Gap(slot, gap));
         }
+        if !has_read {
+            self.hear_bell().await;
+        }
+        Ok(Next::News)
+    }
+
+    /// Waits until partitions ring, and puts them in line.
+    async fn hear_bell(&mut self) {
         for rung in self.bell.rung().await {
             let id = SlotId(rung);
             if let Some(slot) = self.slots.get_mut(&id)
-                && !std::mem::replace(&mut slot.in_line, true)
+                && slot.state == SlotState::Waiting
             {
+                slot.state = SlotState::InLine;
                 self.line.push_back(id);
             }
         }
-        Ok(Next::News)
     }
 
     /// Sees to room for a read, if there is something to read. Says whether it may
     /// begin: what was gathered is handed out before it waits for room for more.
     async fn make_room(&mut self, max_bytes: usize) -> bool {
-        if self.line.is_empty() && self.pending.is_none() {
-            return false;
+        if self.pending.is_some() {
+            // It was begun with room.
+            return true;
         }
+        let Some(id) = self.line.front() else {
+            return false;
+        };
         // A read returns one batch though it be over its size.
-        let bytes = max_bytes + limits::DEFAULT_MAX_BATCH_BYTES as usize;
+        let opened = &self.slots[id].opened;
+        let bytes = max_bytes + opened.max_batch_bytes as usize;
         if self.gathered.is_empty() {
             self.room.wait(bytes).await;
             return true;
@@ -255,30 +238,32 @@ impl Reading {
         self.room.grow(bytes)
     }
 
-    /// Gives up what was gathered; it is read again when it is wanted.
-    fn put_back(&mut self) {
-        while let Some(taken) = self.gathered.pop_back() {
-            let id = taken.slot;
-            let slot = self.slots.get_mut(&id);
-            let slot = slot.expect("what is not read any more is not gathered");
-            slot.opened.position = taken.from;
-            if !std::mem::replace(&mut slot.in_line, true) {
-                self.line.push_back(id);
-            }
-            self.gap.take_if(|(slot, _)| *slot == id);
+    /// Begins a read, unless one was begun already. Says whether there is one.
+    fn begin(&mut self, max_bytes: usize) -> bool {
+        if self.pending.is_some() {
+            return true;
         }
-        self.gathered_bytes = 0;
-        self.room.keep(0);
-    }
-
-    fn begin(&mut self, id: SlotId, max_bytes: usize) {
+        let Some(id) = self.line.pop_front() else {
+            return false;
+        };
         let slot = self.slots.get_mut(&id).expect("it is in line");
         if !std::mem::replace(&mut slot.was_touched, true) {
             self.touched.push(id);
         }
-        let (partition, from) = (slot.opened.partition.clone(), slot.opened.position);
-        let read = Box::pin(async move { partition.read(from, FOR_EVER, max_bytes).await });
+        let Opened {
+            partition,
+            position,
+            until,
+            ..
+        } = &slot.opened;
+        if position >= until {
+            slot.state = SlotState::Done;
+            return false;
+        }
+        let (partition, from, until) = (partition.clone(), *position, *until);
+        let read = Box::pin(async move { partition.read(from, until, max_bytes).await });
         self.pending = Some(Pending { slot: id, read });
+        true
     }
 
     /// Waits for the read that was begun; puts its partition in line again, or has
@@ -321,12 +306,15 @@ impl Reading {
         let Opened {
             partition,
             position,
+            until,
             ..
         } = &slot.opened;
-        if partition.high_watermark() > *position {
+        if position >= until {
+            slot.state = SlotState::Done;
+        } else if partition.high_watermark() > *position {
             self.line.push_back(id);
         } else {
-            slot.in_line = false;
+            slot.state = SlotState::Waiting;
             partition.ring_beyond(*position, &self.bell, id.0);
         }
         Ok(())
@@ -348,66 +336,29 @@ impl Reading {
         self.gathered_bytes -= bytes;
         taken
     }
-}
 
-impl Allowance {
-    /// As much as there is.
-    pub(super) const UNLIMITED: Allowance = Allowance {
-        bytes: u64::MAX,
-        records: u64::MAX,
-    };
-
-    pub(super) fn is_used_up(self) -> bool {
-        self.bytes == 0 || self.records == 0
-    }
-
-    /// A batch is handed out.
-    pub(super) fn spend(&mut self, batch: &v1::FetchedBatch) {
-        if *self != Allowance::UNLIMITED {
-            self.bytes = self.bytes.saturating_sub(batch.batch.len() as u64);
-            let records = batch.next_offset - batch.base_offset;
-            self.records = self.records.saturating_sub(records);
+    /// Gives up what was gathered, and what is being read; it is read again when it
+    /// is wanted.
+    fn put_back(&mut self) {
+        if let Some(pending) = self.pending.take() {
+            self.line.push_front(pending.slot);
         }
-    }
-}
-
-impl Taken {
-    /// What it takes in a response: bytes, at most.
-    pub(super) fn size(&self) -> usize {
-        BATCH_OVERHEAD + self.batch.batch.len()
-    }
-}
-
-impl Slot {
-    /// Moves behind a batch, and makes it what the reader gets, if it gets anything.
-    fn take(&mut self, id: SlotId, batch: StoredBatch, high_watermark: Offset) -> Option<Taken> {
-        let records = batch.header.record_count;
-        let next = batch.header.next_offset();
-        let position = std::mem::replace(&mut self.opened.position, next);
-        let batch = fetched(self.opened.number, position, batch, high_watermark)?;
-        Some(Taken {
-            slot: id,
-            batch,
-            records,
-            from: position,
-        })
-    }
-}
-
-impl Opened {
-    /// Its readable range, and how far it was read.
-    pub(super) fn describe(&self) -> v1::PartitionPosition {
-        let range = self.partition.range();
-        v1::PartitionPosition {
-            partition: self.number,
-            offset: self.position.0,
-            log_start_offset: range.log_start_offset.0,
-            high_watermark: range.high_watermark.0,
+        while let Some(taken) = self.gathered.pop_back() {
+            let id = taken.slot;
+            let slot = self.slots.get_mut(&id);
+            let slot = slot.expect("what is not read any more is not gathered");
+            slot.opened.position = taken.from;
+            let state = std::mem::replace(&mut slot.state, SlotState::InLine);
+            if state == SlotState::Waiting {
+                slot.opened.partition.stop_ringing(&self.bell, id.0);
+            }
+            if state != SlotState::InLine {
+                self.line.push_back(id);
+            }
+            // It is come upon again.
+            self.gap.take_if(|(slot, _)| *slot == id);
         }
-    }
-
-    /// What is told when it can't be read.
-    pub(super) fn refusal(&self, error: ReadError) -> Refusal {
-        Refusal::from(error).about(self.topic.as_str(), self.number)
+        self.gathered_bytes = 0;
+        self.room.keep(0);
     }
 }
