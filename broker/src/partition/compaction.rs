@@ -39,7 +39,7 @@ impl Pace for Reticent<'_> {
     }
 
     fn is_over(&self) -> bool {
-        self.shared.upkeep.is_closed()
+        self.shared.upkeep.is_closed() || self.shared.storage.failure().is_some()
     }
 }
 

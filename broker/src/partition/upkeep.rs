@@ -148,6 +148,10 @@ impl Shared {
         let mut file_age = FileAge::default();
         loop {
             let archived_all = self.archive_all();
+            if self.storage.failure().is_some() {
+                // What failed was the last thing that is tried.
+                return;
+            }
             let now = crate::clock::instant();
             if now >= next_sweep {
                 next_sweep = now + SWEEP_EVERY;
@@ -224,6 +228,10 @@ impl Shared {
                 }
                 Ok(Prepared::Enough) => SWEEP_EVERY,
                 Ok(Prepared::NoRoom) => RETRY_AFTER,
+                Err(error @ ArchiveError::Failed(_)) => {
+                    tracing::error!("{error}: the log is read-only until a restart");
+                    return;
+                }
                 Err(error) => {
                     tracing::warn!("preparing a journal file failed: {error}; trying again");
                     SWEEP_EVERY

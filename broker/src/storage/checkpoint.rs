@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::dir::{Dir, File, is_full};
+use super::dir::{Dir, File, is_full, is_passing};
 use super::lsn::Generation;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
@@ -104,8 +104,7 @@ impl Checkpoint {
         dir.sync_dir(Path::new("")).map_err(|error| {
             io::Error::other(format!("the checkpoint was replaced, but then: {error}"))
         })?;
-        keep_room(dir);
-        Ok(())
+        keep_room(dir)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -172,11 +171,14 @@ impl Checkpoint {
     }
 }
 
-/// Keeps room for a checkpoint as large as the one that is there. Nothing
-/// depends on it yet: what fails here shows when the room is needed.
-pub(super) fn keep_room(dir: &dyn Dir) {
+/// Keeps room for a checkpoint as large as the one that is there, as far as there
+/// is some. More is tried when it is needed.
+pub(super) fn keep_room(dir: &dyn Dir) -> io::Result<()> {
     let keep = || extend(open_new(dir)?.as_ref(), room_for(len_of_current(dir)?));
-    let _ = keep();
+    match keep() {
+        Err(error) if !is_passing(&error) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Makes sure, before anything is changed, that there is room for a checkpoint

@@ -52,6 +52,7 @@ impl Storage {
         partitions: impl Iterator<Item = PartitionRetention>,
         now_ms: i64,
     ) -> Result<usize, RetentionError> {
+        self.check_unfailed().map_err(ArchiveError::from)?;
         let mut archiver = self.archiver();
         let mut failed = None;
         let mut without_active = Vec::new();

@@ -231,8 +231,15 @@ impl Storage {
     }
 
     /// Makes one spare journal file ready if there are too few. Blocks.
-    pub fn prepare_spare(&self) -> io::Result<Prepared> {
-        self.journal.files().prepare_spare()
+    pub fn prepare_spare(&self) -> Result<Prepared, ArchiveError> {
+        self.check_unfailed()?;
+        let prepared = self.journal.files().prepare_spare();
+        prepared.map_err(|error| self.writing_failed("preparing a journal file", &error))
+    }
+
+    /// What failed before is the last thing that is tried.
+    fn check_unfailed(&self) -> Result<(), JournalFailed> {
+        self.failure().map_or(Ok(()), Err)
     }
 
     /// Removes one spare journal file if there are more than are wanted; says

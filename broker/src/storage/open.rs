@@ -67,7 +67,7 @@ impl Storage {
             }
         };
         // Before anything else takes what is free: a crash has freed it, too.
-        checkpoint::keep_room(dir.as_ref());
+        checkpoint::keep_room(dir.as_ref())?;
         let tally = Arc::new(Tally::default());
         let snapshot = Snapshot::load(dir.as_ref(), &tally)?;
         let mut producers = ProducerReplay::new(snapshot, archived, &entries, tally.clone());

@@ -56,7 +56,7 @@ pub trait Pace {
     /// Called after each such piece: may wait.
     fn pause(&self);
 
-    /// Whether the broker stops: work that can be given up is.
+    /// Whether the broker stops, or the log has failed: work that can be given up is.
     fn is_over(&self) -> bool {
         false
     }
@@ -175,6 +175,7 @@ impl Storage {
     }
 
     fn run_pass(&self, manner: Manner<'_>) -> Result<usize, ArchiveError> {
+        self.check_unfailed()?;
         let files = self.files_of_a_pass();
         let Some(newest) = files.last() else {
             return Ok(0);
@@ -188,6 +189,8 @@ impl Storage {
             manner,
         };
         let filled = pass.fill_segments(&mut archiver).and_then(|done| {
+            // The journal may have failed meanwhile.
+            self.check_unfailed().map_err(io::Error::other)?;
             self.snapshot_producers(newest.covers, &mut archiver)?;
             self.checkpoint(newest.covers, &done.moved, &archiver.noted)
                 .store(self.dir.as_ref())?;

@@ -61,6 +61,8 @@ struct World {
     capacity: Option<u64>,
     /// Operations so far; reads don't count.
     operations: u64,
+    /// Writes and flushes among them.
+    changes: u64,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
     crashed: bool,
@@ -93,6 +95,7 @@ impl SimDir {
             rng,
             capacity: None,
             operations: 0,
+            changes: 0,
             fault: None,
             crashed: false,
         })))
@@ -131,6 +134,11 @@ impl SimDir {
     /// Nothing goes wrong any more, unless it has already.
     pub(crate) fn clear_fault(&self) {
         self.world().fault = None;
+    }
+
+    /// How many writes and flushes were tried.
+    pub(crate) fn changes(&self) -> u64 {
+        self.world().changes
     }
 
     /// Whether the power is gone.
@@ -230,6 +238,7 @@ impl World {
     fn begin(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         self.check_power()?;
         self.operations += 1;
+        self.changes += u64::from(operation != Operation::Name);
         let Some((from, fault)) = self.fault else {
             return Ok(None);
         };

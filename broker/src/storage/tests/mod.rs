@@ -3,6 +3,7 @@
 mod compaction;
 mod damage;
 mod deletion;
+mod failures;
 mod format_page;
 mod full_disk;
 mod keyed;
