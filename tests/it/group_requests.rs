@@ -42,10 +42,12 @@ async fn ends_with(broker: &TestBroker, first: Vec<Request>) -> (Code, ErrorInfo
     (status.code(), error_info(&status))
 }
 
+/// What is wrong with a join.
+type Change = fn(&mut v1::Join);
+
 #[tokio::test]
 async fn a_join_that_makes_no_sense_is_refused() {
     let (broker, mut member) = with_member().await;
-    type Change = fn(&mut v1::Join);
     let bad: [(&str, Change); 16] = [
         ("group", |join| join.group.clear()),
         ("group", |join| join.group = "a/b".to_owned()),

@@ -30,10 +30,4 @@ impl Allowance {
             self.records = self.records.saturating_sub(records);
         }
     }
-
-    /// More is wanted.
-    pub(in crate::server) fn add(&mut self, more: Allowance) {
-        self.bytes = self.bytes.saturating_add(more.bytes);
-        self.records = self.records.saturating_add(more.records);
-    }
 }

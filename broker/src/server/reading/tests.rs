@@ -102,6 +102,10 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % end
     }
+
+    fn thousands(&mut self, end: u64) -> usize {
+        1000 * usize::try_from(self.below(end)).unwrap()
+    }
 }
 
 #[tokio::test]
@@ -117,7 +121,7 @@ async fn nothing_is_left_out_or_doubled_however_often_reading_is_given_up() {
         let mut random = Random(seed);
         // A budget that others use most of, or hardly any.
         let memory = memory(24 << 10);
-        let others = memory.sending.try_take(random.below(16) as usize * 1000);
+        let others = memory.sending.try_take(random.thousands(16));
         let mut reading = Reading::new(memory.clone(), connection());
         let mut next: BTreeMap<u32, u64> = BTreeMap::new();
         for (number, partition) in (0..).zip(&partitions) {
@@ -132,7 +136,7 @@ async fn nothing_is_left_out_or_doubled_however_often_reading_is_given_up() {
             if random.below(3) == 0 {
                 allowance.records = random.below(12);
             }
-            let max_bytes = 1 + random.below(6) as usize * 1000;
+            let max_bytes = 1 + random.thousands(6);
             // Given up when it has to wait, and often before it could finish.
             let Some(read) = reading.next(max_bytes, allowance).now_or_never() else {
                 tokio::task::yield_now().await;

@@ -228,17 +228,17 @@ impl History {
 impl Expected {
     pub(super) fn check(self, placed: Placed) {
         let is_as_expected = match (self, placed) {
-            (Expected::New, Placed::At(_))
-            | (Expected::Old(_), Placed::Refused(SequenceError::TooOld)) => true,
-            (Expected::Duplicate(base) | Expected::Old(base), Placed::Duplicate(offset)) => {
-                offset.0 == base
-            }
             // A snapshot that was written while a later epoch had begun forgets the
             // earlier one; then a crash may take the later one. Either way it is refused.
-            (
+            (Expected::New, Placed::At(_))
+            | (Expected::Old(_), Placed::Refused(SequenceError::TooOld))
+            | (
                 Expected::Refused(SequenceError::Gap { expected: 0 }),
                 Placed::Refused(SequenceError::Expired),
             ) => true,
+            (Expected::Duplicate(base) | Expected::Old(base), Placed::Duplicate(offset)) => {
+                offset.0 == base
+            }
             (Expected::Refused(expected), Placed::Refused(error)) => error == expected,
             (Expected::NotNew, placed) => !matches!(placed, Placed::At(_)),
             (Expected::Open, placed) => placed != Placed::Deleted,
