@@ -150,6 +150,14 @@ impl Pass<'_> {
         self.pause()
     }
 
+    /// Whatever failed, nothing is written after it.
+    pub(super) fn check_unfailed(&self) -> Result<(), Halt> {
+        match self.storage.failure() {
+            None => Ok(()),
+            Some(_) => Err(Halt::GivenUp),
+        }
+    }
+
     /// Lets others go first; ends the pass when the broker stops.
     pub(super) fn pause(&mut self) -> Result<(), Halt> {
         self.unpaused = 0;

@@ -199,6 +199,7 @@ impl Rewrite<'_, '_> {
     /// Writes what is complete. In small pieces that are flushed at once nobody
     /// who flushes the journal has to wait long for the disk.
     fn write(&self, output: &mut Output) -> Result<(), Halt> {
+        self.pass.check_unfailed()?;
         let mut written = output.write();
         if self.pass.pace.is_gentle() {
             written = written.and_then(|()| output.flush());
@@ -209,6 +210,7 @@ impl Rewrite<'_, '_> {
     /// Puts a segment in the place of those that it was made of.
     fn finish(&mut self, output: Output, replaced: &[Sealed]) -> Result<(), Halt> {
         let storage = self.pass.storage;
+        self.pass.check_unfailed()?;
         let finished = output
             .finish(self.pass.noted_to)
             .map_err(|error| storage.compaction_failed(&error))?;

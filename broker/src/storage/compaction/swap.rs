@@ -22,7 +22,7 @@ impl Storage {
         created_ms: i64,
     ) -> Result<Output, Halt> {
         self.as_archiver(|archiver| {
-            if !may_replace(log, archiver, &[first]) {
+            if !self.may_replace(log, archiver, &[first]) {
                 return Err(Halt::GivenUp);
             }
             Output::create(self.dir.as_ref(), log.id(), first.base_offset, created_ms)
@@ -44,7 +44,7 @@ impl Storage {
         finished: &Finished,
     ) -> Result<(), Halt> {
         self.as_archiver(|archiver| {
-            if !may_replace(log, archiver, replaced) {
+            if !self.may_replace(log, archiver, replaced) {
                 return Err(Halt::GivenUp);
             }
             let name = name_of(replaced, &finished.state);
@@ -109,6 +109,15 @@ impl Storage {
         }
     }
 
+    /// Whether the segments are still those of the log, and a crash brings no older
+    /// ones back; nothing is changed any more once something failed.
+    fn may_replace(&self, log: &PartitionLog, archiver: &Archiver, names: &[SegmentName]) -> bool {
+        let state = log.lock();
+        self.failure().is_none()
+            && !archiver.expires(log.id())
+            && names.iter().all(|&name| state.has_segment(name))
+    }
+
     fn as_archiver<T>(
         &self,
         act: impl FnOnce(&mut Archiver) -> Result<T, Halt>,
@@ -123,13 +132,6 @@ impl Storage {
         let failed = self.writing_failed("compacting", error);
         Halt::Failed(CompactionError::Write(failed))
     }
-}
-
-/// Whether the segments are still those of the log, and a crash brings no older
-/// ones back.
-fn may_replace(log: &PartitionLog, archiver: &Archiver, names: &[SegmentName]) -> bool {
-    let state = log.lock();
-    !archiver.expires(log.id()) && names.iter().all(|&name| state.has_segment(name))
 }
 
 fn name_of(replaced: &[SegmentName], state: &SegmentState) -> SegmentName {

@@ -60,6 +60,14 @@ impl Fixture {
     }
 
     fn put_batch(&self, seconds: i64, records: &[Content<'_>], attributes: u16) {
+        self.append(seconds, records, attributes);
+        self.storage.flush(self.storage.written()).unwrap();
+        let end = self.log.lock().next_offset;
+        self.log.publish(end);
+    }
+
+    /// Appends a batch that is not durable yet.
+    fn append(&self, seconds: i64, records: &[Content<'_>], attributes: u16) {
         let mut builder = BatchBuilder::new(Compression::None);
         for (key, value) in records {
             builder
@@ -86,9 +94,6 @@ impl Fixture {
             claim: Claim::User,
         };
         self.storage.append(&[append], seconds * 1000).unwrap();
-        self.storage.flush(self.storage.written()).unwrap();
-        let end = self.log.lock().next_offset;
-        self.log.publish(end);
     }
 
     fn put(&self, records: &[Content<'_>]) {
@@ -469,7 +474,9 @@ fn failed_write_or_flush_is_final_and_reads_go_on() {
             fixture.dir.clear_fault();
             let left = fixture.keys_left();
             assert!(["0a 1b 2a 3c", "1b 2a 3c"].contains(&&left[..]), "{left}");
+            let changes = fixture.dir.changes();
             assert!(fixture.compact_with(&Gentle(true)).unwrap().is_none());
+            assert_eq!(fixture.dir.changes(), changes, "nothing more is tried");
             let reopened = fixture.crash_and_reopen();
             assert_eq!(reopened.contents().last().unwrap().1, "c");
         }
@@ -539,6 +546,48 @@ fn what_a_crash_left_is_removed_by_whoever_comes_first() {
         assert_eq!(files[1], "00000000000000000002.log");
         assert_eq!(files.len(), if by_archiver { 3 } else { 2 });
     }
+}
+
+/// Lets the journal fail in the midst of a pass; notes what was written by then.
+struct Fails<'a> {
+    fixture: (&'a SimDir, &'a Storage),
+    changes: OnceLock<u64>,
+}
+
+impl Pace for Fails<'_> {
+    fn is_gentle(&self) -> bool {
+        true
+    }
+
+    fn pause(&self) {
+        let (dir, storage) = self.fixture;
+        self.changes.get_or_init(|| {
+            dir.fail_after(0, Fault::FlushError);
+            storage.flush(storage.written()).unwrap_err();
+            dir.changes()
+        });
+    }
+}
+
+#[test]
+fn nothing_is_written_once_the_journal_has_failed() {
+    let mut fixture = Fixture::new();
+    let large = "x".repeat(1500);
+    for key in ["a", "b", "c"] {
+        fixture.put(&[(key, Some(&large))]);
+        fixture.archive();
+    }
+    // Not flushed yet.
+    fixture.append(1, &[("d", Some("1"))], 0);
+    let (dir, storage) = (fixture.dir.clone(), fixture.storage.clone());
+    let fails = Fails {
+        fixture: (&dir, &storage),
+        changes: OnceLock::new(),
+    };
+    assert!(fixture.compact_with(&fails).unwrap().is_none());
+    assert_eq!(fails.changes.get(), Some(&dir.changes()));
+    let reopened = fixture.crash_and_reopen();
+    assert!(reopened.keys_left().starts_with("0a 1b 2c"));
 }
 
 /// Notes that it was asked to pause.
