@@ -337,6 +337,26 @@ async fn damage_to_what_was_acknowledged_before_a_stop_is_named() {
 }
 
 #[tokio::test]
+async fn stop_waits_for_no_journal_file_to_be_archived_or_made() {
+    let engine = engine_at(&SimDir::new(), &Arc::new(AtomicI64::new(1_000)));
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));
+    for _ in 0..3 {
+        append(&engine, &partition, b"x").await.unwrap();
+        assert!(engine.shared.storage.close_journal_file());
+    }
+    // What the threads of upkeep find when they come to look after a stop.
+    engine.shared.upkeep.close();
+    engine.shared.run_archiver();
+    assert_eq!(engine.archiver_lag(), 3);
+    engine.shared.run_preparer();
+    assert_eq!(
+        engine.shared.storage.prepare_spare().unwrap(),
+        Prepared::One
+    );
+    engine.stop().await;
+}
+
+#[tokio::test]
 async fn stopped_engine_refuses() {
     let engine = engine(&SimDir::new());
     let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Always));

@@ -57,7 +57,7 @@ impl Upkeep {
         self.work.notify_all();
     }
 
-    /// Ends the threads once they have nothing more to do.
+    /// Ends the threads: what they are at is given up, or done soon.
     pub(super) fn close(&self) {
         self.lock().closed = true;
         self.work.notify_all();
@@ -131,6 +131,10 @@ impl Pace for Shared {
 
     fn pause(&self) {
         self.upkeep.pause(PAUSE);
+    }
+
+    fn is_over(&self) -> bool {
+        self.upkeep.is_closed()
     }
 }
 
@@ -218,7 +222,7 @@ impl Shared {
     pub(super) fn run_preparer(&self) {
         give_way();
         let mut seen = 0;
-        loop {
+        while !self.upkeep.is_closed() {
             let time = match self.storage.prepare_spare() {
                 Ok(Prepared::One) => {
                     // What was begun before any file was ready is slower to flush.

@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use cooling::Cooling;
 use filler::Manner;
-use pass::{Done, Pass};
+use pass::{Done, GivenUp, Pass};
 
 use super::Storage;
 use super::checkpoint::{Checkpoint, CheckpointEntry};
@@ -164,7 +164,8 @@ struct Moved {
 }
 
 impl Storage {
-    /// Archives the oldest closed journal files; says how many there were.
+    /// Archives the oldest closed journal files; says how many there were: none,
+    /// too, if the broker stops.
     pub fn archive_oldest(&self, now_ms: i64, pace: &dyn Pace) -> Result<usize, ArchiveError> {
         let archived = self.run_pass(Manner { now_ms, pace });
         // Above all when there was no space: this gives some back.
@@ -201,6 +202,9 @@ impl Storage {
             Err(error) => {
                 for &id in files.iter().flat_map(|file| &file.touched) {
                     archiver.doubt(id);
+                }
+                if GivenUp::is(&error) {
+                    return Ok(0);
                 }
                 return Err(self.archiving_failed(&error));
             }

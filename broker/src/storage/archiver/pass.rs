@@ -26,6 +26,19 @@ const LARGE: usize = if cfg!(test) { 256 } else { 64 << 10 };
 /// Up to so many segments are flushed one by one, more by one `syncfs`.
 const MAX_SINGLE_FLUSHES: usize = 64;
 
+/// The broker stops: the pass is left where it is.
+#[derive(Debug, thiserror::Error)]
+#[error("the pass was given up")]
+pub(super) struct GivenUp;
+
+impl GivenUp {
+    /// Whether that is why a pass did not finish.
+    pub(super) fn is(error: &io::Error) -> bool {
+        let given_up = |error: &(dyn std::error::Error + 'static)| error.is::<GivenUp>();
+        error.get_ref().is_some_and(|error| given_up(error))
+    }
+}
+
 /// One pass over journal files, in their order.
 pub(super) struct Pass<'a> {
     pub(super) storage: &'a Storage,
@@ -68,6 +81,7 @@ impl Pass<'_> {
             if runs.is_empty() {
                 continue;
             }
+            self.check_over()?;
             if is_streamed(bytes, runs.len()) {
                 self.stream(&log, &runs, &mut source, archiver, &mut progress)?;
                 continue;
@@ -113,6 +127,7 @@ impl Pass<'_> {
         let mut piece: Vec<u8> = Vec::new();
         let mut headers: Vec<BatchHeader> = Vec::new();
         for run in runs {
+            self.check_over()?;
             if piece.len() >= PIECE {
                 filler.append(&piece, &headers)?;
                 piece.clear();
@@ -152,6 +167,7 @@ impl Pass<'_> {
                 progress.add_damaged(log);
                 return Ok(());
             };
+            self.check_over()?;
             let mut filler = self.open(log, first.headers[0].base_offset, archiver)?;
             for piece in pieces {
                 filler.append(piece.bytes, &piece.headers)?;
@@ -192,8 +208,17 @@ impl Pass<'_> {
         archiver.sweep(self.dir(), log.id(), &listing)
     }
 
+    /// Nobody has to wait for what the next start can do as well.
+    fn check_over(&self) -> io::Result<()> {
+        match self.manner.pace.is_over() {
+            true => Err(io::Error::other(GivenUp)),
+            false => Ok(()),
+        }
+    }
+
     /// Makes everything durable.
     fn flush(&self, progress: Progress) -> io::Result<Done> {
+        self.check_over()?;
         let Some(writers) = progress.unflushed else {
             self.dir().sync_all()?;
             return Ok(progress.done);

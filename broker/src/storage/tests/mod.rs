@@ -6,6 +6,7 @@ mod deletion;
 mod failures;
 mod format_page;
 mod full_disk;
+mod giving_up;
 mod keyed;
 mod keyed_model;
 mod lost_checkpoint;
