@@ -261,7 +261,9 @@ fn tables_of_bytes_have_no_holes_and_the_sizes_of_the_code() {
         Checkpoint::ENTRY_LEN,
     ];
     sizes.extend(snapshot_sizes());
-    let mut lines = PAGE.lines();
+    // What records hold is not for storage to say.
+    let is_ours = |line: &&str| !line.starts_with("## The records of partition");
+    let mut lines = PAGE.lines().take_while(is_ours);
     for size in sizes {
         assert!(lines.any(|line| line == "| at | size | field |"));
         let rows = lines
