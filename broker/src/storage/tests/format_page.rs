@@ -22,7 +22,8 @@ use crate::storage::producers::{
     self, Incoming, ProducerTable, Snapshot, SnapshotWriter, Tally, admit,
 };
 use crate::storage::segment::{
-    ENTRY_LEN, FOOTER_LEN, Footer, IndexEntry, SEGMENT_HEADER_LEN, SegmentHeader, SegmentState,
+    Compacted, ENTRY_LEN, FOOTER_LEN, Footer, IndexEntry, SEGMENT_HEADER_LEN, SegmentHeader,
+    SegmentName, SegmentState, log_path,
 };
 
 const PAGE: &str = include_str!("../../../../docs/format.md");
@@ -154,6 +155,20 @@ fn examples_of_a_segment_are_decoded() {
     };
     let bytes = check("index-entry", &entry.encode());
     assert_eq!(IndexEntry::decode(&bytes), Some(entry));
+}
+
+#[test]
+fn example_of_a_compacted_segment_is_a_name() {
+    let name = SegmentName {
+        base_offset: Offset(42),
+        compacted: Some(Compacted {
+            next_offset: Offset(1042),
+            revision: 3,
+        }),
+    };
+    let file = log_path(PartitionId(17), name);
+    let file = file.file_name().unwrap().to_str().unwrap();
+    assert_eq!(block("text compacted-segment"), [file]);
 }
 
 #[test]
