@@ -151,7 +151,7 @@ async fn a_nameless_member_that_vanishes_is_gone_at_once() {
 }
 
 #[tokio::test]
-async fn who_ends_its_stream_has_left() {
+async fn who_ends_its_stream_is_answered_and_may_come_again_by_its_name() {
     let broker = broker_with(1).await;
     broker.produce("t", 0, batch(1)).await;
     let mut member = Member::join(broker.connect().await, named("n")).await;
@@ -162,10 +162,9 @@ async fn who_ends_its_stream_has_left() {
     assert_eq!(member.commit_result().await.refused, []);
     assert_eq!(member.try_event().await.unwrap(), None);
     let group = broker.describe_group("g").await.group.unwrap();
-    assert_eq!(
-        group.members, 0,
-        "it isn't waited for, though it has a name"
-    );
+    assert_eq!(group.members, 1, "it is waited for, as it has a name");
+    let mut again = Member::join(broker.connect().await, named("n")).await;
+    assert_eq!(again.settle(1).await.len(), 1);
 }
 
 #[tokio::test]

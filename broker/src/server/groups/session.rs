@@ -5,7 +5,8 @@
 //!
 //! | what happened | what the group is told | what the stream ends with |
 //! |---|---|---|
-//! | the member leaves, or half-closes | it left | `OK`, once its commits are answered |
+//! | the member leaves | it left | `OK`, once its commits are answered |
+//! | it half-closes, or its call was cancelled, which looks the same | it is disconnected, once its commits are answered | `OK` |
 //! | it breaks the protocol | it left | the reason |
 //! | its connection or its call is gone | it is disconnected: with a name it may come again | nobody hears it |
 //! | the group sends it away, or can't go on | it did so | the reason |
@@ -87,6 +88,8 @@ struct Session {
     end: Option<Result<(), Status>>,
     /// The group says nothing more.
     is_silent: bool,
+    /// Its requests ended without a word.
+    has_half_closed: bool,
     /// When to say that there is nothing to say.
     heartbeat_at: Instant,
 }
@@ -124,6 +127,7 @@ impl Session {
             opening: None,
             end: None,
             is_silent: false,
+            has_half_closed: false,
             heartbeat_at: Instant::now() + limits::MEMBER_HEARTBEAT,
         }
     }
@@ -142,6 +146,9 @@ impl Session {
                 && self.outgoing.is_empty()
                 && let Some(end) = self.end.take()
             {
+                if self.has_half_closed {
+                    self.member.disconnected().await;
+                }
                 return end;
             }
             match self.next(&mut incoming, responses).await {
@@ -151,7 +158,10 @@ impl Session {
                     self.member.disconnected().await;
                     return Err(status);
                 }
-                Next::Request(None) => self.leave().await,
+                Next::Request(None) => {
+                    self.has_half_closed = true;
+                    self.end_with(Ok(()));
+                }
                 Next::Said(Some(event)) => self.listen(event),
                 Next::Said(None) => self.fall_silent(),
                 Next::Opened(generation, opened) => self.open(generation, opened).await,
