@@ -126,6 +126,11 @@ fn limits_on_the_page_are_those_of_the_code() {
         let row = format!("| {what} | {bound}");
         assert!(page.contains(&row), "a row begins with: {row}");
     }
+}
+
+#[test]
+fn bounds_in_the_text_are_those_of_the_code() {
+    let page = page();
     let heartbeat = limits::MEMBER_HEARTBEAT.as_secs();
     let heartbeat = format!("nothing else was said for {heartbeat} seconds");
     assert!(page.contains(&heartbeat), "{heartbeat}");

@@ -161,8 +161,12 @@ impl Producers {
     }
 
     /// So many records of the log are lost: each may have reserved numbers, which
-    /// nobody gets again.
+    /// nobody gets again, or begun an epoch of a name. An epoch that is given out
+    /// twice would make new batches seem to be repeated, so the names that were known
+    /// before are forgotten: they begin anew with other ids.
     pub fn skip_lost(&mut self, records: u64) {
+        self.names.clear();
+        self.by_age.clear();
         let lost = records.saturating_mul(RESERVED_AT_ONCE);
         self.reserved_below = self.reserved_below.saturating_add(lost).min(NUMBERS);
     }
@@ -293,8 +297,13 @@ mod tests {
 
     #[test]
     fn numbers_of_lost_records_are_left_out() {
-        let mut producers = fold(vec![Producers::reserve(1001)]);
+        let mut producers = fold(vec![
+            Producers::reserve(1001),
+            Producers::begin(&name("a"), producer(1, 1)),
+        ]);
         producers.skip_lost(3);
+        assert_eq!(producers.named(&name("a")), None, "it may have begun again");
+        assert_eq!(producers.names().count(), 0);
         assert_eq!(producers.reserved_below(), 4001);
         // A later record may know less than what was feared.
         let NewRecord { key, value } = Producers::reserve(2001);

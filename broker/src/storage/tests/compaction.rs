@@ -1,7 +1,9 @@
 //! Compaction step by step: who reads meanwhile, what fails, what stays.
 
+mod ending;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use statecast_proto::batch::{self, BatchBuilder, Compression, RecordRef};
@@ -546,78 +548,4 @@ fn what_a_crash_left_is_removed_by_whoever_comes_first() {
         assert_eq!(files[1], "00000000000000000002.log");
         assert_eq!(files.len(), if by_archiver { 3 } else { 2 });
     }
-}
-
-/// Lets the journal fail in the midst of a pass; notes what was written by then.
-struct Fails<'a> {
-    fixture: (&'a SimDir, &'a Storage),
-    changes: OnceLock<u64>,
-}
-
-impl Pace for Fails<'_> {
-    fn is_gentle(&self) -> bool {
-        true
-    }
-
-    fn pause(&self) {
-        let (dir, storage) = self.fixture;
-        self.changes.get_or_init(|| {
-            dir.fail_after(0, Fault::FlushError);
-            storage.flush(storage.written()).unwrap_err();
-            dir.changes()
-        });
-    }
-}
-
-#[test]
-fn nothing_is_written_once_the_journal_has_failed() {
-    let mut fixture = Fixture::new();
-    let large = "x".repeat(1500);
-    for key in ["a", "b", "c"] {
-        fixture.put(&[(key, Some(&large))]);
-        fixture.archive();
-    }
-    // Not flushed yet.
-    fixture.append(1, &[("d", Some("1"))], 0);
-    let (dir, storage) = (fixture.dir.clone(), fixture.storage.clone());
-    let fails = Fails {
-        fixture: (&dir, &storage),
-        changes: OnceLock::new(),
-    };
-    assert!(fixture.compact_with(&fails).unwrap().is_none());
-    assert_eq!(fails.changes.get(), Some(&dir.changes()));
-    let reopened = fixture.crash_and_reopen();
-    assert!(reopened.keys_left().starts_with("0a 1b 2c"));
-}
-
-/// Notes that it was asked to pause.
-#[derive(Default)]
-struct Stops(OnceLock<()>);
-
-impl Pace for Stops {
-    fn is_gentle(&self) -> bool {
-        false
-    }
-
-    fn pause(&self) {
-        let _ = self.0.set(());
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.get().is_some()
-    }
-}
-
-#[test]
-fn pass_ends_when_the_broker_stops() {
-    let mut fixture = Fixture::new();
-    let large = "x".repeat(1500);
-    for key in ["a", "b", "c"] {
-        fixture.put(&[(key, Some(&large))]);
-        fixture.archive();
-    }
-    let files = fixture.files();
-    assert!(fixture.compact_with(&Stops::default()).unwrap().is_none());
-    assert_eq!(fixture.files(), files);
-    fixture.compact();
 }
