@@ -52,8 +52,10 @@ impl Call {
         }
     }
 
-    /// Keeps room until the response that is handed out now was sent.
+    /// Keeps room until the response that is handed out now was sent: from now on
+    /// the client has to get on with it.
     pub(super) fn send(&self, held: Held) {
+        let held = held.by(&self.connection);
         let mut sending = lock(&self.sending);
         match &mut *sending {
             Some(before) => before.merge(held),
@@ -138,7 +140,6 @@ impl http_body::Body for ResponseBody {
         let Some(held) = lock(&self.call.sending).take() else {
             return Poll::Ready(frame);
         };
-        let held = held.by(&self.call.connection);
         let kept = |bytes| Bytes::from_owner(Sending { bytes, _held: held });
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(kept))))
     }

@@ -1,7 +1,10 @@
 //! Room for what somebody reads, from before it is read until it is handed out.
 //!
-//! Nobody waits for room while they have some: those who do could wait for each
-//! other.
+//! - Nobody waits for room while they have some: those who do could wait for each
+//!   other.
+//! - It is the client that has to get on with a read, and with what comes of it: a
+//!   reader whose client takes nothing may never be polled again. What is kept for
+//!   later, since the client wants no more yet, is not held against it.
 
 use std::sync::Arc;
 
@@ -27,7 +30,8 @@ impl ReadRoom {
         }
     }
 
-    /// Waits until there is room for so many bytes, for one who has none.
+    /// Waits until there is room for a read of so many bytes, for one who has kept
+    /// nothing.
     pub(super) async fn wait(&mut self, bytes: usize) {
         if self.grow(bytes) {
             return;
@@ -38,18 +42,15 @@ impl ReadRoom {
         let waiting = self
             .waiting
             .get_or_insert_with(|| budget.wait(bytes, connection));
-        let mut granted = waiting.await;
+        self.held = Some(waiting.await);
         self.waiting = None;
-        // It isn't up to the client until it is handed out.
-        let bytes = granted.bytes();
-        self.held = Some(granted.split(bytes));
     }
 
-    /// Has room for so many bytes, if there is.
+    /// Has room for a read of so many bytes, if there is.
     pub(super) fn grow(&mut self, bytes: usize) -> bool {
         let budget = &self.memory.sending;
         let bytes = budget.most(bytes);
-        let missing = bytes.saturating_sub(self.bytes());
+        let missing = bytes.saturating_sub(self.held.as_ref().map_or(0, Held::bytes));
         if missing == 0 {
             return true;
         }
@@ -59,33 +60,25 @@ impl ReadRoom {
         let Some(more) = budget.try_take(missing) else {
             return false;
         };
-        match &mut self.held {
-            Some(held) => held.merge(more),
-            None => self.held = Some(more),
+        let mut more = more.by(&self.connection);
+        if let Some(kept) = self.held.take() {
+            more.merge(kept);
         }
+        self.held = Some(more);
         true
     }
 
-    /// Takes out what is handed out with so many bytes.
-    pub(super) fn split(&mut self, bytes: usize) -> Option<Held> {
-        let held = self.held.as_mut().filter(|_| bytes > 0);
-        held.map(|held| held.split(bytes))
-    }
-
-    /// Gives back all but so many bytes.
-    pub(super) fn keep(&mut self, bytes: usize) {
-        match &mut self.held {
-            Some(held) if bytes > 0 => held.shrink(bytes),
-            _ => self.held = None,
-        }
+    /// The room of so many bytes that are handed out. Keeps that of others that were
+    /// read, and gives the rest back.
+    pub(super) fn hand_out(&mut self, bytes: usize, kept: usize) -> Option<Held> {
+        let mut held = self.held.take()?;
+        self.held = (kept > 0).then(|| held.split(kept));
+        held.shrink(bytes);
+        (bytes > 0).then_some(held)
     }
 
     /// Whether there is so much room that some may be kept for later.
     pub(super) fn is_plentiful(&self) -> bool {
         self.memory.sending.is_plentiful()
-    }
-
-    fn bytes(&self) -> usize {
-        self.held.as_ref().map_or(0, Held::bytes)
     }
 }

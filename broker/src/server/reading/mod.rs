@@ -191,8 +191,8 @@ impl Reading {
             tokio::task::consume_budget().await;
         }
         let batches = self.take_gathered(max_bytes, allowance);
-        let room = self.room.split(batches.iter().map(Taken::size).sum());
-        self.room.keep(self.gathered_bytes);
+        let bytes = batches.iter().map(Taken::size).sum();
+        let room = self.room.hand_out(bytes, self.gathered_bytes);
         if !batches.is_empty() {
             return Ok(Next::Batches(batches, room));
         }
@@ -359,6 +359,6 @@ impl Reading {
             self.gap.take_if(|(slot, _)| *slot == id);
         }
         self.gathered_bytes = 0;
-        self.room.keep(0);
+        self.room.hand_out(0, 0);
     }
 }
