@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Seat;
-use crate::group::interest::InterestId;
+use crate::group::interest::{InterestId, InterestSet};
 
 /// How often all moves are looked at: taking back one can be what makes it possible
 /// to take back another one.
@@ -17,9 +17,13 @@ pub(super) struct Moves<'a> {
     plan: Vec<Option<usize>>,
     /// By member: how many seats the plan gives it.
     loads: Vec<usize>,
-    /// By member: seats that the plan gives it and that it doesn't have.
-    gains: BTreeMap<usize, Vec<usize>>,
+    /// By member: seats that the plan gives it and that it doesn't have. Those that
+    /// are alike lie together.
+    gains: Vec<BTreeMap<Likeness, Vec<usize>>>,
 }
+
+/// Where seats are equal as far as moves go: in who has them, and who reads them.
+type Likeness = (Option<usize>, InterestSet);
 
 impl<'a> Moves<'a> {
     pub(super) fn of(
@@ -28,12 +32,12 @@ impl<'a> Moves<'a> {
         plan: Vec<Option<usize>>,
     ) -> Moves<'a> {
         let mut loads = vec![0; members.len()];
-        let mut gains: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        let mut gains = vec![BTreeMap::<Likeness, Vec<usize>>::new(); members.len()];
         for (at, seat) in seats.iter().enumerate() {
             let Some(to) = plan[at] else { continue };
             loads[to] += 1;
             if seat.owner != Some(to) {
-                gains.entry(to).or_default().push(at);
+                gains[to].entry(likeness(seat)).or_default().push(at);
             }
         }
         Moves {
@@ -75,17 +79,13 @@ impl<'a> Moves<'a> {
             self.give(at, owner);
             return true;
         }
-        // Something that the owner was to get goes to the taker instead, or to
+        // Something that the owner was to get goes to the taker instead, or home to
         // somebody who has less than the taker.
-        let instead = self.gains.get(&owner).and_then(|gains| {
-            let choices = gains.iter().filter_map(|gain| {
-                let to = self.other_taker(*gain, taker)?;
-                let comes_home = self.seats[*gain].owner == Some(to);
-                Some((comes_home, *gain, to))
-            });
-            choices.max()
+        let choices = self.gains[owner].iter().filter_map(|(likeness, alike)| {
+            let to = self.other_taker(*likeness, taker)?;
+            Some((likeness.0 == Some(to), *alike.last()?, to))
         });
-        let Some((_, gain, to)) = instead else {
+        let Some((_, gain, to)) = choices.max() else {
             return false;
         };
         self.give(at, owner);
@@ -93,27 +93,32 @@ impl<'a> Moves<'a> {
         true
     }
 
-    /// Who can take a seat when `taker` is to get one less.
-    fn other_taker(&self, seat: usize, taker: usize) -> Option<usize> {
-        let reads = |member: usize| self.seats[seat].readers.contains(self.members[member]);
-        let home = self.seats[seat]
-            .owner
-            .filter(|owner| *owner == taker || self.loads[*owner] < self.loads[taker]);
-        home.or_else(|| reads(taker).then_some(taker))
+    /// Who can take such a seat when `taker` is to get one less.
+    fn other_taker(&self, (owner, readers): Likeness, taker: usize) -> Option<usize> {
+        let home = owner.filter(|owner| *owner == taker || self.loads[*owner] < self.loads[taker]);
+        let reads = readers.contains(self.members[taker]);
+        home.or(reads.then_some(taker))
     }
 
     /// Gives a seat to somebody else than before.
-    fn give(&mut self, seat: usize, to: usize) {
-        let from = self.plan[seat]
-            .replace(to)
-            .expect("it was given to somebody");
+    fn give(&mut self, at: usize, to: usize) {
+        let from = self.plan[at].replace(to);
+        let from = from.expect("it was given to somebody");
         self.loads[from] -= 1;
         self.loads[to] += 1;
-        if let Some(gains) = self.gains.get_mut(&from) {
-            gains.retain(|gain| *gain != seat);
+        let seat = &self.seats[at];
+        if seat.owner != Some(from) {
+            let alike = self.gains[from].get_mut(&likeness(seat));
+            let alike = alike.expect("it was to get the seat");
+            let place = alike.iter().rposition(|gain| *gain == at);
+            alike.swap_remove(place.expect("as above"));
         }
-        if self.seats[seat].owner != Some(to) {
-            self.gains.entry(to).or_default().push(seat);
+        if seat.owner != Some(to) {
+            self.gains[to].entry(likeness(seat)).or_default().push(at);
         }
     }
+}
+
+fn likeness(seat: &Seat) -> Likeness {
+    (seat.owner, seat.readers)
 }
