@@ -364,12 +364,13 @@ pub const PARTITIONS_PER_EVENT: usize = 10_000;
 pub const PARTITIONS_UNTOLD: usize = 250_000;
 
 /// Producers whose last batches a partition knows. Beyond that, those go that have
-/// been silent for longest. Each takes 64 bytes of memory, and up to 512 more where
+/// been silent for longest. Each takes 64 bytes of memory, and up to 256 more where
 /// it takes turns with others.
 pub const PRODUCERS_PER_PARTITION: usize = 4096;
 
 /// Runs of records that are known of a producer in a partition. A run goes on for
-/// as long as no other batch comes between those of the producer.
+/// as long as no other batch comes between those of the producer, and to the end of
+/// a journal file.
 pub const RUNS_PER_PRODUCER: usize = 32;
 
 /// What all partitions together know of producers: bytes. Beyond that, a partition

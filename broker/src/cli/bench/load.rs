@@ -78,6 +78,7 @@ impl Load {
             producer: client
                 .producer_builder()
                 .compression(workload.compression.into())
+                .idempotent(!workload.not_idempotent)
                 .build(),
             topics: Arc::clone(topics),
             payload: Payload::new(workload.record_size(), u64::from(number)),

@@ -41,6 +41,10 @@ pub(super) struct Workload {
     /// How batches are compressed; the values don't compress.
     #[arg(long, value_enum, default_value_t = Codec::None)]
     pub(super) compression: Codec,
+    /// Producers that don't number their batches: what comes after a lost answer may
+    /// be there twice.
+    #[arg(long)]
+    pub(super) not_idempotent: bool,
     /// Connections for producers, and as many for consumers.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) connections: usize,
@@ -123,6 +127,7 @@ impl Workload {
             "partitions": self.partitions,
             "flush": units::show_flush(self.flush),
             "compression": format!("{:?}", self.compression).to_lowercase(),
+            "idempotent": !self.not_idempotent,
             "connections": self.connections,
             "fetch_bytes": self.fetch_bytes,
             "rate": self.rate,

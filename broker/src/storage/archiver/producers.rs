@@ -27,11 +27,11 @@ impl Storage {
         for log in logs {
             {
                 let mut state = log.lock();
-                let end = state.end_of(upto);
+                let (end, for_good) = (state.end_of(upto), state.end_of(archiver.archived));
                 let Some(producers) = &mut state.producers else {
                     continue;
                 };
-                producers.archived(archiver.archived);
+                producers.archived(for_good);
                 // Nothing of it is archived: frames will tell it all.
                 if end == Offset::ZERO || producers.is_empty() {
                     continue;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::requests::Request;
 use super::table::{Mark, Producer, ProducerTable};
-use super::window::{Change, Place, SequenceRun, Window};
+use super::window::{Change, KnownRun, Place, SequenceRun, Window};
 use super::{SequenceError, Tally};
 use crate::limits;
 use crate::model::{Offset, ProducerStamp, RequestStamp, Stamp, StoredStamp};
@@ -42,11 +42,7 @@ pub enum Admitted {
 
 /// What takes a batch back.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Undo {
-    /// Whether a mark was set.
-    has_mark: bool,
-    before: Before,
-}
+pub struct Undo(Before);
 
 /// How it was before a batch.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,7 +55,7 @@ enum Before {
     Changed {
         id: u64,
         last_ms: i64,
-        marked: Generation,
+        newest: Generation,
         change: Change,
     },
     /// The last request was another one.
@@ -103,10 +99,7 @@ impl ProducerTable {
                 return Err(SequenceError::Expired);
             }
             self.insert(stamp.id, stamp.epoch, 0, batch);
-            return Ok(Admitted::New(Undo {
-                has_mark: true,
-                before: Before::Unknown { id: stamp.id },
-            }));
+            return Ok(Admitted::New(Undo(Before::Unknown { id: stamp.id })));
         };
         let Producer { epoch, window, .. } = &self.producers[at];
         let epoch = *epoch;
@@ -118,10 +111,7 @@ impl ProducerTable {
                 return Err(SequenceError::Gap { expected: 0 });
             }
             let before = self.replace(at, stamp.epoch, 0, batch);
-            return Ok(Admitted::New(Undo {
-                has_mark: true,
-                before: Before::Other(Box::new(before)),
-            }));
+            return Ok(Admitted::New(Undo(Before::Other(Box::new(before)))));
         }
         match window.place(stamp.base_sequence, batch.count) {
             Place::Next => Ok(Admitted::New(self.extend(at, stamp.base_sequence, batch))),
@@ -146,21 +136,15 @@ impl ProducerTable {
             }),
             None => {
                 self.remember(stamp, batch);
-                Ok(Admitted::New(Undo {
-                    has_mark: false,
-                    before: Before::Request,
-                }))
+                Ok(Admitted::New(Undo(Before::Request)))
             }
         }
     }
 
     /// Takes the batch back that was admitted last.
     pub fn take_back(&mut self, undo: Undo) {
-        if undo.has_mark {
-            self.marks.pop_back();
-        }
         // A producer may be missing: it had to make room for another one since.
-        match undo.before {
+        match undo.0 {
             Before::Unknown { id } => {
                 if let Ok(at) = self.find(id) {
                     let gone = self.producers.remove(at);
@@ -175,14 +159,18 @@ impl ProducerTable {
             Before::Changed {
                 id,
                 last_ms,
-                marked,
+                newest,
                 change,
             } => {
                 if let Ok(at) = self.find(id) {
                     let mut producer = self.producers[at].clone();
                     producer.last_ms = last_ms;
-                    producer.marked = marked;
+                    producer.newest = newest;
                     producer.window.take_back(change);
+                    // What its runs tell again needs none.
+                    let from = producer.window.base_offset();
+                    self.marks
+                        .retain(|mark| mark.id != id || mark.base_offset < from);
                     self.put(at, producer);
                 }
             }
@@ -228,7 +216,6 @@ impl ProducerTable {
     fn insert(&mut self, id: u64, epoch: u16, base_sequence: u32, batch: Incoming) {
         self.make_room(batch.now_ms);
         let producer = Producer::new(id, epoch, base_sequence, batch);
-        self.mark(id, epoch, base_sequence, batch.generation);
         self.tally.add_producer_bytes(producer.bytes());
         let at = self.find(id).unwrap_or_else(|at| at);
         if self.producers.len() == self.producers.capacity() {
@@ -242,7 +229,6 @@ impl ProducerTable {
     /// Begins a new epoch of a producer; returns what was known of the one before.
     fn replace(&mut self, at: usize, epoch: u16, base_sequence: u32, batch: Incoming) -> Producer {
         let id = self.producers[at].id;
-        self.mark(id, epoch, base_sequence, batch.generation);
         self.put(at, Producer::new(id, epoch, base_sequence, batch))
     }
 
@@ -261,33 +247,34 @@ impl ProducerTable {
         };
         let producer = &mut self.producers[at];
         let (id, epoch) = (producer.id, producer.epoch);
-        let next = producer.window.next_sequence();
-        let marked = std::mem::replace(&mut producer.marked, batch.generation);
+        let newest = std::mem::replace(&mut producer.newest, batch.generation);
         let last_ms = std::mem::replace(&mut producer.last_ms, batch.now_ms);
-        let change = producer.window.push(run_of(base_sequence, batch), keep);
-        if change == (Change::Added { dropped: None }) {
-            self.tally.add_producer_bytes(Window::RUN_BYTES);
-        }
-        let has_mark = marked != batch.generation;
-        if has_mark {
-            self.mark(id, epoch, next, batch.generation);
-        }
-        let before = Before::Changed {
+        let begins_file = newest != batch.generation;
+        let (marks, archived_end) = (&mut self.marks, self.archived_end);
+        let shed = |KnownRun { run, begins_file }| {
+            if begins_file && run.base_offset >= archived_end {
+                marks.push(Mark {
+                    id,
+                    base_offset: run.base_offset,
+                    base_sequence: run.base_sequence,
+                    epoch,
+                });
+            }
+        };
+        let runs_before = producer.window.older_runs();
+        let batch = run_of(base_sequence, batch);
+        let change = producer.window.push(batch, begins_file, keep, shed);
+        let runs = producer.window.older_runs();
+        self.tally
+            .add_producer_bytes(runs.saturating_sub(runs_before) * Window::RUN_BYTES);
+        self.tally
+            .remove_producer_bytes(runs_before.saturating_sub(runs) * Window::RUN_BYTES);
+        Undo(Before::Changed {
             id,
             last_ms,
-            marked,
+            newest,
             change,
-        };
-        Undo { has_mark, before }
-    }
-
-    fn mark(&mut self, id: u64, epoch: u16, next_sequence: u32, generation: Generation) {
-        self.marks.push_back(Mark {
-            id,
-            generation,
-            next_sequence,
-            epoch,
-        });
+        })
     }
 
     fn remember(&mut self, stamp: RequestStamp, batch: Incoming) {
@@ -318,7 +305,7 @@ impl Producer {
             id,
             last_ms: batch.now_ms,
             window: Window::new(run_of(base_sequence, batch)),
-            marked: batch.generation,
+            newest: batch.generation,
             epoch,
         }
     }

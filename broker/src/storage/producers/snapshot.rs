@@ -108,7 +108,6 @@ impl Snapshot {
 #[derive(Debug)]
 pub struct SnapshotWriter<'a> {
     dir: &'a dyn Dir,
-    archived: Generation,
     /// Made when there is something to write.
     file: Option<Arc<dyn File>>,
     /// Where the next piece goes.
@@ -123,7 +122,6 @@ impl SnapshotWriter<'_> {
     pub fn new(dir: &dyn Dir, archived: Generation) -> SnapshotWriter<'_> {
         SnapshotWriter {
             dir,
-            archived,
             file: None,
             position: 8,
             piece: archived.0.to_le_bytes().to_vec(),
@@ -134,7 +132,7 @@ impl SnapshotWriter<'_> {
     /// Adds what `table` knew when the partition's log ended at `end`, which is where
     /// the archived part of the journal ends. Touches no file.
     pub fn add(&mut self, id: PartitionId, end: Offset, table: &ProducerTable) {
-        let next = table.next_sequences(self.archived);
+        let next = table.next_sequences(end);
         encode_partition(&mut self.piece, id, end, table, &next);
     }
 
@@ -198,7 +196,6 @@ fn encode_partition(
     let producers = table.producers.iter().filter_map(|producer| {
         let next = next_sequences.get(&(producer.id, producer.epoch));
         let runs = producer.window.runs_before(end, next.copied());
-        let runs: Vec<SequenceRun> = runs.collect();
         // One that has appended nothing is as good as unknown.
         let is_new = |run: &SequenceRun| (run.base_sequence, run.count) == (0, 0);
         (!runs.first().is_some_and(is_new)).then_some((producer, runs))
@@ -287,12 +284,13 @@ impl Reader<'_> {
         let last_ms = self.i64()?;
         let (epoch, run_count) = (self.u16()?, self.u16()?);
         let runs = (0..run_count).map(|_| self.run());
-        let window = Window::of_runs(runs.collect::<Option<_>>()?)?;
+        let runs: Vec<SequenceRun> = runs.collect::<Option<_>>()?;
+        let window = Window::of_runs(&runs)?;
         Some(Producer {
             id,
             last_ms,
             window,
-            marked: Generation::ZERO,
+            newest: Generation::ZERO,
             epoch,
         })
     }

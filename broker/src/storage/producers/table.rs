@@ -2,16 +2,17 @@
 //!
 //! The snapshot says what was known where the checkpoint cuts the journal, which
 //! is between two of its files. Runs tell it, as they can be cut anywhere, unless
-//! all that are kept lie behind the cut. So whenever a producer comes into a new
-//! journal file, its number at that moment is marked, until the file is archived.
+//! all that are kept lie behind the cut. So a run that is forgotten before its file is
+//! archived leaves a mark, if it was the producer's first one there.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Tally;
 use super::requests::Requests;
 use super::window::Window;
 use crate::limits;
+use crate::model::Offset;
 use crate::storage::lsn::Generation;
 
 /// Producers that a partition may know even when all together know too much.
@@ -31,18 +32,17 @@ pub(super) struct Producer {
     /// When it sent something last: milliseconds since the Unix epoch.
     pub(super) last_ms: i64,
     pub(super) window: Window,
-    /// The newest journal file that it has a mark for.
-    pub(super) marked: Generation,
+    /// The newest journal file that has a batch of it.
+    pub(super) newest: Generation,
     pub(super) epoch: u16,
 }
 
-/// The number that came next of a producer before its first batch in a journal
-/// file.
+/// The first batch of a producer in a journal file, of which no run tells any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) id: u64,
-    pub(super) generation: Generation,
-    pub(super) next_sequence: u32,
+    pub(super) base_offset: Offset,
+    pub(super) base_sequence: u32,
     pub(super) epoch: u16,
 }
 
@@ -74,8 +74,10 @@ pub struct ProducerTable {
     pub(super) producers: Vec<Producer>,
     pub(super) requests: Option<Box<Requests>>,
     pub(super) forgotten: Option<Forgotten>,
-    /// In the order of journal files; some may be of files that are archived.
-    pub(super) marks: VecDeque<Mark>,
+    /// For each producer in the order of offsets; none of them is archived for good.
+    pub(super) marks: Vec<Mark>,
+    /// What lies below is archived for good.
+    pub(super) archived_end: Offset,
     pub(super) tally: Arc<Tally>,
 }
 
@@ -85,7 +87,8 @@ impl ProducerTable {
             producers: Vec::new(),
             requests: None,
             forgotten: None,
-            marks: VecDeque::new(),
+            marks: Vec::new(),
+            archived_end: Offset::ZERO,
             tally,
         }
     }
@@ -106,7 +109,8 @@ impl ProducerTable {
             producers,
             requests: (requests.len() > 0).then(|| Box::new(requests)),
             forgotten,
-            marks: VecDeque::new(),
+            marks: Vec::new(),
+            archived_end: Offset::ZERO,
             tally,
         }
     }
@@ -170,27 +174,25 @@ impl ProducerTable {
         }
     }
 
-    /// Of producers, with their epochs, that have been in journal files behind
-    /// `archived`: the number that came next of each where that ends.
-    pub(super) fn next_sequences(&self, archived: Generation) -> HashMap<(u64, u16), u32> {
-        let behind = self.marks.iter().filter(|mark| mark.generation > archived);
+    /// Of producers, with their epochs, of which no run tells it: the number that
+    /// came next when the log ended at `end`, where a journal file ends.
+    pub(super) fn next_sequences(&self, end: Offset) -> HashMap<(u64, u16), u32> {
+        let behind = self.marks.iter().filter(|mark| mark.base_offset >= end);
         let mut next = HashMap::new();
         for mark in behind {
             // The first one counts.
             next.entry((mark.id, mark.epoch))
-                .or_insert(mark.next_sequence);
+                .or_insert(mark.base_sequence);
         }
         next
     }
 
-    /// Journal files up to this one are archived, for good.
-    pub fn archived(&mut self, archived: Generation) {
-        while self
-            .marks
-            .front()
-            .is_some_and(|mark| mark.generation <= archived)
-        {
-            self.marks.pop_front();
+    /// What lies below `end` is archived, for good.
+    pub fn archived(&mut self, end: Offset) {
+        self.archived_end = end;
+        self.marks.retain(|mark| mark.base_offset >= end);
+        if self.marks.is_empty() {
+            self.marks = Vec::new();
         }
     }
 

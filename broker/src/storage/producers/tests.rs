@@ -25,6 +25,8 @@ struct Log {
     tally: Arc<Tally>,
     next_offset: u64,
     generation: u32,
+    /// Journal files up to this one are archived for good.
+    archived: u32,
     now_ms: i64,
 }
 
@@ -314,12 +316,29 @@ fn stored(stamp: &Stamp) -> StoredStamp {
     }
 }
 
-/// A log of a few producers over several journal files. Now and then what was
-/// appended last is taken back.
+/// Where the journal files up to `archived` end.
+fn cut(log: &Log, logged: &[Logged], archived: u32) -> Offset {
+    let behind = logged.iter().find(|l| l.batch.generation.0 > archived);
+    behind.map_or(Offset(log.next_offset), |l| l.batch.base_offset)
+}
+
+/// A log of a few producers over several journal files, of which some are archived
+/// on the way. Now and then what was appended last is taken back. In some logs few
+/// runs are kept.
 fn random_log(random: &mut Random) -> (Log, Vec<Logged>) {
     let mut log = Log::default();
     let mut logged = Vec::new();
+    if random.one_in(2) {
+        log.tally.add_producer_bytes(limits::PRODUCERS_BYTES);
+    }
     for _ in 0..random.between(1, 400) {
+        if random.one_in(30) && log.archived + 1 < log.generation {
+            log.archived += 1;
+            let end = cut(&log, &logged, log.archived);
+            if let Some(table) = &mut log.table {
+                table.archived(end);
+            }
+        }
         log.generation += u32::from(random.one_in(30));
         log.now_ms += 1;
         log.next_offset += random.between(0, 8) / 6;
@@ -361,9 +380,8 @@ fn entry(end: Offset) -> CheckpointEntry {
 /// What is left of the log after a restart, given that the journal files up to
 /// `archived` are in segments and that the log ends at `end`.
 fn restarted(log: &mut Log, logged: &[Logged], archived: u32, end: u64) -> Known {
+    let cut = cut(log, logged, archived);
     let archived = Generation(archived);
-    let behind = logged.iter().find(|l| l.batch.generation > archived);
-    let cut = behind.map_or(Offset(log.next_offset), |l| l.batch.base_offset);
     let dir = SimDir::new();
     let mut writer = SnapshotWriter::new(&dir, archived);
     writer.add(PARTITION, cut, log.table());
@@ -387,12 +405,10 @@ fn a_restart_knows_what_comes_next_wherever_the_log_ends() {
     let mut random = Random::new(2);
     for case in 0..400 {
         let (mut log, logged) = random_log(&mut random);
-        let newest = log.generation;
-        let archived = u32::try_from(random.between(0, u64::from(newest) + 1)).unwrap();
-        let cut = logged.iter().find(|l| l.batch.generation.0 > archived);
-        let cut = cut.map_or(log.next_offset, |l| l.batch.base_offset.0);
+        let archived = random.between(log.archived.into(), u64::from(log.generation) + 1);
+        let archived = u32::try_from(archived).unwrap();
         // What is archived is durable; of the rest, any end is possible.
-        let end = random.between(cut, log.next_offset + 1);
+        let end = random.between(cut(&log, &logged, archived).0, log.next_offset + 1);
         let found = restarted(&mut log, &logged, archived, end).table;
 
         let mut whole = ProducerTable::new(Arc::default());
@@ -440,7 +456,7 @@ impl SequenceRun {
 }
 
 fn newest_first(window: &Window) -> Vec<SequenceRun> {
-    let mut runs: Vec<SequenceRun> = window.runs().copied().collect();
+    let mut runs = window.runs_before(Offset(u64::MAX), None);
     runs.reverse();
     runs
 }

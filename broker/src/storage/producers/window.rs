@@ -4,14 +4,16 @@
 //! from record to record. So as long as no other batch comes between, all that
 //! there is to know of any number of batches is where they begin and how many
 //! records they have: a run. A producer that is alone in its partition has one for
-//! ever, in 16 bytes; one that takes turns with others has one for each batch, of
-//! which the last few are kept.
+//! each journal file; one that takes turns with others has one for each batch. The
+//! last few are kept. There may be a window for every producer in every partition,
+//! so all runs but the last are packed.
 //!
 //! Invariants:
-//! - runs are in the order of their numbers and of their offsets. Where one ends
-//!   before the next begins, records were lost to damage.
+//! - runs are in the order of their offsets, and the number behind each is the first
+//!   one of the next. Where records were lost between two, the older one is forgotten.
 //! - there is always a last run. It may have no records: then it just says which
 //!   number comes next.
+//! - a run lies in one journal file, or in files that are archived.
 //! - sequence numbers are modulo 2^32. Of two numbers, the one is behind the other
 //!   that is less than half of that away.
 
@@ -21,8 +23,12 @@ use crate::model::Offset;
 /// How far back a number can be told from one that is ahead.
 const HALF: u32 = 1 << 31;
 
-/// The most records of a run; of a longer one, the last so many are known.
-const MAX_RUN: u32 = HALF;
+/// The most records of a run.
+const MAX_RUN: u32 = HALF - 1;
+
+/// By how much room for packed runs grows. Doubling wastes much where there are
+/// hundreds of thousands.
+const GROWTH: usize = 4;
 
 /// Records of a producer with consecutive numbers at consecutive offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +52,13 @@ impl SequenceRun {
         self.base_offset.advanced(self.count.into())
     }
 
+    /// Whether another run is a part of the same one, as long as that is not too long.
+    fn is_continued_by(&self, next: &SequenceRun) -> bool {
+        self.next_sequence() == next.base_sequence
+            && self.next_offset() == next.base_offset
+            && self.count.saturating_add(next.count) <= MAX_RUN
+    }
+
     /// As this run was when the log ended at `end`.
     fn before(self, end: Offset) -> SequenceRun {
         let left = end.0.saturating_sub(self.base_offset.0);
@@ -54,6 +67,63 @@ impl SequenceRun {
             ..self
         }
     }
+
+    /// The end of this run, should it be too long.
+    fn bounded(self) -> SequenceRun {
+        let excess = self.count.saturating_sub(MAX_RUN);
+        SequenceRun {
+            base_offset: self.base_offset.advanced(excess.into()),
+            base_sequence: self.base_sequence.wrapping_add(excess),
+            count: self.count - excess,
+        }
+    }
+}
+
+/// A run before the last, told by the one behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PackedRun {
+    /// From its first offset to that of the next run.
+    distance: u32,
+    /// How many records it has. The highest bit says whether it begins a file.
+    count: u32,
+}
+
+impl PackedRun {
+    /// A run that another one follows; `None` if that is not directly behind it, or
+    /// too far away.
+    fn pack(run: KnownRun, next: &SequenceRun) -> Option<PackedRun> {
+        let KnownRun { run, begins_file } = run;
+        let distance = next.base_offset.0.checked_sub(run.base_offset.0)?;
+        let follows = run.next_sequence() == next.base_sequence && run.count > 0;
+        follows.then_some(PackedRun {
+            distance: u32::try_from(distance).ok()?,
+            count: run.count | if begins_file { HALF } else { 0 },
+        })
+    }
+
+    fn count(self) -> u32 {
+        self.count & MAX_RUN
+    }
+
+    /// The run, which `next` follows.
+    fn unpack(self, next: &SequenceRun) -> KnownRun {
+        KnownRun {
+            run: SequenceRun {
+                base_offset: Offset(next.base_offset.0 - u64::from(self.distance)),
+                base_sequence: next.base_sequence.wrapping_sub(self.count()),
+                count: self.count(),
+            },
+            begins_file: self.count & HALF != 0,
+        }
+    }
+}
+
+/// A run of a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct KnownRun {
+    pub(super) run: SequenceRun,
+    /// Whether its first batch is the first one of the producer in a journal file.
+    pub(super) begins_file: bool,
 }
 
 /// What a batch is, by its number.
@@ -70,52 +140,100 @@ pub(super) enum Place {
 }
 
 /// What a batch has changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
     /// The last run, which was so before.
-    Grown(SequenceRun),
+    Grown(KnownRun),
     /// A run was added; the oldest one may have gone for that.
     Added {
         /// The one that went.
-        dropped: Option<SequenceRun>,
+        dropped: Option<PackedRun>,
     },
+    /// All that was known went: the batch doesn't follow on it.
+    Restarted(Box<Window>),
 }
 
 /// The last runs of one producer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
-    last: SequenceRun,
+    last: KnownRun,
     /// Oldest first.
-    older: Vec<SequenceRun>,
+    older: Vec<PackedRun>,
 }
 
 impl Window {
     /// Bytes that a run takes beside the window itself.
-    pub(super) const RUN_BYTES: usize = size_of::<SequenceRun>();
+    pub(super) const RUN_BYTES: usize = size_of::<PackedRun>();
 
+    /// A window whose first run, if it has records, begins a journal file.
     pub(super) fn new(first: SequenceRun) -> Window {
         Window {
-            last: first,
+            last: KnownRun {
+                run: first,
+                begins_file: first.count > 0,
+            },
             older: Vec::new(),
         }
     }
 
-    /// A window of these runs, oldest first; `None` if there is none, or they are
-    /// not in order.
-    pub(super) fn of_runs(mut runs: Vec<SequenceRun>) -> Option<Window> {
-        let last = runs.pop()?;
-        let following = runs.iter().skip(1).chain([&last]);
-        let ordered = |(run, next): (&SequenceRun, &SequenceRun)| {
-            run.count > 0 && run.next_offset() <= next.base_offset
+    /// A window of these archived runs, oldest first; `None` if there is none, or
+    /// they are not in order.
+    pub(super) fn of_runs(runs: &[SequenceRun]) -> Option<Window> {
+        let (last, older) = runs.split_last()?;
+        let ordered = |pair: &[SequenceRun]| {
+            pair[0].count > 0 && pair[0].next_offset() <= pair[1].base_offset
         };
-        let sound = runs.iter().zip(following).all(ordered);
-        let small = runs.len() < limits::RUNS_PER_PRODUCER;
-        (sound && small).then_some(Window { last, older: runs })
+        let sound = runs.windows(2).all(ordered) && older.len() < limits::RUNS_PER_PRODUCER;
+        let archived = |run: &SequenceRun| KnownRun {
+            run: run.bounded(),
+            begins_file: false,
+        };
+        let packed = runs.windows(2).rev();
+        let packed = packed.map_while(|pair| PackedRun::pack(archived(&pair[0]), &pair[1]));
+        let mut older: Vec<PackedRun> = packed.collect();
+        older.reverse();
+        older.shrink_to_fit();
+        sound.then_some(Window {
+            last: archived(last),
+            older,
+        })
     }
 
     /// The runs, oldest first.
-    pub(super) fn runs(&self) -> impl Iterator<Item = &SequenceRun> {
-        self.older.iter().chain([&self.last])
+    pub(super) fn runs(&self) -> impl Iterator<Item = KnownRun> {
+        let mut next = self.oldest().run;
+        let older = self.older.iter().map(move |packed| {
+            let run = SequenceRun {
+                count: packed.count(),
+                ..next
+            };
+            next.base_offset = run.base_offset.advanced(packed.distance.into());
+            next.base_sequence = run.next_sequence();
+            KnownRun {
+                run,
+                begins_file: packed.count & HALF != 0,
+            }
+        });
+        older.chain([self.last])
+    }
+
+    fn oldest(&self) -> KnownRun {
+        let Some(oldest) = self.older.first() else {
+            return self.last;
+        };
+        let distance: u64 = self.older[1..].iter().map(|p| u64::from(p.distance)).sum();
+        let counts = self.older[1..].iter().map(|packed| packed.count());
+        let second = SequenceRun {
+            base_offset: Offset(self.last.run.base_offset.0 - distance),
+            base_sequence: counts.fold(self.last.run.base_sequence, u32::wrapping_sub),
+            count: 0,
+        };
+        oldest.unpack(&second)
+    }
+
+    /// Where the oldest run begins.
+    pub(super) fn base_offset(&self) -> Offset {
+        self.oldest().run.base_offset
     }
 
     /// How many runs there are beside the last.
@@ -125,7 +243,7 @@ impl Window {
 
     /// The number of the record that comes next.
     pub(super) fn next_sequence(&self) -> u32 {
-        self.last.next_sequence()
+        self.last.run.next_sequence()
     }
 
     /// What a batch of `count` records is whose first has the number `base`.
@@ -137,7 +255,9 @@ impl Window {
         if behind > HALF || count > behind {
             return Place::Gap;
         }
-        for run in [&self.last].into_iter().chain(self.older.iter().rev()) {
+        let mut run = self.last.run;
+        let mut older = self.older.iter().rev();
+        loop {
             let into = base.wrapping_sub(run.base_sequence);
             if into < run.count {
                 // One that was cut otherwise when it was sent first may lie in two.
@@ -146,37 +266,55 @@ impl Window {
                     false => Place::Past,
                 };
             }
+            let Some(packed) = older.next() else {
+                return Place::Past;
+            };
+            run = packed.unpack(&run).run;
         }
-        Place::Past
     }
 
-    /// Takes a batch that is ahead of, or comes next to, what is known. Keeps at
-    /// most `keep` runs.
-    pub(super) fn push(&mut self, batch: SequenceRun, keep: usize) -> Change {
+    /// Takes a batch that is ahead of, or comes next to, what is known, and says
+    /// whether it begins a journal file for the producer. Keeps at most `keep` runs,
+    /// two at least. `shed` gets the runs that go for it, oldest first.
+    pub(super) fn push(
+        &mut self,
+        batch: SequenceRun,
+        begins_file: bool,
+        keep: usize,
+        mut shed: impl FnMut(KnownRun),
+    ) -> Change {
         let before = self.last;
-        let goes_on = before.next_sequence() == batch.base_sequence
-            && before.next_offset() == batch.base_offset;
-        if goes_on {
-            let count = before.count.saturating_add(batch.count);
-            let excess = count.saturating_sub(MAX_RUN);
-            self.last = SequenceRun {
-                base_offset: before.base_offset.advanced(excess.into()),
-                base_sequence: before.base_sequence.wrapping_add(excess),
-                count: count - excess,
+        if !begins_file && before.run.is_continued_by(&batch) {
+            self.last.run.count += batch.count;
+            return Change::Grown(before);
+        }
+        let added = KnownRun {
+            run: batch,
+            begins_file,
+        };
+        if before.run.count == 0 && self.older.is_empty() {
+            self.last = added;
+            return Change::Grown(before);
+        }
+        let Some(packed) = PackedRun::pack(before, &batch) else {
+            self.runs().for_each(shed);
+            let fresh = Window {
+                last: added,
+                older: Vec::new(),
             };
-            return Change::Grown(before);
-        }
-        self.last = batch;
-        if before.count == 0 {
-            return Change::Grown(before);
-        }
+            return Change::Restarted(Box::new(std::mem::replace(self, fresh)));
+        };
         // What is over goes one by one, where the bound became lower.
-        let full = self.older.len() + 1 >= keep.max(1);
-        let dropped = (full && !self.older.is_empty()).then(|| self.older.remove(0));
-        if full && dropped.is_none() {
-            return Change::Grown(before);
+        let full = self.older.len() + 1 >= keep.max(2);
+        let dropped = full.then(|| {
+            shed(self.oldest());
+            self.older.remove(0)
+        });
+        if self.older.len() == self.older.capacity() {
+            self.older.reserve_exact(GROWTH);
         }
-        self.older.push(before);
+        self.older.push(packed);
+        self.last = added;
         Change::Added { dropped }
     }
 
@@ -185,29 +323,38 @@ impl Window {
         match change {
             Change::Grown(before) => self.last = before,
             Change::Added { dropped } => {
-                self.last = self.older.pop().expect("a run was added");
+                let packed = self.older.pop().expect("a run was added");
+                self.last = packed.unpack(&self.last.run);
                 if let Some(dropped) = dropped {
                     self.older.insert(0, dropped);
                 }
             }
+            Change::Restarted(before) => *self = *before,
         }
     }
 
     /// What was known when the log ended at `end`: oldest first, at least one run.
     /// `next` is the number that came next then, if it is not that of the oldest run.
-    pub(super) fn runs_before(
-        &self,
-        end: Offset,
-        next: Option<u32>,
-    ) -> impl Iterator<Item = SequenceRun> {
-        let oldest = self.runs().next().expect("there is always a last run");
-        let next = (oldest.base_offset >= end).then_some(SequenceRun {
-            base_offset: end,
-            base_sequence: next.unwrap_or(oldest.base_sequence),
-            count: 0,
-        });
-        let there = self.runs().take_while(move |run| run.base_offset < end);
-        there.map(move |run| run.before(end)).chain(next)
+    pub(super) fn runs_before(&self, end: Offset, next: Option<u32>) -> Vec<SequenceRun> {
+        let oldest = self.oldest().run;
+        if oldest.base_offset >= end {
+            return vec![SequenceRun {
+                base_offset: end,
+                base_sequence: next.unwrap_or(oldest.base_sequence),
+                count: 0,
+            }];
+        }
+        let runs = self.runs().map(|known| known.run);
+        let there = runs.take_while(|run| run.base_offset < end);
+        let mut told: Vec<SequenceRun> = Vec::with_capacity(self.older.len() + 1);
+        for run in there.map(|run| run.before(end)) {
+            // That another file began doesn't matter any more.
+            match told.last_mut() {
+                Some(last) if last.is_continued_by(&run) => last.count += run.count,
+                _ => told.push(run),
+            }
+        }
+        told
     }
 }
 
@@ -226,14 +373,19 @@ mod tests {
     }
 
     fn runs(window: &Window) -> Vec<SequenceRun> {
-        window.runs().copied().collect()
+        window.runs().map(|known| known.run).collect()
+    }
+
+    /// Takes a batch that goes to the same file as the one before.
+    fn push(window: &mut Window, batch: SequenceRun) -> Change {
+        window.push(batch, false, KEEP, drop)
     }
 
     #[test]
     fn batches_that_follow_each_other_are_one_run() {
         let mut window = Window::new(run(0, 3, 100));
-        window.push(run(3, 2, 103), KEEP);
-        window.push(run(5, 1, 105), KEEP);
+        push(&mut window, run(3, 2, 103));
+        push(&mut window, run(5, 1, 105));
         assert_eq!(runs(&window), [run(0, 6, 100)]);
         assert_eq!(window.place(6, 9), Place::Next);
         assert_eq!(window.place(0, 3), Place::Known(Offset(100)));
@@ -247,9 +399,9 @@ mod tests {
     fn batches_of_others_between_them_make_runs_of_which_the_last_are_kept() {
         let mut window = Window::new(run(0, 1, 0));
         for nth in 1..6_u32 {
-            window.push(run(nth, 1, u64::from(nth) * 10), KEEP);
+            push(&mut window, run(nth, 1, u64::from(nth) * 10));
         }
-        let kept: Vec<u32> = window.runs().map(|run| run.base_sequence).collect();
+        let kept: Vec<u32> = window.runs().map(|known| known.run.base_sequence).collect();
         assert_eq!(kept, [2, 3, 4, 5]);
         assert_eq!(window.place(1, 1), Place::Past);
         assert_eq!(window.place(2, 1), Place::Known(Offset(20)));
@@ -260,7 +412,7 @@ mod tests {
     #[test]
     fn numbers_begin_again_after_the_last() {
         let mut window = Window::new(run(u32::MAX - 1, 1, 10));
-        window.push(run(u32::MAX, 3, 11), KEEP);
+        push(&mut window, run(u32::MAX, 3, 11));
         assert_eq!(window.next_sequence(), 2);
         assert_eq!(window.place(2, 1), Place::Next);
         assert_eq!(window.place(0, 2), Place::Known(Offset(12)));
@@ -273,11 +425,12 @@ mod tests {
     }
 
     #[test]
-    fn of_a_run_without_an_end_the_last_records_are_known() {
+    fn a_run_that_would_become_too_long_is_followed_by_another() {
         let mut window = Window::new(run(0, MAX_RUN - 1, 0));
-        let change = window.push(run(MAX_RUN - 1, 3, u64::from(MAX_RUN - 1)), KEEP);
-        assert_eq!(runs(&window), [run(2, MAX_RUN, 2)]);
-        assert_eq!(window.place(2, 1), Place::Known(Offset(2)));
+        let change = push(&mut window, run(MAX_RUN - 1, 3, u64::from(MAX_RUN - 1)));
+        let second = run(MAX_RUN - 1, 3, u64::from(MAX_RUN - 1));
+        assert_eq!(runs(&window), [run(0, MAX_RUN - 1, 0), second]);
+        assert_eq!(window.place(7, 1), Place::Known(Offset(7)));
         window.take_back(change);
         assert_eq!(runs(&window), [run(0, MAX_RUN - 1, 0)]);
     }
@@ -287,7 +440,7 @@ mod tests {
         let mut window = Window::new(run(7, 0, 50));
         assert_eq!(window.place(7, 2), Place::Next);
         assert_eq!(window.place(6, 1), Place::Past);
-        let change = window.push(run(7, 2, 60), KEEP);
+        let change = push(&mut window, run(7, 2, 60));
         assert_eq!(runs(&window), [run(7, 2, 60)]);
         window.take_back(change);
         assert_eq!(runs(&window), [run(7, 0, 50)]);
@@ -300,10 +453,14 @@ mod tests {
         let mut states = Vec::new();
         let mut offset = 1;
         let mut sequence = 1;
-        for nth in 0..20_u32 {
+        for nth in 0..60_u32 {
             states.push(window.clone());
-            offset += u64::from(nth % 3);
-            changes.push(window.push(run(sequence, 2, offset), KEEP));
+            offset += match nth % 17 {
+                16 => 1 << 33,
+                nth => u64::from(nth % 3),
+            };
+            let batch = run(sequence, 2, offset);
+            changes.push(window.push(batch, nth % 5 == 0, KEEP, drop));
             assert!(window.older_runs() < KEEP);
             sequence += 2;
             offset += 2;
@@ -315,11 +472,32 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_that_begins_a_file_begins_a_run_and_what_goes_for_it_is_told() {
+        let mut window = Window::new(run(0, 1, 0));
+        let mut shed = Vec::new();
+        let begins: [bool; 8] = [false, true, false, true, true, false, true, true];
+        for (nth, begins_file) in (1..).zip(begins) {
+            let batch = run(nth, 1, u64::from(nth));
+            window.push(batch, begins_file, KEEP, |known| shed.push(known));
+        }
+        let known = |run, begins_file| KnownRun { run, begins_file };
+        let left: Vec<_> = window.runs().collect();
+        let last = [run(4, 1, 4), run(5, 2, 5), run(7, 1, 7), run(8, 1, 8)];
+        assert_eq!(left, last.map(|run| known(run, true)));
+        assert_eq!(shed, [known(run(0, 2, 0), true), known(run(2, 2, 2), true)]);
+        // Records that were lost end what is known.
+        window.push(run(20, 1, 20), false, KEEP, |known| shed.push(known));
+        assert_eq!(shed[2..], left);
+        assert_eq!(runs(&window), [run(20, 1, 20)]);
+        assert_eq!(window.place(8, 1), Place::Past);
+    }
+
+    #[test]
     fn what_was_known_at_an_earlier_end_of_the_log_can_be_told() {
         let mut window = Window::new(run(10, 4, 100));
-        window.push(run(14, 2, 110), KEEP);
-        window.push(run(16, 2, 120), KEEP);
-        let before = |end| window.runs_before(Offset(end), Some(9)).collect::<Vec<_>>();
+        push(&mut window, run(14, 2, 110));
+        push(&mut window, run(16, 2, 120));
+        let before = |end| window.runs_before(Offset(end), Some(9));
         assert_eq!(before(500), runs(&window));
         assert_eq!(
             before(121),
@@ -328,20 +506,34 @@ mod tests {
         assert_eq!(before(120), [run(10, 4, 100), run(14, 2, 110)]);
         assert_eq!(before(102), [run(10, 2, 100)]);
         assert_eq!(before(100), [run(9, 0, 100)]);
-        let without = window.runs_before(Offset(7), None);
-        assert_eq!(without.collect::<Vec<_>>(), [run(10, 0, 7)]);
+        assert_eq!(window.runs_before(Offset(7), None), [run(10, 0, 7)]);
+        // That another file began makes no difference.
+        window.push(run(18, 2, 122), true, KEEP, drop);
+        assert_eq!(window.runs().count(), 4);
+        let told = window.runs_before(Offset(500), None);
+        assert_eq!(told[2..], [run(16, 4, 120)]);
     }
 
     #[test]
     fn runs_out_of_order_are_no_window() {
-        assert_eq!(Window::of_runs(Vec::new()), None);
-        assert_eq!(Window::of_runs(vec![run(0, 2, 5), run(2, 1, 6)]), None);
-        assert_eq!(Window::of_runs(vec![run(0, 0, 5), run(0, 1, 6)]), None);
-        let good = vec![run(0, 2, 5), run(2, 1, 7)];
-        assert_eq!(Window::of_runs(good.clone()).map(|w| runs(&w)), Some(good));
-        let many = |n| (0..n).map(|nth| run(nth, 1, u64::from(nth))).collect();
+        let of = |runs: &[SequenceRun]| Window::of_runs(runs);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[run(0, 2, 5), run(2, 1, 6)]), None);
+        assert_eq!(of(&[run(0, 0, 5), run(0, 1, 6)]), None);
+        let good = [run(0, 2, 5), run(2, 1, 7), run(3, 1, 1 << 31)];
+        assert_eq!(of(&good).map(|w| runs(&w)), Some(good.to_vec()));
+        // Of those that don't follow each other, the last are known.
+        let lost = [run(0, 2, 5), run(3, 1, 8), run(4, 1, 10)];
+        assert_eq!(of(&lost).map(|w| runs(&w)), Some(lost[1..].to_vec()));
+        let far = [run(0, 2, 5), run(2, 1, 1 << 33)];
+        assert_eq!(of(&far).map(|w| runs(&w)), Some(far[1..].to_vec()));
+        let long = [run(0, u32::MAX, 0)];
+        let end = run(HALF, MAX_RUN, HALF.into());
+        assert_eq!(of(&long).map(|w| runs(&w)), Some(vec![end]));
+        let many = |n| (0..n).map(|nth| run(nth, 1, u64::from(nth)));
+        let many = |n| many(n).collect::<Vec<SequenceRun>>();
         let most = u32::try_from(limits::RUNS_PER_PRODUCER).unwrap();
-        assert!(Window::of_runs(many(most)).is_some());
-        assert!(Window::of_runs(many(most + 1)).is_none());
+        assert!(of(&many(most)).is_some());
+        assert_eq!(of(&many(most + 1)), None);
     }
 }
