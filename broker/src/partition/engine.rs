@@ -156,7 +156,10 @@ impl Engine {
         };
         let deleted = self
             .shared
-            .off_runtime(move |storage| Ok(storage.delete_partitions(&ids)?))
+            .off_runtime(move |storage| {
+                let deleted = storage.delete_partitions(&ids);
+                deleted.map_err(|error| ReadError::Io(error.to_string().into()))
+            })
             .await;
         for partition in removed {
             partition.waiters.ring_below(Offset(u64::MAX));

@@ -5,6 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 
+use super::archiver::ArchiveError;
 use super::segment;
 use super::{PARTITIONS_DIR, Storage};
 use crate::model::PartitionId;
@@ -14,8 +15,9 @@ impl Storage {
     /// dropped when its file is archived. Their ids must not be used again.
     ///
     /// Their files go at once or, while the archiver is at work, when it has
-    /// done: it may be writing them.
-    pub fn delete_partitions(&self, ids: &[PartitionId]) -> io::Result<()> {
+    /// done: it may be writing them. Where something is short, or the log has failed,
+    /// they stay for later, at the latest for the next start.
+    pub fn delete_partitions(&self, ids: &[PartitionId]) -> Result<(), ArchiveError> {
         for id in ids {
             let log = {
                 let mut logs = self.logs.write().unwrap_or_else(PoisonError::into_inner);
@@ -34,10 +36,11 @@ impl Storage {
 
     /// Removes the files of deleted partitions. Whoever was the archiver calls
     /// this afterwards: a deletion that found it at work left them to it.
-    pub(super) fn remove_doomed(&self) -> io::Result<()> {
+    pub(super) fn remove_doomed(&self) -> Result<(), ArchiveError> {
         // Looks again after each round: one that came too late for it, and found
         // the archiver still taken, has left its files.
         while !self.doomed().is_empty() {
+            self.check_unfailed()?;
             let mut archiver = match self.archiver.try_lock() {
                 Ok(archiver) => archiver,
                 Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
@@ -49,12 +52,20 @@ impl Storage {
                 archiver.forget(id);
                 if let Err(error) = self.dir.remove_dir_all(&segment::partition_dir(id)) {
                     self.doomed().extend(&doomed[index..]);
-                    return Err(error);
+                    return Err(self.removing_failed(&error));
                 }
             }
-            self.dir.sync_dir(Path::new(PARTITIONS_DIR))?;
+            // Whoever flushes the directory learns of its errors, once: the archiver,
+            // whose names lie there too, would not.
+            self.dir
+                .sync_dir(Path::new(PARTITIONS_DIR))
+                .map_err(|error| self.removing_failed(&error))?;
         }
         Ok(())
+    }
+
+    fn removing_failed(&self, error: &io::Error) -> ArchiveError {
+        self.writing_failed("removing partitions", error)
     }
 
     fn doomed(&self) -> MutexGuard<'_, Vec<PartitionId>> {

@@ -37,9 +37,9 @@ pub enum RetentionError {
     /// Reading or removing segments failed.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The checkpoint could not be written.
+    /// Writing the checkpoint or a new segment failed, or removing deleted partitions.
     #[error(transparent)]
-    Checkpoint(#[from] ArchiveError),
+    Write(#[from] ArchiveError),
 }
 
 impl Storage {

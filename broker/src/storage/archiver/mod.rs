@@ -171,7 +171,7 @@ impl Storage {
         // Above all when there was no space: this gives some back.
         let removed = self.remove_doomed();
         let count = archived?;
-        removed.map_err(|error| self.archiving_failed(&error))?;
+        removed?;
         Ok(count)
     }
 

@@ -123,7 +123,8 @@ impl Storage {
         act: impl FnOnce(&mut Archiver) -> Result<T, Halt>,
     ) -> Result<T, Halt> {
         let done = act(&mut self.archiver());
-        self.remove_doomed()?;
+        let removed = self.remove_doomed().map_err(CompactionError::Write);
+        removed.map_err(Halt::Failed)?;
         done
     }
 

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::model::{batch, read_whole};
 use super::world::{Gentle, SEGMENT_BYTES, options};
 use crate::model::{Offset, PartitionId};
+use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
-use crate::storage::{Claim, JournalAppend, PartitionRetention, Storage};
+use crate::storage::{ArchiveError, Claim, JournalAppend, PartitionRetention, Storage, segment};
 
 const ID: PartitionId = PartitionId(16);
+const DELETED: PartitionId = PartitionId(17);
 
 fn open(dir: &SimDir) -> Storage {
     let (storage, report) = Storage::open(Arc::new(dir.clone()), options(), 1 << 70).unwrap();
@@ -18,9 +20,13 @@ fn open(dir: &SimDir) -> Storage {
     storage
 }
 
-/// A batch of 1 KiB; readable once it is durable.
 fn append(storage: &Storage) {
-    let log = storage.partition(ID);
+    append_to(storage, ID);
+}
+
+/// A batch of 1 KiB; readable once it is durable.
+fn append_to(storage: &Storage, id: PartitionId) {
+    let log = storage.partition(id);
     let append = JournalAppend {
         log: log.clone(),
         batch: batch(log.lock().next_offset.0, 1, 1 << 10),
@@ -61,6 +67,7 @@ fn run(storage: &Storage) {
     append(storage);
     expire(storage, Some(10_000), None);
     append(storage);
+    let _ = storage.delete_partitions(&[DELETED]);
 }
 
 #[test]
@@ -100,4 +107,38 @@ fn failed_write_or_flush_is_the_last_one_whatever_it_was_for() {
             assert_eq!(recovered.quarantined, [], "{case}");
         }
     }
+}
+
+/// Seed 7179 of the property test: the files of a deleted partition stayed for want
+/// of a descriptor, something else failed for good, and the next pass of the archiver
+/// removed them all the same.
+#[test]
+fn nothing_is_removed_for_a_deletion_once_the_log_has_failed() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    append_to(&storage, DELETED);
+    storage.close_journal_file();
+    storage.archive_oldest(1_000, &Gentle(true)).unwrap();
+    dir.fail_after(0, Fault::Descriptors);
+    let short = storage.delete_partitions(&[DELETED]).unwrap_err();
+    assert!(matches!(short, ArchiveError::NoSpace(_)), "{short}");
+    dir.fail_after(0, Fault::FlushError);
+    append_to(&storage, ID);
+    assert!(storage.failure().is_some());
+
+    let changes = dir.changes();
+    let files = |dir: &SimDir| dir.list(&segment::partition_dir(DELETED)).unwrap();
+    let before = files(&dir);
+    assert_ne!(before, Vec::<String>::new());
+    storage.archive_oldest(1_000, &Gentle(true)).unwrap_err();
+    let failed = storage.delete_partitions(&[DELETED]).unwrap_err();
+    assert!(matches!(failed, ArchiveError::Failed(_)), "{failed}");
+    expire(&storage, Some(0), None);
+    assert_eq!(dir.changes(), changes, "something was tried");
+    assert_eq!(files(&dir), before);
+
+    // The metadata says it again after a start.
+    let dir = dir.crash(0);
+    open(&dir).delete_partitions(&[DELETED]).unwrap();
+    assert_eq!(files(&dir), Vec::<String>::new());
 }
