@@ -36,9 +36,9 @@ pub(crate) enum Fault {
     /// The next flush fails. What it should have flushed is marked clean: a
     /// second flush returns `Ok` and has written nothing, as on ext4.
     FlushError,
-    /// The next write finds the disk full, done in part.
+    /// The next write that makes a file longer finds the disk full, done in part.
     DiskFull,
-    /// The next write is more than this user may have on the disk, done in part.
+    /// The same, but it is more than this user may have on the disk.
     QuotaFull,
     /// The next write ends early.
     ShortWrite,
@@ -71,6 +71,9 @@ struct World {
 /// What an operation does, as far as faults care.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Operation {
+    /// Makes a file longer.
+    Extend,
+    /// Changes what there is.
     Write,
     Sync,
     Name,
@@ -244,8 +247,9 @@ impl World {
         };
         let applies = match fault {
             Fault::Crash => true,
-            Fault::WriteError | Fault::DiskFull | Fault::QuotaFull | Fault::ShortWrite => {
-                operation == Operation::Write
+            Fault::DiskFull | Fault::QuotaFull => operation == Operation::Extend,
+            Fault::WriteError | Fault::ShortWrite => {
+                matches!(operation, Operation::Extend | Operation::Write)
             }
             Fault::FlushError => operation == Operation::Sync,
             Fault::ReadError | Fault::Descriptors => false,
@@ -256,6 +260,15 @@ impl World {
         self.fault = None;
         self.crashed = fault == Fault::Crash;
         Ok(Some(fault))
+    }
+
+    /// Begins a write that reaches to `end`.
+    fn begin_write(&mut self, id: u64, end: usize) -> io::Result<Option<Fault>> {
+        let extends = end > self.file(id).len();
+        self.begin(match extends {
+            true => Operation::Extend,
+            false => Operation::Write,
+        })
     }
 
     fn begin_read(&mut self) -> io::Result<()> {
@@ -438,7 +451,7 @@ impl File for SimFile {
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         let mut world = self.dir.world();
-        let fault = world.begin(Operation::Write)?;
+        let fault = world.begin_write(self.id, to_usize(position) + buf.len())?;
         let wanted = match fault {
             // All of it: what of it reaches the disk, the crash decides.
             None | Some(Fault::Crash) => buf.len(),
@@ -475,8 +488,8 @@ impl File for SimFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut world = self.dir.world();
-        let fault = world.begin(Operation::Write)?;
         let len = to_usize(len);
+        let fault = world.begin_write(self.id, len)?;
         let growth = len.saturating_sub(world.file(self.id).len());
         match fault {
             None if growth as u64 > world.available_bytes() => {

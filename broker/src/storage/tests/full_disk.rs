@@ -9,8 +9,8 @@ use crate::model::{Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
 use crate::storage::{
-    ArchiveError, Claim, JournalAppend, PartitionRetention, Prepared, RetentionError, Storage,
-    segment,
+    AppendFailure, ArchiveError, Claim, JournalAppend, PartitionRetention, Prepared,
+    RetentionError, Storage, segment,
 };
 
 const ID: PartitionId = PartitionId(16);
@@ -190,4 +190,37 @@ fn partition_that_lost_everything_gets_a_segment_that_says_so() {
     assert_eq!(segment_files(&dir), 1);
     archive(&storage, 1);
     assert_eq!(storage.partition(ID).high_watermark(), Offset(102));
+}
+
+#[test]
+fn nothing_of_an_append_that_was_refused_comes_back_with_a_power_cut() {
+    for (room, seed) in (0..1_000)
+        .step_by(100)
+        .flat_map(|room| (0..20).map(move |seed| (room, seed)))
+    {
+        let dir = SimDir::new();
+        let storage = open(&dir);
+        let append = |count| {
+            let append = |nth| JournalAppend {
+                log: storage.partition(ID),
+                batch: batch(nth, 1, 10),
+                unit_remaining: 0,
+                claim: Claim::User,
+            };
+            let group: Vec<_> = (0..count).map(append).collect();
+            storage.append(&group, 1_000)
+        };
+        append(1).unwrap();
+        storage.flush(storage.written()).unwrap();
+        // Room for some frames of the next group, but not for all.
+        dir.fill_up_to(room);
+        let refused = append(20).unwrap_err();
+        assert!(matches!(refused, AppendFailure::NoSpace(_)), "{refused}");
+        drop(storage);
+        let (storage, report) =
+            Storage::open(Arc::new(dir.crash(seed)), options(), 2 << 70).unwrap();
+        assert_eq!(report.damage, []);
+        let end = storage.partition(ID).high_watermark();
+        assert_eq!(end, Offset(1), "room for {room}, seed {seed}");
+    }
 }

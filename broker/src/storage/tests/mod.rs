@@ -4,6 +4,7 @@ mod compaction;
 mod damage;
 mod deletion;
 mod failures;
+mod faults;
 mod format_page;
 mod full_disk;
 mod giving_up;
@@ -88,7 +89,7 @@ fn damage_below_the_high_watermark_is_quarantined_and_the_rest_is_served() {
     for_all_seeds("damage", |seed| {
         let mut world = World::new(seed);
         for _ in 0..world.random.between(10, 60) {
-            world.step_without_crash();
+            world.step_without_fault();
         }
         world.damage_and_crash();
         for _ in 0..3 {

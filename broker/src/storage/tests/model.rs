@@ -17,6 +17,8 @@ pub(super) struct ModelBatch {
     /// Durable once the journal is flushed up to here.
     pub(super) end: Lsn,
     pub(super) acked: bool,
+    /// The latest time of its records.
+    pub(super) time_ms: i64,
     /// Batches of the same unit share it.
     pub(super) unit: u64,
 }
@@ -29,6 +31,8 @@ pub(super) struct ModelPartition {
     pub(super) removed: Vec<ModelBatch>,
     /// Everything below may be gone.
     pub(super) log_start: u64,
+    /// Readers see what lies below, though it may not be durable.
+    pub(super) published: u64,
     /// Offsets below were lost to damage, and are not given out again.
     pub(super) skipped_to: u64,
     /// Batches that say who sent them; retention takes none of these.
@@ -51,6 +55,19 @@ impl ModelPartition {
     pub(super) fn acked_end(&self) -> u64 {
         let acked = self.batches.iter().rev().find(|batch| batch.acked);
         self.end_of(acked)
+    }
+
+    /// One past the last offset that readers see.
+    pub(super) fn visible_end(&self) -> u64 {
+        self.acked_end().max(self.published)
+    }
+
+    /// Where the first batch at or behind `from` begins with a record at or after a
+    /// time, if readers see it.
+    pub(super) fn offset_at_time(&self, from: u64, time_ms: i64) -> Option<Offset> {
+        let mut readable = self.batches.iter().filter(|batch| batch.base >= from);
+        let first = readable.find(|batch| batch.time_ms >= time_ms)?;
+        (first.base < self.visible_end()).then_some(Offset(first.base))
     }
 
     fn end_of(&self, last: Option<&ModelBatch>) -> u64 {
@@ -197,6 +214,7 @@ impl Model {
             found.high_watermark.max(model.log_start),
             "{id}: ends at a batch"
         );
+        model.published = 0;
         // They survived a crash: they are there to stay.
         for batch in &mut model.batches {
             batch.acked = true;
@@ -216,8 +234,9 @@ impl Model {
         }
     }
 
-    /// The high watermark of a partition is where the acknowledged ones end.
+    /// The high watermark of a partition is where those end that are acknowledged or
+    /// published before.
     pub(super) fn high_watermark(&self, id: PartitionId) -> Offset {
-        Offset(self.partitions[&id].acked_end())
+        Offset(self.partitions[&id].visible_end())
     }
 }

@@ -7,12 +7,12 @@ use bytes::Bytes;
 
 use super::model::{Model, ModelBatch, ModelPartition, batch, read_whole};
 use super::random::Random;
-use super::stamps::{Epochs, Expected, GIVEN_BELOW, History, Stamped, expected_of_unit};
+use super::stamps::{Epochs, Expected, History, Stamped, expected_of_unit};
 use crate::model::{CheckedBatch, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
-    AppendFailure, Claim, Damage, JournalAppend, JournalDamage, JournalOptions, JournalSize, Lsn,
+    AppendFailure, ArchiveError, Claim, Damage, JournalAppend, JournalOptions, JournalSize, Lsn,
     Pace, PartitionRetention, Placed, Storage, StorageOptions, inspect_dir,
 };
 
@@ -57,13 +57,15 @@ pub(super) struct World {
     /// Deleted, as the metadata would say: recovery is told again.
     pub(super) deleted: Vec<PartitionId>,
     unique: u64,
-    now_ms: i64,
+    pub(super) now_ms: i64,
     /// The last append or proof said so: everything before this is proven durable.
     pub(super) proven: Lsn,
     /// Every payload that was ever placed durably, by partition and offset.
     pub(super) durable: BTreeMap<(PartitionId, u64), Bytes>,
     /// The disk is full for a while: what is refused for that is no error.
-    full: bool,
+    pub(super) full: bool,
+    /// What goes wrong in this step, if its time comes.
+    pub(super) fault: Option<Fault>,
     /// Is added to the ids of producers.
     pub(super) id_offset: u64,
     pub(super) epochs: Epochs,
@@ -75,6 +77,7 @@ struct Fact {
     payload: Bytes,
     count: u64,
     unit: u64,
+    time_ms: i64,
     stamp: Option<StoredStamp>,
     expected: Expected,
 }
@@ -98,6 +101,7 @@ impl World {
             proven: Lsn::ZERO,
             durable: BTreeMap::new(),
             full: false,
+            fault: None,
             id_offset: 0,
             epochs: Epochs::default(),
         };
@@ -111,22 +115,9 @@ impl World {
         self.storage.as_ref().expect("it is open")
     }
 
-    /// One random step, in which the machine may crash.
-    pub(super) fn step(&mut self) {
-        if self.random.one_in(12) {
-            let after = self.random.between(0, 40);
-            self.dir.fail_after(after, Fault::Crash);
-        }
-        self.step_without_crash();
-        if self.dir.has_crashed() {
-            self.reopen_after_crash();
-            self.check_all();
-        }
-    }
-
-    pub(super) fn step_without_crash(&mut self) {
+    pub(super) fn step_without_fault(&mut self) {
         self.now_ms += 1000;
-        match self.random.between(0, 23) {
+        match self.random.between(0, 24) {
             0..9 => self.append_some(),
             9..12 => self.flush(),
             12..15 => self.archive(),
@@ -146,6 +137,7 @@ impl World {
             20 if self.random.one_in(2) => self.storage().expire_producers(self.now_ms),
             20 if !self.full => self.fill_the_disk(),
             21 => self.prove(),
+            22 => self.publish_early(),
             _ => self.check_all(),
         }
     }
@@ -203,9 +195,12 @@ impl World {
                         return;
                     }
                 }
-                Err(AppendFailure::NoSpace(_)) if self.full => return,
+                Err(AppendFailure::NoSpace(error)) if !self.dir.has_crashed() => {
+                    self.expect_shortage(&error);
+                    return;
+                }
                 Err(error) => {
-                    assert!(self.dir.has_crashed(), "append failed: {error}");
+                    self.expect_failure(&error);
                     // Any part of it may be on the disk.
                     for fact in facts[done..].iter().filter(|f| f.expected == Expected::New) {
                         let next = self.model.partitions[&fact.id].next();
@@ -254,6 +249,7 @@ impl World {
                     payload: batch.payload.clone(),
                     count: u64::from(batch.record_count),
                     unit,
+                    time_ms: batch.max_timestamp_ms.unwrap_or(self.now_ms),
                     stamp: batch.header(Offset::ZERO, 0).stamp(),
                     expected: Expected::Open,
                 });
@@ -284,7 +280,11 @@ impl World {
             _ => self.random.between(0, 60),
         };
         let records = u32::try_from(self.random.between(1, 5)).unwrap();
-        batch(self.unique, records, usize::try_from(filler).unwrap())
+        let mut batch = batch(self.unique, records, usize::try_from(filler).unwrap());
+        if self.random.one_in(2) {
+            batch.max_timestamp_ms = Some(self.some_time());
+        }
+        batch
     }
 
     fn note_placed(&mut self, base: u64, fact: &Fact, end: Lsn) {
@@ -307,6 +307,7 @@ impl World {
             payload: fact.payload.clone(),
             end,
             acked: false,
+            time_ms: fact.time_ms,
             unit: fact.unit,
         });
     }
@@ -315,7 +316,7 @@ impl World {
         let written = self.storage().written();
         match self.storage().flush(written) {
             Ok(flushed) => self.publish(flushed),
-            Err(error) => assert!(self.dir.has_crashed(), "flush failed: {error}"),
+            Err(error) => self.expect_failure(&error),
         }
     }
 
@@ -323,8 +324,18 @@ impl World {
     pub(super) fn prove(&mut self) {
         match self.storage().prove_flushed() {
             Ok(()) => self.proven = self.storage().flushed(),
-            Err(error) => assert!(self.dir.has_crashed(), "proving failed: {error}"),
+            Err(error) => self.expect_failure(&error),
         }
+    }
+
+    /// As for a topic that doesn't wait for a flush.
+    fn publish_early(&mut self) {
+        let Some(id) = self.some_partition() else {
+            return;
+        };
+        let model = self.model.partitions.get_mut(&id).expect("it is there");
+        model.published = model.next();
+        self.publish(Lsn::ZERO);
     }
 
     fn publish(&mut self, flushed: Lsn) {
@@ -343,6 +354,7 @@ impl World {
         let pace = Gentle(self.random.one_in(2));
         match self.storage().archive_oldest(self.now_ms, &pace) {
             Ok(_) => {}
+            Err(error @ ArchiveError::NoSpace(_)) => self.expect_shortage(&error),
             Err(error) => self.expect_failure(&error),
         }
     }
@@ -355,6 +367,7 @@ impl World {
         // Archived records may be removed: those who wait for them know by then.
         self.publish(self.storage().flushed());
         let log = self.storage().partition(id);
+        let before = log.lock().log_start.0;
         let by_age = self.random.one_in(2);
         let age = self.random.between(1, 60_000);
         let bytes = self.random.between(0, 3 * SEGMENT_BYTES);
@@ -369,15 +382,21 @@ impl World {
         {
             Ok(_) => {
                 let start = log.lock().log_start.0;
+                let now_ms = self.now_ms;
                 let model = self.model.partitions.get_mut(&id).expect("it is there");
-                assert!(start <= model.acked_end(), "{id}: unpublished records went");
+                assert!(
+                    start <= model.visible_end(),
+                    "{id}: unpublished records went"
+                );
+                let is_young = |batch: &ModelBatch| batch.time_ms >= now_ms - age.cast_signed();
+                let is_gone = |batch: &ModelBatch| (before..start).contains(&batch.base);
+                let mut batches = model.batches.iter();
+                let young_went = batches.any(|batch| is_gone(batch) && is_young(batch));
+                assert!(!(by_age && young_went), "{id}: young records went");
                 model.forget_below(start);
             }
             // A crash may bring back what seemed to be gone.
-            Err(error) => assert!(
-                self.dir.has_crashed(),
-                "retention needs no room, yet: {error}"
-            ),
+            Err(error) => self.expect_retention_failure(&error),
         }
     }
 
@@ -386,19 +405,12 @@ impl World {
         self.full = true;
         self.dir.fill_up_to(self.random.between(0, 24 << 10));
         for _ in 0..self.random.between(1, 6) {
-            if !self.dir.has_crashed() {
-                self.step_without_crash();
+            if !self.dir.has_crashed() && !self.has_failed() {
+                self.step_without_fault();
             }
         }
         self.dir.set_capacity(None);
         self.full = false;
-    }
-
-    fn expect_failure(&self, error: &dyn std::error::Error) {
-        assert!(self.dir.has_crashed() || self.full, "failed: {error}");
-        if !self.dir.has_crashed() {
-            assert_eq!(self.storage().failure(), None, "a full disk heals");
-        }
     }
 
     fn read_somewhere(&mut self) {
@@ -422,72 +434,41 @@ impl World {
         if self.dir.has_crashed() {
             return;
         }
+        self.read_with_fault(id);
         let max_bytes = usize::try_from(self.random.between(1, 3000)).unwrap();
+        let time_ms = self.some_time();
         // Reads don't count as operations: none meets a crash set for later.
         let found = read_whole(self.storage(), id, max_bytes);
         let model = &self.model.partitions[&id];
         let expected: Vec<_> = model
             .batches
             .iter()
-            .filter(|batch| batch.acked && batch.base >= found.log_start)
+            .filter(|batch| batch.base >= found.log_start && batch.base < model.visible_end())
             .map(|batch| (batch.base, batch.count, batch.payload.clone()))
             .collect();
         assert!(found.log_start >= model.log_start, "{id}: log start");
         assert_eq!(
             found.high_watermark,
-            model.acked_end(),
+            model.visible_end(),
             "{id}: high watermark"
         );
         assert_eq!(found.quarantined, [], "{id}: nothing was damaged");
         assert_eq!(found.batches, expected, "{id}");
+        let log = self.storage().partition(id);
+        let at_time = self.storage().offset_at_time(&log, time_ms);
+        assert_eq!(
+            at_time.expect("reading works"),
+            model.offset_at_time(found.log_start, time_ms),
+            "{id}: {time_ms}"
+        );
     }
 
-    /// Cuts the power, whatever was going on.
-    pub(super) fn crash_now(&mut self) {
-        self.dir.fail_after(0, Fault::Crash);
-        let _ = self.dir.sync_all();
-        self.reopen_after_crash();
+    /// A time that records may have: mostly in the past.
+    fn some_time(&mut self) -> i64 {
+        self.now_ms + 10_000 - self.random.between(0, 100_000).cast_signed()
     }
 
-    fn reopen_after_crash(&mut self) {
-        loop {
-            let seed = self.random.next();
-            self.storage = None;
-            self.dir = self.dir.crash(seed);
-            self.dir.set_capacity(None);
-            assert_eq!(self.inspect(), [], "a crash damages nothing");
-            // Recovery may be interrupted, too, and so may the next one.
-            if self.random.one_in(4) {
-                let after = self.random.between(0, 30);
-                self.dir.fail_after(after, Fault::Crash);
-            }
-            let salt = u128::from(self.random.next()) << 64;
-            match Storage::open(Arc::new(self.dir.clone()), options(), salt) {
-                Ok((storage, report)) => {
-                    // What a deleted partition lacks is no damage.
-                    let damage = report.damage.iter().filter(|damage| match damage {
-                        JournalDamage::Offsets { partition, .. } => {
-                            !self.deleted.contains(partition)
-                        }
-                        _ => true,
-                    });
-                    assert_eq!(damage.count(), 0, "nothing was damaged: {report:?}");
-                    self.storage = Some(storage);
-                    self.dir.clear_fault();
-                    assert_eq!(report.lost_producers, 0, "a crash takes no snapshot");
-                    self.storage().resume_producers(self.now_ms, GIVEN_BELOW);
-                    break;
-                }
-                Err(error) => assert!(self.dir.has_crashed(), "recovery failed: {error}"),
-            }
-        }
-        self.storage()
-            .delete_partitions(&self.deleted.clone())
-            .expect("no fault is set");
-        self.reconcile();
-    }
-
-    fn reconcile(&mut self) {
+    pub(super) fn reconcile(&mut self) {
         let mut before = self.model.clone();
         let ids: Vec<PartitionId> = self.model.partitions.keys().copied().collect();
         for id in ids {
