@@ -134,9 +134,27 @@ impl Writer {
             });
         };
         let claim = first.claim;
+        match self.try_append(group, claim, now_ms, flushed, tail) {
+            // Once: if the next file has no room either, the one behind it has none.
+            Err(Refused::InFile(AppendFailure::NoSpace(_))) if self.leave_for_reserve(claim) => {
+                self.try_append(group, claim, now_ms, flushed, tail)
+            }
+            written => written,
+        }
+        .map_err(Refused::failure)
+    }
+
+    fn try_append(
+        &mut self,
+        group: &[JournalAppend],
+        claim: Claim,
+        now_ms: i64,
+        flushed: Lsn,
+        tail: &TailCache,
+    ) -> Result<Written, Refused> {
         let mut fit = self.fitting(group);
         if fit.appends == 0 {
-            self.roll(claim, flushed)?;
+            self.roll(claim, flushed).map_err(Refused::ForFile)?;
             fit = self.fitting(group);
             assert!(fit.appends > 0, "a unit fits into an empty file");
         }
@@ -152,11 +170,7 @@ impl Writer {
         };
         if let Err(error) = written {
             encoded.take_back(taken);
-            let failure = active.after_failed_write(error);
-            if matches!(failure, AppendFailure::NoSpace(_)) && active.leave_for_reserve(claim) {
-                return self.append(group, now_ms, flushed, tail);
-            }
-            return Err(failure);
+            return Err(Refused::InFile(active.after_failed_write(error)));
         }
         let start = Lsn::new(active.generation, active.position);
         active.position = encoded.end.position();
@@ -168,6 +182,17 @@ impl Writer {
             placed: encoded.placed,
             end: encoded.end,
         })
+    }
+
+    /// There was no space for an append: internal ones go to the reserve, which
+    /// needs none. Says whether that is to be tried.
+    fn leave_for_reserve(&mut self, claim: Claim) -> bool {
+        let Some(active) = &mut self.active else {
+            return false;
+        };
+        let leave = claim == Claim::Internal && !active.is_reserve;
+        active.spoilt |= leave;
+        leave
     }
 
     /// Gives the appends their offsets and encodes their frames, `len` bytes at
@@ -190,11 +215,12 @@ impl Writer {
         placing.finish()
     }
 
-    /// One past the last frame.
+    /// One past the last frame. An active file without frames is no part of the log
+    /// yet: no flush has had a reason to make its header durable.
     fn end(&self) -> Lsn {
         match &self.active {
-            Some(active) => Lsn::new(active.generation, active.position),
-            None => self.previous_end,
+            Some(active) if active.frames > 0 => Lsn::new(active.generation, active.position),
+            _ => self.previous_end,
         }
     }
 
@@ -260,7 +286,9 @@ impl Writer {
         fit
     }
 
-    /// Begins a new file. The old one, if any, goes to the archiver.
+    /// Begins a new file. The old one, if any, goes to the archiver; but one in which
+    /// no write went well is spare again, and the new file doesn't name it: after a
+    /// crash it may have no header, and would be missed.
     fn roll(&mut self, claim: Claim, flushed: Lsn) -> Result<(), AppendFailure> {
         let Claimed { file, is_reserve } = self
             .files
@@ -305,30 +333,50 @@ impl Writer {
             is_reserve,
             spoilt: false,
         };
-        let old = self.active.replace(fresh);
-        let closed = old.map(|old| self.close(old));
+        let (closed, void) = match self.active.replace(fresh) {
+            Some(old) if old.frames > 0 => (Some(self.close(old)), None),
+            old => (None, old),
+        };
         self.files.activate(in_use, closed);
+        if let Some(void) = void {
+            self.files.adopt_spare(void.file);
+        }
         Ok(())
     }
 }
 
 impl Active {
-    /// There was no space for an append: internal ones go to the reserve, which
-    /// needs none. Says whether that is to be tried.
-    fn leave_for_reserve(&mut self, claim: Claim) -> bool {
-        let leave = claim == Claim::Internal && !self.is_reserve;
-        self.spoilt |= leave;
-        leave
-    }
-
     /// Makes sure that nothing of a write that failed is ever read as frames.
     fn after_failed_write(&mut self, error: io::Error) -> AppendFailure {
         if !is_passing(&error) {
             return AppendFailure::Io(error);
         }
-        self.spoilt =
-            self.file.is_prepared() || self.file.file().set_len(u64::from(self.position)).is_err();
+        self.spoilt = self.file.is_prepared();
+        if !self.spoilt
+            && let Err(error) = self.file.file().set_len(u64::from(self.position))
+        {
+            if !is_passing(&error) {
+                return AppendFailure::Io(error);
+            }
+            self.spoilt = true;
+        }
         AppendFailure::NoSpace(error)
+    }
+}
+
+/// Why an attempt to append came to nothing.
+enum Refused {
+    /// There is no file to write to.
+    ForFile(AppendFailure),
+    /// There is, and it didn't take it.
+    InFile(AppendFailure),
+}
+
+impl Refused {
+    fn failure(self) -> AppendFailure {
+        match self {
+            Refused::ForFile(failure) | Refused::InFile(failure) => failure,
+        }
     }
 }
 

@@ -142,3 +142,17 @@ fn nothing_is_removed_for_a_deletion_once_the_log_has_failed() {
     open(&dir).delete_partitions(&[DELETED]).unwrap();
     assert_eq!(files(&dir), Vec::<String>::new());
 }
+
+/// What a refused append left in the file is cut off; when that fails, it is no want of
+/// room any more.
+#[test]
+fn failure_to_cut_off_what_found_no_room_is_final() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    append(&storage);
+    dir.fill_up_to(100);
+    dir.fail_after(1, Fault::WriteError);
+    append(&storage);
+    assert!(!dir.fault_pending());
+    assert!(storage.failure().is_some());
+}

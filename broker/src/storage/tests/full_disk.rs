@@ -192,6 +192,69 @@ fn partition_that_lost_everything_gets_a_segment_that_says_so() {
     assert_eq!(storage.partition(ID).high_watermark(), Offset(102));
 }
 
+/// Seed 8108 of the property test: a file in which nothing could be written but its
+/// header was never flushed, and the file behind it named it as the one before. A power
+/// cut took the header; then what lay behind counted as void, acknowledged or not. Or,
+/// where a frame proved that it had been durable, a file seemed to be lost, and every
+/// partition skipped billions of offsets.
+#[test]
+fn journal_file_that_got_no_frames_is_not_missed_after_a_power_cut() {
+    for seed in 0..50 {
+        let dir = SimDir::new();
+        let storage = open(&dir);
+        let append = |claim| {
+            let append = JournalAppend {
+                log: storage.partition(ID),
+                batch: batch(seed, 1, 1_000),
+                unit_remaining: 0,
+                claim,
+            };
+            storage.append(&[append], 1_000)
+        };
+        append(Claim::User).unwrap();
+        storage.flush(storage.written()).unwrap();
+        storage.prepare_spare().unwrap();
+        storage.close_journal_file();
+        // Room for the header of a new file, and not for a frame.
+        dir.fill_up_to(4_100);
+        let refused = append(Claim::User).unwrap_err();
+        assert!(matches!(refused, AppendFailure::NoSpace(_)), "{refused}");
+        append(Claim::Internal).unwrap();
+        storage.flush(storage.written()).unwrap();
+        drop(storage);
+        let dir = dir.crash(seed);
+        dir.set_capacity(None);
+        let (storage, report) = Storage::open(Arc::new(dir), options(), 2 << 70).unwrap();
+        assert_eq!(report.damage, [], "seed {seed}");
+        let end = storage.partition(ID).high_watermark();
+        assert_eq!(end, Offset(2), "seed {seed}");
+    }
+}
+
+#[test]
+fn internal_append_is_refused_when_no_file_is_ready_that_has_room() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    let append = || {
+        let append = JournalAppend {
+            log: storage.partition(ID),
+            batch: batch(1, 1, 1_000),
+            unit_remaining: 0,
+            claim: Claim::Internal,
+        };
+        storage.append(&[append], 1_000)
+    };
+    // Room for headers, again and again, and never for a frame.
+    dir.fill_up_to(4_200);
+    for _ in 0..3 {
+        let refused = append().unwrap_err();
+        assert!(matches!(refused, AppendFailure::NoSpace(_)), "{refused}");
+    }
+    dir.set_capacity(None);
+    append().unwrap();
+    assert_eq!(storage.partition(ID).lock().next_offset, Offset(1));
+}
+
 #[test]
 fn nothing_of_an_append_that_was_refused_comes_back_with_a_power_cut() {
     for (room, seed) in (0..1_000)
