@@ -218,6 +218,11 @@ impl World {
         if self.random.one_in(20) {
             self.begin_epoch();
         }
+        // Internal ones may take what is kept for them on a full disk.
+        let claim = match self.random.one_in(8) {
+            true => Claim::Internal,
+            false => Claim::User,
+        };
         let mut group = Vec::new();
         let mut facts: Vec<Fact> = Vec::new();
         let of = |(id, partition): (&PartitionId, &ModelPartition)| {
@@ -257,7 +262,7 @@ impl World {
                     log: self.storage().partition(id),
                     batch,
                     unit_remaining: u16::try_from(remaining).unwrap(),
-                    claim: Claim::User,
+                    claim,
                 });
             }
             let unit: Vec<_> = facts[first..]
