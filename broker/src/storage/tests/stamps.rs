@@ -2,7 +2,7 @@
 //! that should not be. What the log makes of each is told beforehand by what lies in
 //! it, as plainly as it can be said.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::model::batch;
@@ -37,6 +37,9 @@ pub(super) enum Expected {
     /// So it does, but where may be forgotten.
     Old(u64),
     Refused(SequenceError),
+    /// It is refused: numbers before it are missing. Which epoch the producer had last
+    /// may be forgotten, and with it that there is a producer.
+    Missing,
     /// It is not appended.
     NotNew,
     /// Something was damaged: nobody can say.
@@ -88,15 +91,29 @@ pub(super) struct History {
     pub(super) is_partial: bool,
     /// Nobody knows what of this group came before.
     is_open: bool,
+    /// Producers whose first batches of an epoch a crash took.
+    set_back: BTreeSet<u64>,
 }
 
 impl History {
     pub(super) fn push(&mut self, stamped: Stamped) {
+        if let StoredStamp::Producer { id, .. } = stamped.stamp {
+            self.set_back.remove(&id);
+        }
         self.batches.push(stamped);
     }
 
+    /// A crash took the others.
     pub(super) fn retain(&mut self, keep: impl Fn(&Stamped) -> bool) {
-        self.batches.retain(keep);
+        let lost = self.batches.extract_if(.., |stamped| !keep(stamped));
+        let lost: Vec<StoredStamp> = lost.map(|stamped| stamped.stamp).collect();
+        for stamp in lost {
+            if let StoredStamp::Producer { id, epoch, .. } = stamp
+                && self.next(id).is_some_and(|(newest, _)| newest < epoch)
+            {
+                self.set_back.insert(id);
+            }
+        }
     }
 
     /// The number that comes next of a producer in this epoch; `None` if nobody knows
@@ -159,6 +176,14 @@ impl History {
             None if base_sequence == 0 => Expected::New,
             None => Expected::Refused(SequenceError::Expired),
             Some(next) if base_sequence == next => Expected::New,
+            // A snapshot knows one epoch of each producer. If that had begun behind the
+            // checkpoint, the snapshot knows nothing; and if a crash then takes the
+            // frames behind the checkpoint, too, nothing tells of the epoch before. It
+            // need not: an epoch is given out by a record that is durable before anybody
+            // hears of it, so all batches of the one before are fenced, now and after
+            // any crash. And of the new one just those numbers are missing that are
+            // not in the log: 0 is taken, all others are refused.
+            Some(0) if self.set_back.contains(&id) => Expected::Missing,
             Some(next) if base_sequence > next => gap(next),
             Some(next) if u64::from(base_sequence) + count > u64::from(next) => gap(next),
             Some(_) => match (found, self.place(id, epoch, base_sequence, count)) {
@@ -228,13 +253,11 @@ impl History {
 impl Expected {
     pub(super) fn check(self, placed: Placed) {
         let is_as_expected = match (self, placed) {
-            // A snapshot that was written while a later epoch had begun forgets the
-            // earlier one; then a crash may take the later one. Either way it is refused.
             (Expected::New, Placed::At(_))
             | (Expected::Old(_), Placed::Refused(SequenceError::TooOld))
             | (
-                Expected::Refused(SequenceError::Gap { expected: 0 }),
-                Placed::Refused(SequenceError::Expired),
+                Expected::Missing,
+                Placed::Refused(SequenceError::Gap { expected: 0 } | SequenceError::Expired),
             ) => true,
             (Expected::Duplicate(base) | Expected::Old(base), Placed::Duplicate(offset)) => {
                 offset.0 == base
@@ -274,7 +297,8 @@ pub(super) fn expected_of_unit(
         }
     }
     let all = |expected| vec![expected; unit.len()];
-    let is_refused = |expected: &&Expected| matches!(expected, Expected::Refused(_));
+    let is_refused =
+        |expected: &&Expected| matches!(expected, Expected::Refused(_) | Expected::Missing);
     let is_old = |expected: &Expected| matches!(expected, Expected::Old(_));
     if expected.contains(&Expected::Open) {
         for (id, _, _) in unit {
