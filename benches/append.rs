@@ -24,6 +24,7 @@ fn batch(len: usize) -> CheckedBatch {
         payload,
         record_count: 1,
         max_timestamp_ms: None,
+        all_timed: false,
         attributes: 0,
         stamp: None,
     }

@@ -51,6 +51,7 @@ fn batch(next: &mut u64, keys: u64) -> CheckedBatch {
         record_count: built.record_count,
         payload: built.payload,
         max_timestamp_ms: None,
+        all_timed: false,
         attributes: 0,
         stamp: None,
     }

@@ -160,6 +160,7 @@ async fn append(engine: &Engine, id: PartitionId) {
         payload_crc: crc32fast::hash(&payload),
         record_count: 1,
         max_timestamp_ms: None,
+        all_timed: false,
         uncompressed_len: 7,
         attributes: 0,
         payload,

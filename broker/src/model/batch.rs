@@ -203,9 +203,11 @@ pub struct CheckedBatch {
     pub payload_crc: u32,
     /// Records in the payload; at least 1.
     pub record_count: u32,
-    /// The latest time that a record carries; absent when one carries none,
-    /// and then the append time counts.
+    /// The latest time that a record carries: milliseconds since the Unix epoch. Absent
+    /// when none carries one.
     pub max_timestamp_ms: Option<i64>,
+    /// Whether every record carries a time. Those that don't have the append time.
+    pub all_timed: bool,
     /// Size of the records once decompressed: bytes.
     pub uncompressed_len: u32,
     /// As in [`BatchHeader::attributes`].
@@ -219,6 +221,11 @@ impl CheckedBatch {
     pub fn header(&self, base_offset: Offset, append_time_ms: i64) -> BatchHeader {
         let stamp = self.stamp.as_ref().map(Stamp::fields);
         let (producer_id, producer_epoch, base_sequence) = stamp.unwrap_or_default();
+        let max_timestamp_ms = match self.max_timestamp_ms {
+            Some(latest) if self.all_timed => latest,
+            Some(latest) => latest.max(append_time_ms),
+            None => append_time_ms,
+        };
         BatchHeader {
             payload_crc: self.payload_crc,
             payload_len: u32::try_from(self.payload.len()).expect("a checked batch is small"),
@@ -226,7 +233,7 @@ impl CheckedBatch {
             record_count: self.record_count,
             offset_span: self.record_count,
             append_time_ms,
-            max_timestamp_ms: self.max_timestamp_ms.unwrap_or(append_time_ms),
+            max_timestamp_ms,
             producer_id,
             base_sequence,
             leader_epoch: 0,
@@ -266,6 +273,28 @@ mod tests {
         assert_eq!(header.next_offset(), Offset(47));
         assert!(header.matches(b"payload"));
         assert!(!header.matches(b"paylaod"));
+    }
+
+    #[test]
+    fn records_without_a_time_have_that_of_the_append_and_hide_no_later_one() {
+        let latest = |max_timestamp_ms, all_timed| {
+            let batch = CheckedBatch {
+                payload: Bytes::new(),
+                payload_crc: 0,
+                record_count: 2,
+                max_timestamp_ms,
+                all_timed,
+                uncompressed_len: 0,
+                attributes: 0,
+                stamp: None,
+            };
+            batch.header(Offset(0), 1_000).max_timestamp_ms
+        };
+        assert_eq!(latest(None, false), 1_000);
+        assert_eq!(latest(Some(5_000), true), 5_000);
+        assert_eq!(latest(Some(5_000), false), 5_000);
+        assert_eq!(latest(Some(-5), true), -5);
+        assert_eq!(latest(Some(-5), false), 1_000);
     }
 
     #[test]

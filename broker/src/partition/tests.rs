@@ -61,6 +61,7 @@ fn batch(value: &[u8]) -> CheckedBatch {
         payload_crc: crc32fast::hash(value),
         record_count: 1,
         max_timestamp_ms: None,
+        all_timed: false,
         uncompressed_len: u32::try_from(value.len()).unwrap(),
         attributes: 0,
         stamp: None,

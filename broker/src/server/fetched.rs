@@ -81,6 +81,7 @@ mod tests {
             payload: payload.clone(),
             record_count: dense.record_count,
             max_timestamp_ms: None,
+            all_timed: false,
             uncompressed_len: 0,
             attributes: 0,
             stamp: None,

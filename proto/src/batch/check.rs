@@ -14,8 +14,11 @@ pub struct BatchSummary {
     /// Records in the batch; at least 1.
     pub record_count: u32,
     /// The latest time that a record carries: milliseconds since the Unix epoch.
-    /// Absent when a record carries none.
+    /// Absent when none carries one.
     pub max_timestamp_ms: Option<i64>,
+    /// Whether every record carries a time. Those that don't have the one at which the
+    /// broker appends the batch.
+    pub all_timed: bool,
     /// Of the batch.
     pub compression: Compression,
     /// Size of the records, decompressed: bytes.
@@ -76,7 +79,7 @@ fn read<'a>(
 struct Tally {
     count: u32,
     /// Of those that carry one.
-    max_timestamp_ms: i64,
+    max_timestamp_ms: Option<i64>,
     all_timed: bool,
 }
 
@@ -84,7 +87,7 @@ impl Tally {
     fn new() -> Tally {
         Tally {
             count: 0,
-            max_timestamp_ms: i64::MIN,
+            max_timestamp_ms: None,
             all_timed: true,
         }
     }
@@ -104,7 +107,8 @@ impl Tally {
         }
         self.count += 1;
         match check_record(record, limits)? {
-            Some(timestamp_ms) => self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms),
+            // Anything is later than none.
+            given @ Some(_) => self.max_timestamp_ms = self.max_timestamp_ms.max(given),
             None => self.all_timed = false,
         }
         Ok(())
@@ -116,7 +120,8 @@ impl Tally {
         }
         Ok(BatchSummary {
             record_count: self.count,
-            max_timestamp_ms: self.all_timed.then_some(self.max_timestamp_ms),
+            max_timestamp_ms: self.max_timestamp_ms,
+            all_timed: self.all_timed,
             compression,
             uncompressed_len: u32::try_from(len)
                 .map_err(|_| BatchError::Malformed("it is over 4 GiB"))?,

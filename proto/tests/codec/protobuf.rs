@@ -56,8 +56,9 @@ proptest! {
     ) {
         let summary = check_default(&encode(&records, compression)).unwrap();
         prop_assert_eq!(summary.record_count as usize, records.len());
-        let times: Option<Vec<i64>> = records.iter().map(|record| record.timestamp_ms).collect();
-        prop_assert_eq!(summary.max_timestamp_ms, times.and_then(|times| times.into_iter().max()));
+        let times = || records.iter().map(|record| record.timestamp_ms);
+        prop_assert_eq!(summary.max_timestamp_ms, times().flatten().max());
+        prop_assert_eq!(summary.all_timed, times().all(|time| time.is_some()));
         let size = batch_of(records).encoded_len();
         prop_assert_eq!(summary.uncompressed_len as usize, size);
     }

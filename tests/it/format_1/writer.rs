@@ -216,6 +216,7 @@ fn checked(batch: &content::Batch) -> CheckedBatch {
         payload_crc: encoded.checksum,
         record_count: summary.record_count,
         max_timestamp_ms: summary.max_timestamp_ms,
+        all_timed: summary.all_timed,
         uncompressed_len: summary.uncompressed_len,
         attributes: u16::from(batch.compression.number()),
         payload: encoded.payload,

@@ -53,6 +53,7 @@ impl Opened {
             payload_crc: crc32fast::hash(&payload),
             record_count: 1,
             max_timestamp_ms: None,
+            all_timed: false,
             uncompressed_len: 7,
             attributes: 0,
             stamp: Some(Stamp::Producer(self.stamp(producer).unwrap())),

@@ -57,6 +57,7 @@ async fn append(engine: &Engine, partition: &PartitionHandle) {
         payload_crc: crc32fast::hash(&payload),
         record_count: 3,
         max_timestamp_ms: None,
+        all_timed: false,
         uncompressed_len: 7,
         attributes: 0,
         stamp: None,

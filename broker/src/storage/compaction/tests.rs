@@ -80,6 +80,7 @@ fn produced(
         payload: payload.clone(),
         record_count: summary.record_count,
         max_timestamp_ms: summary.max_timestamp_ms,
+        all_timed: summary.all_timed,
         uncompressed_len: summary.uncompressed_len,
         attributes: summary.compression.number().into(),
         stamp: None,

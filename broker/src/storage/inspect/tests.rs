@@ -57,6 +57,7 @@ fn batch(byte: u8) -> CheckedBatch {
         payload,
         record_count: 2,
         max_timestamp_ms: None,
+        all_timed: false,
         uncompressed_len: 1 << 10,
         attributes: 0,
         stamp: Some(Stamp::Request(RequestStamp::of(&[byte]))),

@@ -143,6 +143,7 @@ mod tests {
             payload_crc: crc32fast::hash(b"0123456789"),
             record_count: 2,
             max_timestamp_ms: Some(7),
+            all_timed: true,
             uncompressed_len: 10,
             attributes: 0,
             stamp: None,

@@ -61,6 +61,7 @@ impl Fixture {
             payload: payload.clone(),
             record_count: 3,
             max_timestamp_ms: Some(time),
+            all_timed: true,
             uncompressed_len: 1,
             attributes: 0,
             stamp: None,

@@ -89,6 +89,7 @@ impl Fixture {
                 payload,
                 record_count: u32::try_from(records.len()).unwrap(),
                 max_timestamp_ms: None,
+                all_timed: false,
                 attributes,
                 stamp: None,
             },

@@ -35,6 +35,7 @@ fn append(storage: &Storage, id: PartitionId) {
             payload,
             record_count: 1,
             max_timestamp_ms: None,
+            all_timed: false,
             uncompressed_len: 600,
             attributes: 0,
             stamp: None,

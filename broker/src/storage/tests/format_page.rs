@@ -79,6 +79,7 @@ fn batch() -> BatchHeader {
         payload_crc: crc32fast::hash(PAYLOAD),
         record_count: 1,
         max_timestamp_ms: Some(1_700_000_000_000),
+        all_timed: true,
         uncompressed_len: 14,
         attributes: 0,
         stamp: None,

@@ -321,6 +321,7 @@ impl Facts {
             payload,
             record_count: summary.record_count,
             max_timestamp_ms: summary.max_timestamp_ms,
+            all_timed: summary.all_timed,
             uncompressed_len: summary.uncompressed_len,
             attributes: summary.compression.number().into(),
             stamp: None,

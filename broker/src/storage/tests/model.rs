@@ -162,6 +162,7 @@ pub(super) fn batch(unique: u64, records: u32, filler: usize) -> CheckedBatch {
         payload,
         record_count: records,
         max_timestamp_ms: None,
+        all_timed: false,
         attributes: 0,
         stamp: None,
     }

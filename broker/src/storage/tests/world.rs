@@ -82,6 +82,15 @@ struct Fact {
     expected: Expected,
 }
 
+/// The latest time of a record: one that carries none has that of the append.
+fn latest_time(batch: &CheckedBatch, now_ms: i64) -> i64 {
+    let given = batch.max_timestamp_ms.unwrap_or(now_ms);
+    match batch.all_timed {
+        true => given,
+        false => given.max(now_ms),
+    }
+}
+
 impl World {
     pub(super) fn new(seed: u64) -> World {
         let dir = SimDir::new();
@@ -254,7 +263,7 @@ impl World {
                     payload: batch.payload.clone(),
                     count: u64::from(batch.record_count),
                     unit,
-                    time_ms: batch.max_timestamp_ms.unwrap_or(self.now_ms),
+                    time_ms: latest_time(&batch, self.now_ms),
                     stamp: batch.header(Offset::ZERO, 0).stamp(),
                     expected: Expected::Open,
                 });
@@ -288,6 +297,7 @@ impl World {
         let mut batch = batch(self.unique, records, usize::try_from(filler).unwrap());
         if self.random.one_in(2) {
             batch.max_timestamp_ms = Some(self.some_time());
+            batch.all_timed = self.random.one_in(2);
         }
         batch
     }
