@@ -178,6 +178,9 @@ fn a_data_directory_of_a_newer_format_is_left_alone() {
         fs::read_to_string(dir.path().join("FORMAT")).unwrap(),
         newer
     );
+    let names = fs::read_dir(dir.path()).unwrap();
+    let names: Vec<_> = names.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["FORMAT"], "nothing is made in it");
 }
 
 #[test]

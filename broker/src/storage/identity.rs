@@ -47,16 +47,8 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity, or makes the directory one of ours if it has none.
-    /// The id of a new one is made from `seed`.
-    pub fn load_or_create(
-        dir: &dyn Dir,
-        journal_file_bytes: u32,
-        seed: u128,
-    ) -> Result<Identity, IdentityError> {
-        if let Some(identity) = Identity::load(dir)? {
-            return Ok(identity);
-        }
+    /// Makes a directory that has none one of ours. Its id is made from `seed`.
+    pub fn create(dir: &dyn Dir, journal_file_bytes: u32, seed: u128) -> io::Result<Identity> {
         let identity = Identity {
             cluster_id: format!("{seed:032x}"),
             journal_file_bytes,

@@ -49,7 +49,7 @@ pub use journal::{
 };
 pub use log::{PartitionLog, QuarantinedRange};
 pub use lsn::{Generation, Lsn};
-pub use open::OpenError;
+pub use open::{OpenError, check_format};
 pub use producers::SequenceError;
 pub use read::{Read, ReadError, ReadRequest, StoredBatch};
 pub use recovery::{JournalDamage, RecoveryReport};

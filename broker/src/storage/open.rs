@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, RwLock};
 
 use super::archiver::Archiver;
 use super::checkpoint::{self, Checkpoint, CheckpointEntry, Loaded};
-use super::dir::Dir;
+use super::dir::{Dir, ExaminedDir};
 use super::identity::{Identity, IdentityError};
 use super::journal::{JOURNAL_DIR, Journal, JournalFiles};
 use super::log::PartitionLog;
@@ -38,11 +38,16 @@ impl Storage {
         mut options: StorageOptions,
         seed: u128,
     ) -> Result<(Storage, RecoveryReport), OpenError> {
+        // Before anything is changed: it may be a newer broker's.
+        let found = Identity::load(dir.as_ref())?;
         dir.create_dir(Path::new(JOURNAL_DIR))?;
         dir.create_dir(Path::new(PARTITIONS_DIR))?;
         dir.sync_dir(Path::new(""))?;
         let size = &mut options.journal.size;
-        let identity = Identity::load_or_create(dir.as_ref(), size.file_bytes, seed)?;
+        let identity = match found {
+            Some(identity) => identity,
+            None => Identity::create(dir.as_ref(), size.file_bytes, seed)?,
+        };
         // The files that are there have the size that was chosen first.
         size.file_bytes = identity.journal_file_bytes;
 
@@ -110,6 +115,13 @@ impl Storage {
         };
         Ok((storage, report))
     }
+}
+
+/// Whether this broker may take the data directory at `root`, as far as its format goes:
+/// to be asked before [`super::dir::RealDir::take`], which changes something in it. What isn't
+/// there yet may be taken.
+pub fn check_format(root: &Path) -> Result<(), IdentityError> {
+    Identity::load(&ExaminedDir::unlocked(root)).map(|_| ())
 }
 
 /// The log that a checkpoint speaks of.

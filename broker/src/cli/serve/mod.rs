@@ -3,6 +3,7 @@
 mod logging;
 mod settings;
 
+use std::fmt::Display;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -17,6 +18,7 @@ use super::failure::Failure;
 use crate::broker::{Broker, BrokerOptions};
 use crate::limits;
 use crate::server::{self, Listeners, ServerOptions};
+use crate::storage::check_format;
 use crate::storage::dir::RealDir;
 
 use settings::Settings;
@@ -112,13 +114,13 @@ async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result
 }
 
 async fn open(data_dir: &Path) -> Result<Broker, Failure> {
+    let failed = |error: &dyn Display| format!("can't serve {}: {error}", data_dir.display());
+    check_format(data_dir).map_err(|error| Failure::Failed(failed(&error)))?;
     let dir = RealDir::take(data_dir).map_err(Failure::failed)?;
     let options = BrokerOptions::new(data_dir.join(INDEX_DIR));
-    let failed = |error| format!("can't serve {}: {error}", data_dir.display());
     Broker::open(Arc::new(dir), options)
         .await
-        .map_err(failed)
-        .map_err(Failure::Failed)
+        .map_err(|error| Failure::Failed(failed(&error)))
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, Failure> {

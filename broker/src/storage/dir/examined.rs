@@ -10,7 +10,7 @@ use rustix::fs::FlockOperation;
 use super::real::{LOCK_FILE, RealFile, names_in};
 use super::{Dir, File, TakeError};
 
-/// A directory on disk that is only read. Locked against brokers while this
+/// A directory on disk that is only read. Mostly locked against brokers while this
 /// lives, if a broker ever used it.
 #[derive(Debug)]
 pub struct ExaminedDir {
@@ -46,6 +46,15 @@ impl ExaminedDir {
             root: root.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// A directory that a broker may be using, or that isn't there: what is seen may
+    /// change at any moment.
+    pub fn unlocked(root: &Path) -> ExaminedDir {
+        ExaminedDir {
+            root: root.to_owned(),
+            _lock: None,
+        }
     }
 }
 

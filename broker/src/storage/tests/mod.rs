@@ -31,9 +31,11 @@ pub(super) use world::Gentle;
 use world::World;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::dir::Dir;
 use super::dir::sim::SimDir;
+use super::{OpenError, Storage};
 
 /// Seeds that every test run tries. `STATECAST_SEEDS=from..to` tries others.
 const SEEDS: std::ops::Range<u64> = 0..1500;
@@ -66,6 +68,19 @@ fn for_all_seeds(what: &str, scenario: fn(u64)) {
             seed + 1
         );
     }
+}
+
+#[test]
+fn directory_of_a_newer_format_is_left_as_it_is() {
+    let dir = SimDir::new();
+    let file = dir.create(Path::new("FORMAT")).unwrap();
+    file.write_all_at(b"statecast data directory\nformat 99\n", 0)
+        .unwrap();
+    let changes = dir.changes();
+    let opened = Storage::open(Arc::new(dir.clone()), world::options(), 1);
+    assert!(matches!(opened, Err(OpenError::Identity(_))));
+    assert_eq!(dir.changes(), changes);
+    assert_eq!(dir.list(Path::new("")).unwrap(), ["FORMAT"]);
 }
 
 #[test]
