@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::model::{CheckedBatch, Offset, RequestStamp, Stamp};
 use crate::storage::dir::sim::{Fault, SimDir};
+use crate::storage::lsn::Lsn;
 use crate::storage::producers::SnapshotWriter;
 use crate::storage::tests::Gentle;
 use crate::storage::{Claim, JournalAppend, JournalOptions, JournalSize, Storage, StorageOptions};
@@ -13,6 +14,11 @@ use crate::storage::{Claim, JournalAppend, JournalOptions, JournalSize, Storage,
 /// Partition 3 with batches of 1 KiB: some in four segments of 4 KiB, the
 /// last ones in the journal only.
 fn directory() -> SimDir {
+    directory_of(|_| {})
+}
+
+/// The same; before the power is cut, something is done.
+fn directory_of(last: impl FnOnce(&Storage)) -> SimDir {
     let dir = SimDir::new();
     let options = StorageOptions {
         journal: JournalOptions {
@@ -44,6 +50,7 @@ fn directory() -> SimDir {
             assert_eq!(storage.archive_oldest(6, &Gentle(false)).unwrap(), 1);
         }
     }
+    last(&storage);
     drop(storage);
     dir.fail_after(0, Fault::Crash);
     let _ = dir.sync_all();
@@ -166,17 +173,38 @@ fn missing_segment_leaves_a_hole_with_a_name() {
 
 #[test]
 fn damaged_frame_below_what_is_durable_is_damage_and_a_torn_tail_is_not() {
-    let dir = directory();
-    let used = inspect(&dir);
-    let is_used = |file: &&InspectedFile| matches!(file.kind, FileKind::Journal(_));
-    let used = used.files.iter().find(is_used).unwrap();
-    let path = PathBuf::from(&used.path);
-    // All four frames were written by one append: none proves another durable.
-    dir.flip_bit(&path, (4096 + 3 * 1136) * 8);
-    assert!(inspect(&dir).is_sound());
-    let alone = inspect_file(&dir, &path).unwrap();
-    assert!(alone.is_sound());
-    assert_eq!(alone.files[0].batches, 3);
+    let used = |dir: &SimDir| {
+        let found = inspect(dir);
+        let is_used = |file: &&InspectedFile| matches!(file.kind, FileKind::Journal(_));
+        let used = found.files.iter().find(is_used).unwrap();
+        PathBuf::from(&used.path)
+    };
+    let flip_in_last_frame = |dir: &SimDir, byte: u64| {
+        dir.flip_bit(&used(dir), (4096 + 3 * 1128 + byte) * 8);
+    };
+    let frames = Damage::Frames {
+        from: Lsn::new(Generation(4), 4096 + 3 * 1128),
+        to: Lsn::new(Generation(4), 4096 + 4 * 1128),
+    };
+    for byte in [0, 200] {
+        // All four frames were written by one append: none proves another durable.
+        let dir = directory();
+        flip_in_last_frame(&dir, byte);
+        assert!(inspect(&dir).is_sound());
+        let alone = inspect_file(&dir, &used(&dir)).unwrap();
+        assert!(alone.is_sound());
+        assert_eq!(alone.files[0].batches, 3);
+
+        // But the header of the file does, once the broker was idle.
+        let dir = directory_of(|storage| storage.prove_flushed().unwrap());
+        assert!(inspect(&dir).is_sound());
+        flip_in_last_frame(&dir, byte);
+        let path = used(&dir);
+        assert_eq!(damage_of(&inspect(&dir), &path), [frames.clone()]);
+        let alone = inspect_file(&dir, &path).unwrap();
+        assert_eq!(damage_of(&alone, &path), [frames.clone()]);
+        assert_eq!(alone.files[0].batches, 3);
+    }
 }
 
 #[test]
