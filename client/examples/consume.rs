@@ -12,7 +12,8 @@ use tokio_stream::StreamExt;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let client = Client::connect("http://127.0.0.1:7420").await?;
+    let url = std::env::var("STATECAST_ENDPOINT");
+    let client = Client::connect(url.as_deref().unwrap_or("http://127.0.0.1:7420")).await?;
     let mut reader = client
         .reader("readings")
         .start(Start::Earliest)

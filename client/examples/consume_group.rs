@@ -13,7 +13,8 @@ use statecast_client::{Client, Error, GroupEvent};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let client = Client::connect("http://127.0.0.1:7420").await?;
+    let url = std::env::var("STATECAST_ENDPOINT");
+    let client = Client::connect(url.as_deref().unwrap_or("http://127.0.0.1:7420")).await?;
     let mut consumer = client.consumer("example").topic("readings").open().await?;
     let handle = consumer.handle();
     tokio::spawn(async move {

@@ -15,7 +15,8 @@ const ON_THEIR_WAY: usize = 8;
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let client = Client::connect("http://127.0.0.1:7420").await?;
+    let url = std::env::var("STATECAST_ENDPOINT");
+    let client = Client::connect(url.as_deref().unwrap_or("http://127.0.0.1:7420")).await?;
     let admin = client.admin();
     admin
         .create_topic("fast", Some(1), TopicConfig::new())

@@ -12,7 +12,8 @@ use statecast_client::{Client, Error, Reason, RecordRef, TopicConfig};
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let client = Client::connect("http://127.0.0.1:7420").await?;
+    let url = std::env::var("STATECAST_ENDPOINT");
+    let client = Client::connect(url.as_deref().unwrap_or("http://127.0.0.1:7420")).await?;
     let created = client
         .admin()
         .create_topic("readings", Some(4), TopicConfig::new())

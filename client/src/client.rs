@@ -24,13 +24,15 @@ use crate::reader::ReaderBuilder;
 /// connections. It always goes back to the address it was given, so a broker
 /// never has to know how it is reached.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), statecast_client::Error> {
-/// let client = statecast_client::Client::connect("http://127.0.0.1:7420").await?;
+/// ```
+/// # statecast_example_broker::run(async |url| {
+/// // The address may be "http://127.0.0.1:7420".
+/// let client = statecast_client::Client::connect(&url).await?;
 /// for topic in client.admin().list_topics("").await? {
 ///     println!("{}: {} partitions", topic.name, topic.partitions);
+/// #   assert_eq!((topic.name.as_str(), topic.partitions), ("orders", 2));
 /// }
-/// # Ok(()) }
+/// # Ok(()) });
 /// ```
 #[derive(Debug, Clone)]
 pub struct Client {

@@ -12,12 +12,13 @@
 //! Connections are made when needed and made again when lost. Everything that
 //! fails does so with [`Error`]; [`Error::reason`] is what the broker said.
 //!
-//! ```no_run
+//! ```
 //! use statecast_client::{Client, RecordRef, TopicConfig};
 //! use tokio_stream::StreamExt;
 //!
-//! # async fn example() -> Result<(), statecast_client::Error> {
-//! let client = Client::connect("http://127.0.0.1:7420").await?;
+//! # statecast_example_broker::run(async |url| {
+//! // The address may be "http://127.0.0.1:7420".
+//! let client = Client::connect(&url).await?;
 //! client.admin().create_topic("greetings", Some(4), TopicConfig::new()).await?;
 //!
 //! let producer = client.producer();
@@ -26,9 +27,9 @@
 //!
 //! let mut reader = client.reader("greetings").until_end().open().await?;
 //! while let Some(record) = reader.next().await {
-//!     println!("{:?}", record?.value);
+//!     assert_eq!(record?.value.as_deref(), Some(&b"hello"[..]));
 //! }
-//! # Ok(()) }
+//! # Ok(()) });
 //! ```
 
 mod admin;

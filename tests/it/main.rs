@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_batches;
+mod client_examples;
 mod compacted;
 mod containers;
 mod endings;

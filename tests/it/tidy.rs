@@ -207,6 +207,20 @@ fn the_client_shows_no_tonic_type() {
 }
 
 #[test]
+fn examples_in_the_client_run() {
+    let mut offences = String::new();
+    for source in sources("client/src") {
+        for line in source.text.lines() {
+            let fence = line.split_once("```").map_or("", |(_, fence)| fence);
+            if fence.contains("no_run") || fence.contains("ignore") {
+                writeln!(offences, "{}: {line}", source.path).unwrap();
+            }
+        }
+    }
+    assert_none(&offences);
+}
+
+#[test]
 fn files_stay_small() {
     let mut offences = String::new();
     for dir in ["broker/src", "client/src", "proto/src", "tests/it"] {

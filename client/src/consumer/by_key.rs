@@ -48,19 +48,26 @@ impl Consumer {
     /// more than one core, spawn within `f`. Up to the consumer's capacity of records is held, which bounds
     /// how many can be processed at a time, too.
     ///
-    /// ```no_run
-    /// # async fn example() -> Result<(), statecast_client::Error> {
+    /// ```
+    /// # statecast_example_broker::run(async |url| {
     /// use statecast_client::{Client, Error};
     ///
-    /// # async fn charge(key: &[u8]) -> Result<(), Error> { Ok(()) }
-    /// let client = Client::connect("http://127.0.0.1:7420").await?;
+    /// let client = Client::connect(&url).await?;
     /// let mut consumer = client.consumer("billing").topic("orders").open().await?;
+    /// # use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// # let (charged, handle) = (AtomicUsize::new(0), consumer.handle());
+    /// # let charge = async |key: &[u8]| -> Result<(), Error> {
+    /// #     assert!(key.starts_with(b"order-"));
+    /// #     if charged.fetch_add(1, Relaxed) == 2 { handle.stop() }
+    /// #     Ok(())
+    /// # };
+    /// # let charge = &charge;
     /// consumer
     ///     .for_each_concurrent_by_key(64, |record| async move {
     ///         charge(record.key.as_deref().unwrap_or_default()).await
     ///     })
     ///     .await
-    /// # }
+    /// # });
     /// ```
     pub async fn for_each_concurrent_by_key<F, Fut, E>(
         &mut self,

@@ -77,23 +77,27 @@ use crate::reader::Batch;
 /// processed and leaves; a consumer that is dropped does so in the background,
 /// while the runtime lives.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), statecast_client::Error> {
+/// ```
+/// # statecast_example_broker::run(async |url| {
 /// use statecast_client::Client;
 /// use tokio_stream::StreamExt;
 ///
-/// let client = Client::connect("http://127.0.0.1:7420").await?;
+/// let client = Client::connect(&url).await?;
 /// let mut consumer = client
 ///     .consumer("billing")
 ///     .topics(["orders", "refunds.*"])
 ///     .open()
 ///     .await?;
+/// # let mut read = 0;
 /// while let Some(record) = consumer.next().await {
-///     let record = record?;
+///     let record = record?; // processed once the next one is asked for
 ///     println!("{}/{}: {:?}", record.topic, record.partition, record.value);
+/// #   read += 1;
+/// #   if read == 3 { consumer.handle().stop() }
 /// }
+/// # assert_eq!(read, 3);
 /// consumer.close().await
-/// # }
+/// # });
 /// ```
 pub struct Consumer {
     shared: Arc<Shared>,

@@ -89,17 +89,20 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// When the last clone is dropped, what was sent is still delivered in the
 /// background while the runtime lives; [`Producer::close`] waits for it.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), statecast_client::Error> {
+/// ```
+/// # statecast_example_broker::run(async |url| {
 /// use statecast_client::{Client, RecordRef};
 ///
-/// let client = Client::connect("http://127.0.0.1:7420").await?;
+/// let client = Client::connect(&url).await?;
 /// let producer = client.producer();
-/// let delivery = producer.send("orders", &RecordRef::new(b"o-17", b"created")).await?;
+/// let delivery = producer.send("orders", &RecordRef::new(b"order-1", b"shipped")).await?;
 /// let position = delivery.await?; // durable from here on
 /// println!("partition {}, offset {}", position.partition, position.offset);
 /// producer.close().await?;
-/// # Ok(()) }
+/// # let orders = client.admin().describe_topic("orders").await?;
+/// # let ends = orders.partitions.iter().map(|partition| partition.high_watermark);
+/// # assert_eq!(ends.sum::<u64>(), 4);
+/// # Ok(()) });
 /// ```
 #[derive(Debug, Clone)]
 pub struct Producer {

@@ -60,18 +60,21 @@ struct ReaderSettings {
 /// It reads ahead no more than the stream's window, 4 MiB, and a message; it runs
 /// no task of its own: what isn't asked for isn't fetched.
 ///
-/// ```no_run
-/// # async fn example() -> Result<(), statecast_client::Error> {
+/// ```
+/// # statecast_example_broker::run(async |url| {
 /// use statecast_client::{Client, Start};
 /// use tokio_stream::StreamExt;
 ///
-/// let client = Client::connect("http://127.0.0.1:7420").await?;
+/// let client = Client::connect(&url).await?;
 /// let mut reader = client.reader("orders").start(Start::Earliest).until_end().open().await?;
+/// # let mut read = 0;
 /// while let Some(record) = reader.next().await {
 ///     let record = record?;
 ///     println!("{}/{}: {:?}", record.partition, record.offset, record.value);
+/// #   read += 1;
 /// }
-/// # Ok(()) }
+/// # assert_eq!(read, 3);
+/// # Ok(()) });
 /// ```
 pub struct Reader {
     client: Client,
