@@ -28,19 +28,19 @@ pub struct RecordPosition {
 pub struct Delivery {
     batch: Arc<Completion>,
     index: u32,
-    /// Which of the batch's wakers is this delivery's.
-    waker: Option<usize>,
+    /// Which of the batch's places is this delivery's, once it was polled.
+    place: Option<usize>,
 }
 
 impl Future for Delivery {
     type Output = Result<RecordPosition, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let waker = self.waker;
-        match self.batch.poll(waker, cx.waker()) {
+        let place = self.place;
+        match self.batch.poll(place, cx.waker()) {
             Ok(outcome) => Poll::Ready(self.position(outcome)),
-            Err(waker) => {
-                self.waker = Some(waker);
+            Err(place) => {
+                self.place = Some(place);
                 Poll::Pending
             }
         }
@@ -77,8 +77,26 @@ pub(super) struct Completion {
     /// Somebody was told that it failed.
     told: AtomicBool,
     /// One list for the batch: a task that awaits many records of it in turn is
-    /// woken once. Never locked together with the queue.
-    wakers: Mutex<Vec<Waker>>,
+    /// woken once. No longer than there are deliveries, as each place serves one at
+    /// least. Never locked together with the queue.
+    places: Mutex<Vec<Place>>,
+}
+
+/// Whom to wake.
+#[derive(Debug)]
+struct Place {
+    waker: Waker,
+    /// How many deliveries it serves: at least one.
+    deliveries: usize,
+}
+
+impl Place {
+    fn new(waker: &Waker) -> Self {
+        Self {
+            waker: waker.clone(),
+            deliveries: 1,
+        }
+    }
 }
 
 impl Completion {
@@ -87,7 +105,7 @@ impl Completion {
             partition,
             outcome: OnceLock::new(),
             told: AtomicBool::new(false),
-            wakers: Mutex::new(Vec::new()),
+            places: Mutex::new(Vec::new()),
         })
     }
 
@@ -96,7 +114,7 @@ impl Completion {
         Delivery {
             batch: Arc::clone(self),
             index,
-            waker: None,
+            place: None,
         }
     }
 
@@ -119,38 +137,50 @@ impl Completion {
     }
 
     fn wake(&self) {
-        let wakers = std::mem::take(&mut *self.lock());
-        wakers.into_iter().for_each(Waker::wake);
+        let places = std::mem::take(&mut *self.lock());
+        for place in places {
+            place.waker.wake();
+        }
     }
 
     fn outcome(&self) -> Option<&Result<u64, Error>> {
         self.outcome.get()
     }
 
-    /// The outcome, or the place at which the waker now is.
+    /// The outcome, or the place at which the waker of a delivery now is. `place` is
+    /// where it was before.
     fn poll(&self, place: Option<usize>, waker: &Waker) -> Result<&Result<u64, Error>, usize> {
         if let Some(outcome) = self.outcome() {
             return Ok(outcome);
         }
-        let mut wakers = self.lock();
+        let mut places = self.lock();
         // `settle` sets the outcome before it takes this lock.
         if let Some(outcome) = self.outcome() {
             return Ok(outcome);
         }
-        // A place may serve several deliveries, so it is never overwritten: a
-        // delivery that moved to another task gets a new one.
-        let last = wakers.len().checked_sub(1);
-        for place in [place, last].into_iter().flatten() {
-            if wakers[place].will_wake(waker) {
-                return Err(place);
+        match place {
+            Some(at) if places[at].waker.will_wake(waker) => return Err(at),
+            // The delivery moved to another task, and nobody stays behind.
+            Some(at) if places[at].deliveries == 1 => {
+                places[at] = Place::new(waker);
+                return Err(at);
+            }
+            Some(at) => places[at].deliveries -= 1,
+            None => {
+                if let Some(last) = places.last_mut()
+                    && last.waker.will_wake(waker)
+                {
+                    last.deliveries += 1;
+                    return Err(places.len() - 1);
+                }
             }
         }
-        wakers.push(waker.clone());
-        Err(wakers.len() - 1)
+        places.push(Place::new(waker));
+        Err(places.len() - 1)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
-        self.wakers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,5 +246,52 @@ mod tests {
         assert_eq!(first.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(second.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert!(matches!(moving.now(), Some(Err(Error::Closed))));
+    }
+
+    #[test]
+    fn deliveries_that_are_polled_from_ever_other_tasks_leave_no_wakers_behind() {
+        let batch = Completion::new(0);
+        let mut deliveries = [batch.delivery(0), batch.delivery(1), batch.delivery(2)];
+        // One task awaits all of them first, so that they share a place.
+        let (_, waker) = counter();
+        let mut cx = Context::from_waker(&waker);
+        for delivery in &mut deliveries {
+            assert!(Pin::new(delivery).poll(&mut cx).is_pending());
+        }
+        assert_eq!(batch.lock().len(), 1);
+        let mut last = Vec::new();
+        for _ in 0..100 {
+            last.clear();
+            for delivery in &mut deliveries {
+                let (woken, waker) = counter();
+                let mut cx = Context::from_waker(&waker);
+                assert!(Pin::new(delivery).poll(&mut cx).is_pending());
+                last.push(woken);
+            }
+            assert_eq!(batch.lock().len(), deliveries.len());
+        }
+        batch.settle(Ok(0));
+        for woken in last {
+            assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        }
+    }
+
+    #[test]
+    fn a_delivery_that_is_polled_from_two_tasks_in_turn_has_one_place() {
+        let batch = Completion::new(0);
+        let (mut moving, mut staying) = (batch.delivery(0), batch.delivery(1));
+        let (first, first_waker) = counter();
+        let mut in_first = Context::from_waker(&first_waker);
+        assert!(Pin::new(&mut staying).poll(&mut in_first).is_pending());
+        let (second, second_waker) = counter();
+        let mut in_second = Context::from_waker(&second_waker);
+        for _ in 0..100 {
+            assert!(Pin::new(&mut moving).poll(&mut in_first).is_pending());
+            assert!(Pin::new(&mut moving).poll(&mut in_second).is_pending());
+        }
+        assert_eq!(batch.lock().len(), 2);
+        batch.settle(Ok(0));
+        assert_eq!(first.0.load(std::sync::atomic::Ordering::Relaxed), 1);
+        assert_eq!(second.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     }
 }
