@@ -59,6 +59,15 @@ async fn a_consumer_that_never_reads_hinders_nobody() {
         }
     }
     assert_eq!(read, 24);
+    // What is kept for it is what is on its way and two responses, one of which has
+    // room for a batch that is larger; what was read for it is little more.
+    let bound = 8 << 20;
+    broker
+        .until("statecast_sending_bytes", |held| held <= bound)
+        .await;
+    let all = 24 * large.len();
+    let read = broker.metric("statecast_read_bytes_total").await;
+    assert!((all..=all + bound).contains(&read), "{read} of {all}");
     broker.assert_serves().await;
     // It can't be told that the broker stops; the deadline is for this.
     drop(reading);

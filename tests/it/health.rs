@@ -13,6 +13,8 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_reflection::pb::v1alpha;
+use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as OldReflectionClient;
 
 use crate::support::{TestBroker, encode, get};
 
@@ -151,6 +153,28 @@ async fn reflection_knows_records_by_their_fields() {
         text.contains("timestamp_ms"),
         "the fields of a record are there"
     );
+}
+
+#[tokio::test]
+async fn clients_that_know_the_first_form_of_reflection_are_answered() {
+    use v1alpha::server_reflection_request::MessageRequest;
+    use v1alpha::server_reflection_response::MessageResponse;
+
+    let broker = TestBroker::start().await;
+    let mut client = OldReflectionClient::new(broker.connect().await);
+    let symbol = "statecast.v1.Log".to_owned();
+    let question = v1alpha::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::FileContainingSymbol(symbol)),
+    };
+    let answers = client.server_reflection_info(tokio_stream::iter([question]));
+    let mut answers = answers.await.unwrap().into_inner();
+    let answer = answers.message().await.unwrap().unwrap().message_response;
+    let Some(MessageResponse::FileDescriptorResponse(file)) = answer else {
+        panic!("a file: {answer:?}")
+    };
+    let text = String::from_utf8_lossy(&file.file_descriptor_proto[0]).into_owned();
+    assert!(text.contains("ProduceStream"), "the service is there");
 }
 
 #[tokio::test]

@@ -4,8 +4,10 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 
 use statecast_proto::v1;
 use statecast_proto::v1::admin_client::AdminClient;
@@ -196,6 +198,47 @@ fn a_data_directory_that_can_not_be_made_is_named() {
         "{}",
         said(&output)
     );
+}
+
+/// Nobody, as far as the broker is concerned. Not 65534, which owns things.
+const STRANGER: u32 = 65_432;
+
+#[test]
+fn a_data_directory_that_is_not_writable_is_named() {
+    // The binary may lie where only its owner gets.
+    let place = tempfile::tempdir().unwrap();
+    let all_may_enter = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(place.path(), all_may_enter.clone()).unwrap();
+    let data = place.path().join("data");
+    fs::create_dir(&data).unwrap();
+    let args = ["serve", "--listen", "127.0.0.1:0", "--http-listen", "off"];
+    let mut command = if rustix::process::geteuid().is_root() {
+        // Permissions don't hold for root: someone else has to try.
+        fs::set_permissions(&data, all_may_enter).unwrap();
+        let binary = place.path().join("statecast");
+        fs::copy(statecast().get_program(), &binary).unwrap();
+        let mut command = Command::new(binary);
+        command.env_clear().uid(STRANGER).gid(STRANGER);
+        command
+    } else {
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o555)).unwrap();
+        statecast()
+    };
+    command.current_dir(place.path()).args(args);
+    let output = match command.arg("--data-dir").arg(&data).output() {
+        Ok(output) => output,
+        Err(error) => {
+            // Past the capture of the test's output: who runs the tests should see it.
+            let skipped = format!("skipped: it can't be run as somebody else: {error}\n");
+            std::io::stderr().write_all(skipped.as_bytes()).unwrap();
+            return;
+        }
+    };
+    assert_eq!(output.status.code(), Some(1));
+    let said = said(&output);
+    assert!(said.contains(data.to_str().unwrap()), "{said}");
+    assert!(said.to_lowercase().contains("permission denied"), "{said}");
+    assert_eq!(fs::read_dir(&data).unwrap().count(), 0, "nothing is in it");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Topics: created, changed, listed, deleted, and there again after a restart.
 
+use statecast_broker::limits;
 use statecast_proto::v1;
 use tonic::Code;
 
@@ -86,6 +87,46 @@ async fn zero_and_too_many_partitions_are_refused() {
         assert_eq!(info.metadata["limit"], "10000");
     }
     broker.assert_serves().await;
+}
+
+#[tokio::test]
+async fn more_partitions_than_a_broker_has_are_refused() {
+    let broker = TestBroker::start().await;
+    let per_topic = *limits::PARTITIONS_PER_TOPIC.end();
+    let topics = limits::PARTITIONS / per_topic;
+    // One partition is left.
+    for number in 1..topics {
+        broker.create_topic(&format!("t{number}"), per_topic).await;
+    }
+    broker.create_topic("last", per_topic - 1).await;
+    let refused = |status: tonic::Status, asked: &str| {
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let info = error_info(&status);
+        assert_eq!(info.reason, "TOO_MANY_PARTITIONS");
+        assert!(!info.retry);
+        assert_eq!(info.metadata["size"], asked);
+        assert_eq!(info.metadata["limit"], limits::PARTITIONS.to_string());
+    };
+    let mut admin = broker.admin();
+    let created = admin.create_topic(create("a", Some(2))).await;
+    refused(created.unwrap_err(), "2");
+    let alter = |partitions| v1::AlterTopicRequest {
+        name: "last".to_owned(),
+        partitions: Some(partitions),
+        config: None,
+    };
+    broker.create_topic("one", 1).await;
+    let altered = admin.alter_topic(alter(per_topic)).await;
+    refused(altered.unwrap_err(), "1");
+    // Nothing of what was refused is there, and a deleted topic makes room.
+    assert!(!names(&broker).await.contains(&"a".to_owned()));
+    let name = "one".to_owned();
+    admin
+        .delete_topic(v1::DeleteTopicRequest { name })
+        .await
+        .unwrap();
+    admin.alter_topic(alter(per_topic)).await.unwrap();
+    broker.produce("last", per_topic - 1, batch(1)).await;
 }
 
 #[tokio::test]

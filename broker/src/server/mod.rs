@@ -187,15 +187,18 @@ fn serve_grpc(
     let groups = GroupsServer::new(groups::GroupsService::new(context.clone()))
         .max_decoding_message_size(limits::MESSAGE_BYTES);
     let health = HealthServer::new(health::HealthService::new(context.clone()));
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let routes = Routes::new(log)
         .add_service(admin)
         .add_service(groups)
         .add_service(health)
-        .add_service(reflection);
+        .add_service(reflection().build_v1()?)
+        // For clients that are older than v1, which many still are.
+        .add_service(reflection().build_v1alpha()?);
     let memory = context.memory;
     let routes = call::bounded(routes.into_axum_router(), memory.clone(), calls);
     let windows = Windows {
