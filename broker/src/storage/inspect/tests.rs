@@ -200,9 +200,12 @@ fn damaged_frame_below_what_is_durable_is_damage_and_a_torn_tail_is_not() {
         assert!(inspect(&dir).is_sound());
         flip_in_last_frame(&dir, byte);
         let path = used(&dir);
-        assert_eq!(damage_of(&inspect(&dir), &path), [frames.clone()]);
+        assert_eq!(
+            damage_of(&inspect(&dir), &path),
+            std::slice::from_ref(&frames)
+        );
         let alone = inspect_file(&dir, &path).unwrap();
-        assert_eq!(damage_of(&alone, &path), [frames.clone()]);
+        assert_eq!(damage_of(&alone, &path), std::slice::from_ref(&frames));
         assert_eq!(alone.files[0].batches, 3);
     }
 }
