@@ -367,6 +367,10 @@ fn bench_reports_figures_parameters_and_environment() {
             "consume",
             &["--batch", "10", "--records", "1000", "--consumers", "2"],
         ),
+        (
+            "produce",
+            &["--batch", "0", "--records", "500", "--not-idempotent"],
+        ),
         ("produce-consume", &["--batch", "10", "--records", "1000"]),
         ("end-to-end", &["--rate", "1000", "--records", "100"]),
     ] {
@@ -391,6 +395,10 @@ fn bench_reports_figures_parameters_and_environment() {
     }
     let left = shell.says(&["topic", "list", "-o", "json"]).json();
     assert_eq!(left, json!([]), "benches delete their topics");
+    let calls = ["bench", "call", "--duration", "10ms", "-o", "json"];
+    let report = shell.says(&calls).json();
+    assert!(report["median"]["calls_per_s"].as_f64().unwrap() > 0.0);
+    assert!(report["median"]["p50_us"].as_f64().unwrap() > 0.0);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `statecast bench`: how fast a broker is, on its own machine and ours.
 
+mod call;
 mod consume;
 mod disk;
 mod end_to_end;
@@ -53,6 +54,9 @@ enum BenchVerb {
     /// Measure consumer groups: moves of partitions, commits, and many members.
     #[command(subcommand)]
     Group(group::GroupBench),
+    /// Measure unary calls that do nothing, one at a time: what gRPC takes of every
+    /// latency.
+    Call(call::Call),
     /// Measure the disk under a directory as a journal uses it: overwrite a
     /// preallocated file and flush. Needs no broker.
     Disk(disk::Disk),
@@ -62,6 +66,7 @@ impl Bench {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         match self.verb {
             BenchVerb::Disk(disk) => disk.run(common),
+            BenchVerb::Call(call) => block_on(call.run(common)),
             BenchVerb::Group(group) => block_on(group.run(common)),
             BenchVerb::Produce(load) => block_on(async {
                 let run = |client, topics| produce(client, load.clone(), topics);
