@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use super::archiver::{ArchiveError, Archiver};
 use super::log::PartitionLog;
-use super::retention::{Expired, Limits, SealedSegment, expired};
-use super::segment::{self, SegmentState, SegmentWriter, recover_state};
+use super::retention::{Expired, Limits, expired};
+use super::segment::{self, SegmentExtent, SegmentName, SegmentState, SegmentWriter};
+use super::segments::Extents;
 use super::{PARTITIONS_DIR, Storage};
 use crate::model::Offset;
 
@@ -94,29 +95,19 @@ impl Storage {
             return Ok(());
         }
         self.find_left_behind(log, archiver)?;
-        let (sealed, Some(active)) = self.segments_of(log)? else {
+        let Extents { sealed, active } = self.extents_of(log)?;
+        let Some(active) = active else {
             return Ok(());
         };
-        let mut segments = Vec::with_capacity(sealed.len());
-        for &name in &sealed {
-            let state = recover_state(self.dir.as_ref(), log.id(), name)?;
-            segments.push(SealedSegment {
-                len: state.len,
-                max_timestamp_ms: state.max_timestamp_ms,
-            });
-        }
+        let (sealed, extents): (Vec<SegmentName>, Vec<SegmentExtent>) = sealed.into_iter().unzip();
         let limits = Limits {
             max_age_ms: partition.retention_ms,
             max_bytes: partition.retention_bytes,
         };
-        let last = SealedSegment {
-            len: active.len,
-            max_timestamp_ms: active.max_timestamp_ms,
-        };
         let Expired {
             sealed: count,
             active: active_too,
-        } = expired(&segments, last, limits, now_ms);
+        } = expired(&extents, active.extent(), limits, now_ms);
         let mut gone = sealed[..count].to_vec();
         let mut new_active = Some(active);
         let mut end_of_gone = active.base_offset;
@@ -137,7 +128,7 @@ impl Storage {
         state.log_start = start;
         state.active = new_active;
         if let Some(sealed) = &mut state.sealed {
-            sealed.retain(|name| name.base_offset >= start);
+            sealed.retain(|segment| segment.name.base_offset >= start);
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lsn::{Generation, Lsn};
 use super::producers::ProducerTable;
-use super::segment::{SegmentName, SegmentState};
+use super::segment::{SegmentExtent, SegmentName, SegmentState};
 use crate::limits;
 use crate::model::{Offset, PartitionId};
 
@@ -40,6 +40,25 @@ impl Run {
     /// One past the last offset.
     pub fn next_offset(&self) -> Offset {
         self.base_offset.advanced(u64::from(self.span))
+    }
+}
+
+/// A segment that never changes again, as far as it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SealedSegment {
+    /// Its name.
+    pub name: SegmentName,
+    /// `None` until somebody has looked into the file, once.
+    pub extent: Option<SegmentExtent>,
+}
+
+impl SealedSegment {
+    /// One that was just sealed, and ended so.
+    pub fn known(name: SegmentName, state: &SegmentState) -> SealedSegment {
+        SealedSegment {
+            name,
+            extent: Some(state.extent()),
+        }
     }
 }
 
@@ -79,7 +98,7 @@ pub struct LogState {
     pub active: Option<SegmentState>,
     /// The sealed segments, in order. `None` until they are first needed: a
     /// start doesn't list every directory.
-    pub sealed: Option<Vec<SegmentName>>,
+    pub sealed: Option<Vec<SealedSegment>>,
     /// Damage found so far.
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
@@ -226,9 +245,16 @@ impl LogState {
         let is_active = |active: SegmentState| name == active.base_offset.into();
         self.active.is_some_and(is_active)
             || match &self.sealed {
-                Some(sealed) => sealed.binary_search(&name).is_ok(),
+                Some(sealed) => sealed.binary_search_by_key(&name, |s| s.name).is_ok(),
                 None => self.log_start <= name.base_offset,
             }
+    }
+
+    /// What is known of a sealed segment, if it is one of the log's.
+    pub fn sealed_mut(&mut self, name: SegmentName) -> Option<&mut SealedSegment> {
+        let sealed = self.sealed.as_mut()?;
+        let at = sealed.binary_search_by_key(&name, |segment| segment.name);
+        sealed.get_mut(at.ok()?)
     }
 
     /// The place among the runs of the one that covers `offset`, or of the

@@ -9,14 +9,7 @@
 //! The active segment goes, replaced by an empty one, only by age, and only
 //! when all sealed ones went: so a topic that has become silent becomes empty.
 
-/// What matters of a segment here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct SealedSegment {
-    /// Bytes.
-    pub(super) len: u64,
-    /// The latest time of its records: milliseconds since the Unix epoch.
-    pub(super) max_timestamp_ms: i64,
-}
+use super::segment::SegmentExtent;
 
 /// What a topic's configuration says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,12 +31,12 @@ pub(super) struct Expired {
 
 /// Applies the table.
 pub(super) fn expired(
-    sealed: &[SealedSegment],
-    active: SealedSegment,
+    sealed: &[SegmentExtent],
+    active: SegmentExtent,
     limits: Limits,
     now_ms: i64,
 ) -> Expired {
-    let too_old = |segment: &SealedSegment| {
+    let too_old = |segment: &SegmentExtent| {
         limits.max_age_ms.is_some_and(|max_age_ms| {
             let age = i128::from(now_ms) - i128::from(segment.max_timestamp_ms);
             age > i128::from(max_age_ms)
@@ -73,8 +66,8 @@ mod tests {
 
     const NOW: i64 = 1_000_000;
 
-    fn segment(len: u64, age_ms: i64) -> SealedSegment {
-        SealedSegment {
+    fn segment(len: u64, age_ms: i64) -> SegmentExtent {
+        SegmentExtent {
             len,
             max_timestamp_ms: NOW - age_ms,
         }

@@ -3,8 +3,8 @@
 use std::io;
 
 use super::Storage;
-use super::log::PartitionLog;
-use super::segment::{self, SegmentName, SegmentState, recover_state};
+use super::log::{PartitionLog, SealedSegment};
+use super::segment::{self, SegmentExtent, SegmentName, SegmentState, recover_state};
 
 impl Storage {
     /// The partition's segments, of one moment: the sealed ones, in order, and
@@ -14,22 +14,53 @@ impl Storage {
         log: &PartitionLog,
     ) -> io::Result<(Vec<SegmentName>, Option<SegmentState>)> {
         loop {
-            self.sealed_segments(log)?;
+            self.find_sealed(log)?;
             let state = log.lock();
             if let Some(sealed) = &state.sealed {
-                return Ok((sealed.clone(), state.active));
+                return Ok((names(sealed), state.active));
             }
         }
     }
 
-    /// The partition's sealed segments, in order. Lists the directory when it is
-    /// first asked.
-    fn sealed_segments(&self, log: &PartitionLog) -> io::Result<Vec<SegmentName>> {
+    /// Sizes and latest times of the partition's sealed segments, in order, and the
+    /// active one. Opens only files that nobody looked into since the start.
+    pub(super) fn extents_of(&self, log: &PartitionLog) -> io::Result<Extents> {
+        let (names, active) = self.segments_of(log)?;
+        let mut sealed = Vec::with_capacity(names.len());
+        for name in names {
+            match self.extent_of(log, name) {
+                Ok(extent) => sealed.push((name, extent)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    // Otherwise retention or compaction removed it just now.
+                    if log.lock().has_segment(name) {
+                        sealed.push((name, SegmentExtent::OF_NOTHING));
+                    }
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Extents { sealed, active })
+    }
+
+    fn extent_of(&self, log: &PartitionLog, name: SegmentName) -> io::Result<SegmentExtent> {
+        if let Some(extent) = log.lock().sealed_mut(name).and_then(|sealed| sealed.extent) {
+            return Ok(extent);
+        }
+        let extent = recover_state(self.dir.as_ref(), log.id(), name)?.extent();
+        if let Some(sealed) = log.lock().sealed_mut(name) {
+            sealed.extent = Some(extent);
+        }
+        Ok(extent)
+    }
+
+    /// Finds out which sealed segments the partition has: lists the directory when it
+    /// is first asked.
+    fn find_sealed(&self, log: &PartitionLog) -> io::Result<()> {
         loop {
             let active = {
                 let state = log.lock();
-                if let Some(sealed) = &state.sealed {
-                    return Ok(sealed.clone());
+                if state.sealed.is_some() {
+                    return Ok(());
                 }
                 state.active.map(|active| active.base_offset)
             };
@@ -54,21 +85,26 @@ impl Storage {
                 .take_while(|&next| next <= start)
                 .count();
             sealed.drain(..gone.min(sealed.len()));
-            state.sealed = Some(sealed);
+            let unknown = |name| SealedSegment { name, extent: None };
+            state.sealed = Some(sealed.into_iter().map(unknown).collect());
         }
     }
 
     /// Bytes in the segments of a partition. Blocks.
     pub fn segment_bytes(&self, log: &PartitionLog) -> io::Result<u64> {
-        let mut bytes = log.lock().active.map_or(0, |active| active.len);
-        for name in self.sealed_segments(log)? {
-            match recover_state(self.dir.as_ref(), log.id(), name) {
-                Ok(state) => bytes += state.len,
-                // Retention or compaction removed it just now.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(bytes)
+        let Extents { sealed, active } = self.extents_of(log)?;
+        let sealed: u64 = sealed.iter().map(|(_, extent)| extent.len).sum();
+        Ok(sealed + active.map_or(0, |active| active.len))
     }
+}
+
+/// What the segments of a partition hold.
+pub(super) struct Extents {
+    /// In order.
+    pub(super) sealed: Vec<(SegmentName, SegmentExtent)>,
+    pub(super) active: Option<SegmentState>,
+}
+
+fn names(sealed: &[SealedSegment]) -> Vec<SegmentName> {
+    sealed.iter().map(|segment| segment.name).collect()
 }

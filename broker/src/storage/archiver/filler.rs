@@ -6,8 +6,8 @@ use super::Pace;
 use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
-use crate::storage::log::PartitionLog;
-use crate::storage::segment::{SegmentName, SegmentState, SegmentWriter};
+use crate::storage::log::{PartitionLog, SealedSegment};
+use crate::storage::segment::{SegmentState, SegmentWriter};
 
 /// What is written between pauses: bytes.
 const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
@@ -20,7 +20,7 @@ pub(super) struct Filler<'a> {
     segment_bytes: u64,
     pace: &'a dyn Pace,
     writer: SegmentWriter,
-    sealed: Vec<SegmentName>,
+    sealed: Vec<SealedSegment>,
     written: Vec<Written>,
     /// Where this pass began to write the segment.
     begun_at: u64,
@@ -39,7 +39,7 @@ pub(super) struct Manner<'a> {
 pub(super) struct Filled {
     pub(super) writer: SegmentWriter,
     /// The segments that were sealed on the way.
-    pub(super) sealed: Vec<SegmentName>,
+    pub(super) sealed: Vec<SealedSegment>,
     pub(super) written: Vec<Written>,
 }
 
@@ -121,7 +121,8 @@ impl<'a> Filler<'a> {
         let next = SegmentWriter::create(self.dir, self.id, base, self.now_ms)?;
         let full = std::mem::replace(&mut self.writer, next);
         self.note_written(&full.state());
-        self.sealed.push(full.state().base_offset.into());
+        let name = full.state().base_offset.into();
+        self.sealed.push(SealedSegment::known(name, &full.state()));
         full.seal()?;
         self.begun_at = 0;
         self.flushed = 0;

@@ -34,7 +34,7 @@ use super::Storage;
 use super::checkpoint::{Checkpoint, CheckpointEntry};
 use super::dir::{Dir, is_passing};
 use super::journal::{ClosedFile, JournalFailed};
-use super::log::PartitionLog;
+use super::log::{PartitionLog, SealedSegment};
 use super::lsn::Generation;
 use super::producers::Noted;
 use super::segment::{self, Listing, SegmentName, SegmentState};
@@ -159,7 +159,7 @@ impl Archiver {
 /// What a pass did for one partition.
 struct Moved {
     log: Arc<PartitionLog>,
-    sealed: Vec<SegmentName>,
+    sealed: Vec<SealedSegment>,
     active: Option<SegmentState>,
 }
 

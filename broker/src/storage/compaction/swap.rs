@@ -10,7 +10,7 @@ use crate::model::PartitionId;
 use crate::storage::Storage;
 use crate::storage::archiver::Archiver;
 use crate::storage::dir::is_passing;
-use crate::storage::log::PartitionLog;
+use crate::storage::log::{PartitionLog, SealedSegment};
 use crate::storage::segment::{self, Compacted, SegmentName, SegmentState};
 
 impl Storage {
@@ -82,8 +82,10 @@ impl Storage {
         self.write_index(log.id(), name, finished)?;
         let mut state = log.lock();
         let sealed = state.sealed.as_mut().expect("it was listed for this pass");
-        let at = sealed.partition_point(|other| other.base_offset < name.base_offset);
-        let old: Vec<SegmentName> = sealed.splice(at..at + replaced.len(), [name]).collect();
+        let at = sealed.partition_point(|other| other.name.base_offset < name.base_offset);
+        let new = SealedSegment::known(name, &finished.state);
+        let old = sealed.splice(at..at + replaced.len(), [new]);
+        let old: Vec<SegmentName> = old.map(|segment| segment.name).collect();
         assert_eq!(old, replaced, "it takes the place of what it was made of");
         Ok(())
     }

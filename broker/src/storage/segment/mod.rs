@@ -27,7 +27,7 @@ pub use name::{
 };
 pub use reader::{SegmentEnd, SegmentRead, SegmentReader};
 pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
-pub use state::SegmentState;
+pub use state::{SegmentExtent, SegmentState};
 pub use writer::SegmentWriter;
 #[cfg(test)]
 pub use {

@@ -23,6 +23,23 @@ pub struct SegmentState {
     pub record_count: u64,
 }
 
+/// What retention has to know of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentExtent {
+    /// Header and batches: bytes.
+    pub len: u64,
+    /// The latest time of its records: milliseconds since the Unix epoch.
+    pub max_timestamp_ms: i64,
+}
+
+impl SegmentExtent {
+    /// Of a segment whose file is lost: retention may forget it.
+    pub const OF_NOTHING: SegmentExtent = SegmentExtent {
+        len: 0,
+        max_timestamp_ms: i64::MIN,
+    };
+}
+
 impl SegmentState {
     /// Size when encoded: bytes.
     pub const ENCODED_LEN: usize = 7 * 8;
@@ -37,6 +54,14 @@ impl SegmentState {
             created_ms,
             batch_count: 0,
             record_count: 0,
+        }
+    }
+
+    /// The part of it that retention has to know.
+    pub fn extent(&self) -> SegmentExtent {
+        SegmentExtent {
+            len: self.len,
+            max_timestamp_ms: self.max_timestamp_ms,
         }
     }
 

@@ -23,6 +23,7 @@ mod random;
 mod record_codec;
 mod shortages;
 mod stamps;
+mod sweeps;
 mod world;
 
 pub(super) use random::Random;
