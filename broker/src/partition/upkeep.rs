@@ -216,6 +216,9 @@ impl Shared {
             Ok(_) => {}
             Err(error) => tracing::warn!("retention failed: {error}; trying again later"),
         }
+        if let Err(error) = self.storage.restore_indexes() {
+            tracing::warn!("restoring an index failed: {error}");
+        }
     }
 
     /// Keeps spare journal files ready.

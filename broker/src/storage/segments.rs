@@ -3,6 +3,8 @@
 use std::io;
 
 use super::Storage;
+use super::archiver::ArchiveError;
+use super::dir::is_passing;
 use super::log::{PartitionLog, SealedSegment};
 use super::segment::{self, SegmentExtent, SegmentName, SegmentState, recover_state};
 
@@ -95,6 +97,39 @@ impl Storage {
         let Extents { sealed, active } = self.extents_of(log)?;
         let sealed: u64 = sealed.iter().map(|(_, extent)| extent.len).sum();
         Ok(sealed + active.map_or(0, |active| active.len))
+    }
+}
+
+impl Storage {
+    /// Writes the indexes of sealed segments that were lost, or torn by a crash, and
+    /// that readers had to make again: the next one who opens the segment finds them.
+    /// Says how many there were. Blocks.
+    pub fn restore_indexes(&self) -> Result<usize, ArchiveError> {
+        self.check_unfailed()?;
+        let archiver = self.archiver();
+        let mut restored = 0;
+        for (id, name, reader) in self.segments.readers() {
+            let Some(log) = self.log(id) else { continue };
+            let sealed = log.lock().sealed_mut(name).copied();
+            let Some(extent) = sealed.and_then(|sealed| sealed.extent) else {
+                // It grows still, is gone, or retention will look at it first.
+                continue;
+            };
+            let Some(index) = reader.rebuilt_index(extent.len) else {
+                continue;
+            };
+            match segment::write_index(self.dir.as_ref(), id, name, &index) {
+                Err(error) if is_passing(&error) => break,
+                written => {
+                    written.map_err(|error| self.writing_failed("writing an index", &error))?;
+                }
+            }
+            reader.index_is_restored();
+            restored += 1;
+        }
+        drop(archiver);
+        self.remove_doomed()?;
+        Ok(restored)
     }
 }
 

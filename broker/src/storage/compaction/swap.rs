@@ -101,11 +101,7 @@ impl Storage {
         if finished.index.len() == 0 {
             return Ok(());
         }
-        let write = || {
-            let file = self.dir.create(&segment::index_path(id, name))?;
-            file.write_all_at(&finished.index.encode(), 0)
-        };
-        match write() {
+        match segment::write_index(self.dir.as_ref(), id, name, &finished.index) {
             Err(error) if !is_passing(&error) => Err(error),
             _ => Ok(()),
         }

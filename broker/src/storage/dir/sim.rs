@@ -63,6 +63,7 @@ struct World {
     operations: u64,
     /// Writes and flushes among them.
     changes: u64,
+    bytes_read: u64,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
     crashed: bool,
@@ -99,6 +100,7 @@ impl SimDir {
             capacity: None,
             operations: 0,
             changes: 0,
+            bytes_read: 0,
             fault: None,
             crashed: false,
         })))
@@ -142,6 +144,11 @@ impl SimDir {
     /// How many writes and flushes were tried.
     pub(crate) fn changes(&self) -> u64 {
         self.world().changes
+    }
+
+    /// How many bytes were read from files.
+    pub(crate) fn bytes_read(&self) -> u64 {
+        self.world().bytes_read
     }
 
     /// Whether the power is gone.
@@ -446,7 +453,9 @@ impl File for SimFile {
         if file.is_bad(to_usize(position), buf.len()) {
             return Err(input_output_error());
         }
-        Ok(file.read(buf, to_usize(position)))
+        let read = file.read(buf, to_usize(position));
+        world.bytes_read += read as u64;
+        Ok(read)
     }
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {

@@ -74,6 +74,14 @@ impl SegmentCache {
         Ok(reader)
     }
 
+    /// Those that are open.
+    pub fn readers(&self) -> Vec<(PartitionId, SegmentName, Arc<SegmentReader>)> {
+        let state = self.lock();
+        let open = state.open.iter();
+        open.map(|(&(id, name), cached)| (id, name, cached.reader.clone()))
+            .collect()
+    }
+
     /// The segment was removed.
     pub fn forget(&self, id: PartitionId, name: SegmentName) {
         self.lock().open.remove(&(id, name));

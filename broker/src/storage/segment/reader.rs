@@ -46,6 +46,8 @@ pub struct SegmentReader {
 struct Loaded {
     index: Arc<Index>,
     covers: u64,
+    /// Its file lacks entries.
+    is_rebuilt: bool,
 }
 
 impl SegmentReader {
@@ -211,6 +213,19 @@ impl SegmentReader {
         Ok(None)
     }
 
+    /// The index of a sealed segment of `len` bytes, if it was made again since its file
+    /// lacks something. `None`, too, while it is being made.
+    pub fn rebuilt_index(&self, len: u64) -> Option<Arc<Index>> {
+        let loaded = self.index.try_lock().ok()?;
+        (loaded.is_rebuilt && loaded.covers == len).then(|| loaded.index.clone())
+    }
+
+    /// That index was written.
+    pub fn index_is_restored(&self) {
+        let mut loaded = self.index.lock().unwrap_or_else(PoisonError::into_inner);
+        loaded.is_rebuilt = false;
+    }
+
     /// The index of the first `len` bytes; loaded, or made again, when what is
     /// at hand covers too little.
     fn index(&self, len: u64) -> io::Result<Arc<Index>> {
@@ -226,8 +241,13 @@ impl SegmentReader {
             }
             None => None,
         };
-        let index = SegmentScan::complete_index(&self.file, from_file.unwrap_or_default(), len)?;
+        let in_file = from_file.as_ref().map_or(0, Index::len);
+        // Where the file has less than is known already, only what came since is read.
+        let known = from_file.filter(|found| found.len() >= loaded.index.len());
+        let known = known.unwrap_or_else(|| Index::clone(&loaded.index));
+        let index = SegmentScan::complete_index(&self.file, known, len)?;
         *loaded = Loaded {
+            is_rebuilt: index.len() > in_file,
             index: Arc::new(index),
             covers: len,
         };

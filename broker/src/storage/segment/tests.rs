@@ -222,6 +222,27 @@ fn lost_or_cut_index_changes_no_answer() {
 }
 
 #[test]
+fn lost_index_of_a_growing_segment_is_made_again_once() {
+    let mut fixture = Fixture::with_batches(1_000, 0..500);
+    fixture.dir.remove(&index_path(ID, BASE)).unwrap();
+    let reader = fixture.reader();
+    let read_at_end = |fixture: &mut Fixture| {
+        let before = fixture.dir.bytes_read();
+        let end = fixture.end();
+        let (last, payload) = fixture.written.last().unwrap();
+        let found = batches(reader.read(last.base_offset, end, 1).unwrap());
+        assert_eq!(found, [(*last, payload.clone())]);
+        fixture.dir.bytes_read() - before
+    };
+    assert!(read_at_end(&mut fixture) > 500_000);
+    for time in 500..600 {
+        fixture.append(1_000, time);
+    }
+    let read = read_at_end(&mut fixture);
+    assert!(read < 200_000, "{read} bytes for 100,000 that are new");
+}
+
+#[test]
 fn no_flipped_bit_of_the_index_changes_an_answer() {
     let mut fixture = Fixture::with_batches(6_000, uneven_times(12));
     let end = fixture.end();

@@ -8,7 +8,7 @@ use super::format::{Footer, SegmentHeader};
 use super::index::{ENTRY_LEN, Index, IndexEntry, is_due};
 use super::scan::SegmentScan;
 use super::state::SegmentState;
-use super::{index_path, log_path};
+use super::{SegmentName, index_path, log_path};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::{Dir, File};
 
@@ -171,6 +171,19 @@ impl SegmentWriter {
             .write_all_at(&Footer { state: self.state }.encode(), self.state.len)?;
         self.file.sync_data()
     }
+}
+
+/// Writes the whole index of a segment anew. Not durable: it can be made again.
+pub fn write_index(
+    dir: &dyn Dir,
+    partition: PartitionId,
+    name: SegmentName,
+    index: &Index,
+) -> io::Result<()> {
+    let (file, _) = open_or_create(dir, &index_path(partition, name))?;
+    let bytes = index.encode();
+    file.write_all_at(&bytes, 0)?;
+    file.set_len(bytes.len() as u64)
 }
 
 fn open_or_create(dir: &dyn Dir, path: &Path) -> io::Result<(Arc<dyn File>, bool)> {

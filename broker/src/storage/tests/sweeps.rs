@@ -1,5 +1,6 @@
 //! What is done again and again while nothing happens: it must cost nothing.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::model::{batch, read_whole};
@@ -84,6 +85,49 @@ fn sweep_and_description_of_a_partition_open_no_file_that_is_known() {
     assert_eq!(sweep(&storage, 3_600_000 + 4_001), 1);
     assert!(storage.segment_bytes(&log).unwrap() < bytes);
     assert_eq!(log.lock().log_start, Offset(5));
+}
+
+#[test]
+fn lost_or_torn_index_of_a_sealed_segment_is_written_again() {
+    let dir = SimDir::new();
+    let storage = open(&dir);
+    storage.partition(ID).lock().segment_bytes = 100 << 10;
+    archive(&storage, 8);
+    for _ in 0..30 {
+        archive(&storage, 8);
+    }
+    let first = segment::list(&dir, ID).unwrap().current()[0];
+    let path = segment::index_path(ID, first);
+    let content = |dir: &SimDir| {
+        let file = dir.open(&path).unwrap();
+        let mut bytes = vec![0; usize::try_from(file.len().unwrap()).unwrap()];
+        file.read_at(&mut bytes, 0).unwrap();
+        bytes
+    };
+    let whole = content(&dir);
+    assert!(whole.len() > 100);
+    drop(storage);
+
+    let spoil: [fn(&SimDir, &Path); 3] = [
+        |dir, path| dir.remove(path).unwrap(),
+        |dir, path| dir.flip_bit(path, 100),
+        |dir, path| dir.open(path).unwrap().set_len(30).unwrap(),
+    ];
+    for spoil in spoil {
+        spoil(&dir, &path);
+        let storage = open(&dir);
+        sweep(&storage, 0);
+        assert_eq!(storage.restore_indexes().unwrap(), 0, "nobody has read it");
+        let read = read_whole(&storage, ID, 900);
+        assert_eq!(read.batches.len(), 8 * 31);
+        dir.set_capacity(Some(0));
+        assert!(storage.restore_indexes().unwrap() < 2);
+        assert_eq!(storage.failure(), None, "no room for it is no failure");
+        dir.set_capacity(None);
+        storage.restore_indexes().unwrap();
+        assert_eq!(content(&dir), whole);
+        assert_eq!(storage.restore_indexes().unwrap(), 0, "once is enough");
+    }
 }
 
 #[test]
