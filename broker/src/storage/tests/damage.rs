@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::model::read_whole;
+use super::model::{batch, read_whole};
 use super::stamps::{GIVEN_BELOW, Stamped};
-use super::world::{FILE_BYTES, SEGMENT_BYTES, World, options};
-use crate::model::PartitionId;
+use super::world::{FILE_BYTES, Gentle, SEGMENT_BYTES, World, options};
+use crate::model::{Offset, PartitionId};
 use crate::storage::dir::Dir;
-use crate::storage::{OpenError, Storage};
+use crate::storage::dir::sim::SimDir;
+use crate::storage::{Claim, JournalAppend, OpenError, Storage, segment};
 
 impl World {
     /// Destroys something that is proven durable, then restarts: all else must
@@ -138,6 +139,12 @@ impl World {
 
     /// Flips a bit or destroys a sector in some file. In the journal only below
     /// what is proven durable: above, nobody can tell damage from a torn tail.
+    ///
+    /// The last sector of a segment is among them, though the archiver goes on in it.
+    /// What can't be read of it is lost by that: a disk that lets a part of such a
+    /// sector be written has zeros in the rest (a file system may refuse to, which is
+    /// a failed write). Were the old bytes there again, a batch that was quarantined
+    /// would come back with the next start.
     fn damage_somewhere(&mut self) {
         let mut files: Vec<PathBuf> = vec!["FORMAT".into(), "checkpoint".into()];
         for name in self.dir.list(Path::new("partitions")).expect("it lists") {
@@ -204,6 +211,62 @@ impl World {
                     assert_eq!(earlier, &payload, "{id}: offset {base} was given out twice");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn batch_that_was_quarantined_stays_so_when_the_archiver_goes_on_in_its_sector() {
+    let id = PartitionId(16);
+    let archive = |storage: &Storage| {
+        for nth in 0..2 {
+            let append = JournalAppend {
+                log: storage.partition(id),
+                batch: batch(nth, 1, 100),
+                unit_remaining: 0,
+                claim: Claim::User,
+            };
+            storage.append(&[append], 1_000).unwrap();
+        }
+        storage.flush(storage.written()).unwrap();
+        let log = storage.partition(id);
+        let end = log.lock().next_offset;
+        log.publish(end);
+        storage.close_journal_file();
+        storage.archive_oldest(1_000, &Gentle(false)).unwrap();
+    };
+    let destroy: [fn(&SimDir, &Path); 2] = [
+        |dir, path| dir.break_sector(path, 1),
+        |dir, path| dir.corrupt_sector(path, 1),
+    ];
+    for (destroy, run) in destroy.into_iter().zip(1..) {
+        let mut dir = SimDir::new();
+        let open = |dir: &SimDir| Storage::open(Arc::new(dir.clone()), options(), run << 96);
+        let (storage, _) = open(&dir).unwrap();
+        archive(&storage);
+        archive(&storage);
+        drop(storage);
+        dir = dir.crash(1);
+        // Four batches of 180 bytes: the third one ends, and the last one lies, in the
+        // second sector.
+        let path = segment::log_path(id, Offset::ZERO);
+        let len = dir.open(&path).unwrap().len().unwrap();
+        assert_eq!(len, 64 + 4 * 180, "it is not full");
+        destroy(&dir, &path);
+        for restart in 0..3 {
+            let (storage, report) = open(&dir).unwrap();
+            assert_eq!(report.damage, [], "the journal is as it was");
+            let whole = read_whole(&storage, id, 900);
+            assert_eq!(whole.quarantined, [(2, 3), (3, 4)], "restart {restart}");
+            assert_eq!(whole.high_watermark, 4 + 2 * restart);
+            archive(&storage);
+            let whole = read_whole(&storage, id, 900);
+            assert_eq!(whole.quarantined, [(2, 3), (3, 4)], "restart {restart}");
+            let read: Vec<u64> = whole.batches.iter().map(|batch| batch.0).collect();
+            let expected = (0..6 + 2 * restart).filter(|base| !(2..4).contains(base));
+            assert_eq!(read, expected.collect::<Vec<u64>>());
+            drop(storage);
+            dir = dir.crash(2);
         }
     }
 }
