@@ -36,6 +36,10 @@ impl World {
             self.check_read_only();
             self.crash_now();
             self.check_all();
+        } else if !self.dir.fault_pending() {
+            let fault = self.fault.take();
+            let is_lasting = fault.is_some_and(|fault| LASTING.contains(&fault));
+            assert!(!is_lasting, "{fault:?}, and the log goes on");
         }
     }
 
