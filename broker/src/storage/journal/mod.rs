@@ -6,6 +6,9 @@
 //!   time (the `flusher` lock) makes them durable. They run side by side: the
 //!   next group is written behind the running flush.
 //! - `flushed <= written`, and both only rise.
+//! - A file is named by the header of the next one only if a frame was written to it:
+//!   so every file of the chain has been part of a flush before what lies behind it
+//!   counts as durable.
 //! - The first write or flush that fails is final: no later one is tried, as
 //!   the page cache may pretend that it worked.
 
