@@ -36,10 +36,20 @@ impl World {
             self.check_read_only();
             self.crash_now();
             self.check_all();
-        } else if !self.dir.fault_pending() {
+        } else {
+            self.check_nothing_was_swallowed();
+        }
+    }
+
+    /// A write or flush that has failed makes the log fail.
+    fn check_nothing_was_swallowed(&mut self) {
+        if !self.dir.fault_pending() {
             let fault = self.fault.take();
             let is_lasting = fault.is_some_and(|fault| LASTING.contains(&fault));
-            assert!(!is_lasting, "{fault:?}, and the log goes on");
+            assert!(
+                !is_lasting || self.has_failed(),
+                "{fault:?}, and it goes on"
+            );
         }
     }
 
@@ -150,6 +160,8 @@ impl World {
             let salt = u128::from(self.random.next()) << 64;
             match Storage::open(Arc::new(self.dir.clone()), options(), salt) {
                 Ok((storage, report)) => {
+                    self.storage = Some(storage);
+                    self.check_nothing_was_swallowed();
                     // What a deleted partition lacks is no damage.
                     let damage = report.damage.iter().filter(|damage| match damage {
                         JournalDamage::Offsets { partition, .. } => {
@@ -158,7 +170,6 @@ impl World {
                         _ => true,
                     });
                     assert_eq!(damage.count(), 0, "nothing was damaged: {report:?}");
-                    self.storage = Some(storage);
                     self.dir.clear_fault();
                     self.fault = None;
                     assert_eq!(report.lost_producers, 0, "a crash takes no snapshot");
