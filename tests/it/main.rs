@@ -14,6 +14,7 @@ mod fetch_open;
 mod format_1;
 mod group_admin;
 mod group_crashes;
+mod group_edges;
 mod group_members;
 mod group_records;
 mod group_requests;
