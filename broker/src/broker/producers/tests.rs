@@ -291,7 +291,8 @@ fn archive(dir: &SimDir) {
 #[tokio::test]
 async fn ids_whose_records_are_damaged_are_not_given_out_again() {
     let dir = SimDir::new();
-    let opened = open(&dir, 10).await;
+    let opened = open(&dir, 20).await;
+    let first = opened.register(Some("begun-again")).await;
     for nth in 0..10 {
         opened.register(Some(&format!("before-{nth}"))).await;
     }
@@ -300,6 +301,9 @@ async fn ids_whose_records_are_damaged_are_not_given_out_again() {
         newest = opened.register(None).await;
     }
     let lost = opened.register(Some("lost-to-damage")).await;
+    // Of this one only the first record will be left, which is no more the last.
+    let second = opened.register(Some("begun-again")).await;
+    assert_eq!((second.id, second.epoch), (first.id, first.epoch + 1));
     opened.stop().await;
     archive(&dir);
     // All of its records but the first few.
@@ -310,14 +314,23 @@ async fn ids_whose_records_are_damaged_are_not_given_out_again() {
         dir.corrupt_sector(segment, sector);
     }
 
+    let mut seen = HashSet::from([(second.id, second.epoch)]);
     for _ in 0..3 {
-        let opened = open(&dir, 10).await;
+        let opened = open(&dir, 20).await;
         let next = opened.register(None).await;
         assert!(next.id > newest.id.max(lost.id));
         newest = next;
         assert!(opened.stamp(lost).is_err(), "nobody knows its name");
         let anew = opened.register(Some("lost-to-damage")).await;
         assert!(anew.id > lost.id);
+        // Else the second one could not be told from the one that begins now.
+        for former in [first, second] {
+            assert!(opened.stamp(former).is_err(), "nobody knows who came later");
+        }
+        let third = opened.register(Some("begun-again")).await;
+        assert!(third.id > second.id);
+        assert!(seen.insert((third.id, third.epoch)), "given out twice");
+        assert!(opened.stamp(third).is_ok());
         opened.stop().await;
     }
 }
