@@ -361,6 +361,37 @@ async fn topics_that_come_and_go_are_noticed() {
 }
 
 #[tokio::test]
+async fn readers_that_stand_still_hold_up_no_other_on_their_connection() {
+    const RECORDS: usize = 8;
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 1).await;
+    let producer = client.producer();
+    let value = vec![b'v'; 1 << 20];
+    for _ in 0..RECORDS {
+        let sent = producer.send("t", &RecordRef::of_value(&value)).await;
+        sent.unwrap().await.unwrap();
+    }
+    // Each takes as much as its stream lets in, of which it reads one record: some
+    // 40 MiB in all, on one connection.
+    let mut still = Vec::new();
+    for _ in 0..10 {
+        let mut reader = client.reader("t").open().await.unwrap();
+        reader.next().await.unwrap().unwrap();
+        still.push(reader);
+    }
+    let reader = client.reader("t").until_end().open().await.unwrap();
+    let read: Vec<Record> = reader.map(Result::unwrap).collect().await;
+    assert_eq!(read.len(), RECORDS);
+    // Nothing is lost to those who come later.
+    for reader in &mut still {
+        for _ in 1..RECORDS {
+            reader.next().await.unwrap().unwrap();
+        }
+    }
+}
+
+#[tokio::test]
 async fn connecting_to_nothing_fails_at_once() {
     let error = Client::connect("http://127.0.0.1:1").await.unwrap_err();
     assert!(matches!(error, Error::Connection(_)), "{error:?}");
