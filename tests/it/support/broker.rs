@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use statecast_broker::broker::{Broker, BrokerOptions};
@@ -112,6 +113,17 @@ impl TestBroker {
     pub async fn until(&self, name: &str, fits: impl Fn(usize) -> bool) {
         while !fits(self.metric(name).await) {
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until the broker has left the journal file that it began with for one
+    /// that was prepared. It archives that file by itself; what is appended from now
+    /// on stays in the journal for minutes.
+    pub async fn until_journal_is_prepared(&self) {
+        let journal = self.dir.path().join("journal");
+        // One in use, and one ready, after the first was left for another.
+        while std::fs::read_dir(&journal).unwrap().count() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
