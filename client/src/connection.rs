@@ -1,5 +1,5 @@
 //! How connections are set up. The figures behind these settings are in
-//! docs/performance.md: with the defaults of HTTP/2, throughput halves.
+//! docs/adr/0009: with the defaults of HTTP/2, throughput halves.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ const STREAM_WINDOW: u32 = 4 * 1024 * 1024;
 const PRODUCE_WINDOW: u32 = 16 * 1024 * 1024;
 /// Readers share their connections. Memory is bounded by the window of each
 /// stream; a small window for the connection would only let a few readers that
-/// stand still hold up all others (docs/adr/0009).
+/// stand still hold up all others.
 const FETCH_WINDOW: u32 = 1024 * 1024 * 1024;
 /// The largest message taken: a response holds at most 8 MiB of batches, or
 /// one batch that is larger.

@@ -237,8 +237,8 @@ impl Member {
 
     /// Goes without a word, as if its process had died.
     pub fn vanish(self) {
-        // The call is cancelled first: the end of the requests alone would mean that
-        // the member leaves.
+        // The call is cancelled first: at the end of the requests alone, what was
+        // committed would still be answered.
         drop(self.events);
         drop(self.requests);
     }
