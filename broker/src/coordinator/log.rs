@@ -3,12 +3,19 @@
 //! doesn't wait until that is durable, so that one flush of the journal serves
 //! whatever waits for it.
 //!
+//! While something is on its way, the flush that serves it is running or about to,
+//! and what comes now waits for the next one. So the writer lets everybody speak
+//! who is ready to, once, before it hands over what there is: else each commit
+//! would be a batch of its own, as they trickle in one by one. When nothing is on
+//! its way, a commit goes at once.
+//!
 //! What groups write lies in the log in the order in which they sent it here.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::{JoinSet, yield_now};
 
 use crate::limits;
 use crate::model::NewRecord;
@@ -89,12 +96,17 @@ pub(super) async fn outcome(written: &mut Written) -> Result<(), LogError> {
 
 async fn run(log: Arc<dyn GroupLog>, mut writes: mpsc::Receiver<Write>) {
     let mut last = None;
+    let mut on_their_way = JoinSet::new();
     while last.is_none()
         && let Some(Write { mut records, reply }) = writes.recv().await
     {
         if records.is_empty() {
             last = Some(reply);
             break;
+        }
+        while on_their_way.try_join_next().is_some() {}
+        if !on_their_way.is_empty() {
+            yield_now().await;
         }
         let mut replies = vec![reply];
         while records.len() < limits::GROUP_RECORDS_AT_ONCE
@@ -109,12 +121,13 @@ async fn run(log: Arc<dyn GroupLog>, mut writes: mpsc::Receiver<Write>) {
         }
         match log.submit(records).await {
             Ok(durable) => {
-                tokio::spawn(async move { answer(replies, &durable.await) });
+                on_their_way.spawn(async move { answer(replies, &durable.await) });
             }
             Err(error) => answer(replies, &Err(error)),
         }
     }
     drop(log);
+    on_their_way.detach_all();
     answer(last.into_iter().collect(), &Ok(()));
 }
 
