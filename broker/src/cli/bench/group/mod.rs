@@ -26,14 +26,18 @@ const LOOK: Duration = Duration::from_millis(10);
 
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum GroupBench {
-    /// Produce numbered records at full speed while consumers share them; one
-    /// is killed after a third of the records, and one added after two thirds.
-    /// Untouched partitions are those that no other consumer got: the longest
-    /// time between two deliveries of one of them, before, around the kill and
-    /// around the addition.
+    /// Produce numbered records at full speed while consumers share them: once
+    /// in calm, and once while one consumer is killed after a third of the
+    /// records and one added after two thirds. Of partitions that no other
+    /// consumer got: the longest time in which one had acknowledged records
+    /// and delivered none (PAUSE), and the longest time between two deliveries
+    /// (QUIET), which a slow producer or disk makes longer; at any time in
+    /// calm, from the kill to the addition, and from there to the end.
     Rebalance(rebalance::Rebalance),
-    /// Commit each record by itself, and wait until it is durable; latency is
-    /// that of a commit.
+    /// Commit each record by itself, and wait until it is durable: in the first
+    /// half each member has one commit on its way, in the second half one for
+    /// each of its partitions. Latency is that of a commit, CPU what one costs
+    /// the broker.
     Commits(commits::Commits),
     /// Let many members join, and then some leave at once: how long until
     /// every partition has its member, and what that costs the broker.
@@ -57,11 +61,13 @@ pub(super) struct Shape {
     timeout: Duration,
 }
 
-/// A topic and a group of one run.
+/// Topics and a group of one run.
 #[derive(Debug, Clone)]
 struct Place {
     client: Client,
     topics: Arc<Topics>,
+    /// Which of them the group reads.
+    topic: usize,
     group: String,
 }
 
@@ -70,29 +76,29 @@ impl GroupBench {
         match self {
             Self::Rebalance(bench) => {
                 let run = |place| rebalance::run(bench.clone(), common.client_builder(), place);
-                let (shape, partitions) = (&bench.shape, bench.partitions);
-                measure(common, "rebalance", shape, partitions, bench.json(), run).await
+                let (shape, topics) = (&bench.shape, (2, bench.partitions));
+                measure(common, "rebalance", shape, topics, bench.json(), run).await
             }
             Self::Commits(bench) => {
                 let run = |place| commits::run(bench.clone(), place);
-                let (shape, partitions) = (&bench.shape, bench.partitions());
-                measure(common, "commits", shape, partitions, bench.json(), run).await
+                let (shape, topics) = (&bench.shape, (1, bench.partitions()));
+                measure(common, "commits", shape, topics, bench.json(), run).await
             }
             Self::Join(bench) => {
                 let run = |place| join::run(bench.clone(), place);
-                let (shape, partitions) = (&bench.shape, bench.partitions);
-                measure(common, "join", shape, partitions, bench.json(), run).await
+                let (shape, topics) = (&bench.shape, (1, bench.partitions));
+                measure(common, "join", shape, topics, bench.json(), run).await
             }
         }
     }
 }
 
-/// Runs a bench as often as it says, each time in a new place, and reports.
+/// Runs a bench as often as it says, each time with so many new topics, and reports.
 async fn measure<F>(
     common: &Common,
     name: &str,
     shape: &Shape,
-    partitions: u32,
+    (topics, partitions): (u32, u32),
     mut parameters: Map<String, Value>,
     run: impl Fn(Place) -> F,
 ) -> Result<(), Failure>
@@ -108,10 +114,11 @@ where
             .client_builder()
             .connections(shape.connections)
             .connect_lazy()?;
-        let topics = Topics::make(&client, 1, partitions, shape.flush).await?;
+        let topics = Topics::make(&client, topics, partitions, shape.flush).await?;
         let place = Place {
             client: client.clone(),
             topics: Arc::new(topics),
+            topic: 0,
             group: format!("bench-{}-{number}", std::process::id()),
         };
         let row = tokio::select! {
@@ -121,12 +128,8 @@ where
             }),
             () = &mut stop => Err(Failure::failed("interrupted")),
         };
-        place.topics.delete().await?;
+        place.delete().await?;
         rows.push(row?);
-        // It has no members any more, unless the broker is slow to see that.
-        if let Err(error) = client.admin().delete_group(&place.group).await {
-            tracing::debug!(%error, "the group of a bench is left behind");
-        }
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -138,7 +141,31 @@ where
 
 impl Place {
     fn topic(&self) -> &str {
-        &self.topics.names()[0]
+        &self.topics.names()[self.topic]
+    }
+
+    /// Deletes the topics and the group.
+    async fn delete(&self) -> Result<(), Error> {
+        self.topics.delete().await?;
+        self.forget_group().await;
+        Ok(())
+    }
+
+    /// Another group, which reads the last topic.
+    fn another(&self, name: &str) -> Place {
+        Place {
+            group: format!("{}-{name}", self.group),
+            topic: self.topics.names().len() - 1,
+            ..self.clone()
+        }
+    }
+
+    /// Deletes the group.
+    async fn forget_group(&self) {
+        // It has no members any more, unless the broker is slow to see that.
+        if let Err(error) = self.client.admin().delete_group(&self.group).await {
+            tracing::debug!(%error, "the group of a bench is left behind");
+        }
     }
 
     /// A member of the group, through this client.

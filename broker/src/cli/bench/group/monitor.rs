@@ -1,8 +1,13 @@
 //! Who got what, and when.
+//!
+//! A partition is quiet from one delivery to the next. It *pauses* only while there
+//! is something to deliver: from when the next batch was acknowledged to its
+//! producer, if that was later. So a producer that is slow, or a log that is full,
+//! is no pause of those who deliver.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use statecast_client::{Batch, Error};
@@ -15,6 +20,8 @@ use crate::clock;
 struct Delivery {
     at: Instant,
     member: usize,
+    /// When its producer knew that it is durable; absent if that was later.
+    acknowledged: Option<Instant>,
 }
 
 /// What all members together got of numbered records.
@@ -24,6 +31,10 @@ pub(super) struct Monitor {
     deliveries: Vec<Mutex<Vec<Delivery>>>,
     /// A bit for each record.
     seen: Vec<AtomicU64>,
+    /// When each batch was acknowledged.
+    acknowledged: Vec<OnceLock<Instant>>,
+    /// Records in a batch.
+    batch: u64,
     repeated: AtomicU64,
     /// How many different ones were seen.
     count: watch::Sender<u64>,
@@ -34,32 +45,47 @@ pub(super) struct Monitor {
 pub(super) struct Pauses {
     /// Partitions that went to another member.
     pub(super) moved: usize,
+    /// The longest pause of those that didn't.
+    pub(super) pause: Duration,
     /// The longest time without a delivery, of those that didn't.
-    pub(super) untouched: Duration,
+    pub(super) quiet: Duration,
     /// From the change to the first delivery to the new member, at most.
     pub(super) takeover: Duration,
 }
 
 impl Monitor {
-    pub(super) fn new(partitions: u32, records: u64) -> Self {
+    /// For so many records, which are sent in batches of so many.
+    pub(super) fn new(partitions: u32, records: u64, batch: u32) -> Self {
+        let batch = u64::from(batch);
         let words = usize::try_from(records.div_ceil(64)).unwrap_or(usize::MAX);
+        let batches = usize::try_from(records.div_ceil(batch)).unwrap_or(usize::MAX);
         Self {
             deliveries: (0..partitions).map(|_| Mutex::default()).collect(),
             seen: (0..words).map(|_| AtomicU64::new(0)).collect(),
+            acknowledged: (0..batches).map(|_| OnceLock::new()).collect(),
+            batch,
             repeated: AtomicU64::new(0),
             count: watch::channel(0).0,
         }
     }
 
+    /// The batch that begins with this number was acknowledged.
+    pub(super) fn acknowledge(&self, number: u64) {
+        if let Some(acknowledged) = self.acknowledgement(number) {
+            // It is acknowledged once.
+            let _ = acknowledged.set(clock::instant());
+        }
+    }
+
+    fn acknowledgement(&self, number: u64) -> Option<&OnceLock<Instant>> {
+        let batch = usize::try_from(number / self.batch).unwrap_or(usize::MAX);
+        self.acknowledged.get(batch)
+    }
+
     /// A member got a batch of records whose values begin with their numbers.
     pub(super) fn deliver(&self, member: usize, batch: &Batch) -> Result<(), Error> {
-        let delivery = Delivery {
-            at: clock::instant(),
-            member,
-        };
-        if let Some(mut partition) = self.partition(batch.partition()) {
-            partition.push(delivery);
-        }
+        let at = clock::instant();
+        let mut first = None;
         let mut new = 0;
         let mut all = 0;
         for record in batch.views() {
@@ -68,7 +94,16 @@ impl Monitor {
             let number = value
                 .first_chunk()
                 .map_or(u64::MAX, |bytes| u64::from_le_bytes(*bytes));
+            first.get_or_insert(number);
             new += u64::from(self.is_new(number));
+        }
+        let acknowledged = first.and_then(|number| self.acknowledgement(number)?.get().copied());
+        if let Some(mut partition) = self.partition(batch.partition()) {
+            partition.push(Delivery {
+                at,
+                member,
+                acknowledged,
+            });
         }
         self.repeated.fetch_add(all - new, Ordering::Relaxed);
         self.count.send_modify(|count| *count += new);
@@ -130,7 +165,10 @@ impl Pauses {
         }
         let mut last = owner.at;
         for delivery in within {
-            self.untouched = self.untouched.max(delivery.at - last);
+            let since = delivery.acknowledged.unwrap_or(delivery.at).max(last);
+            let pause = delivery.at.saturating_duration_since(since);
+            self.pause = self.pause.max(pause);
+            self.quiet = self.quiet.max(delivery.at - last);
             last = delivery.at;
         }
     }
@@ -141,24 +179,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_are_those_of_untouched_partitions() {
+    fn pauses_are_those_of_untouched_partitions_that_have_something() {
         let start = clock::instant();
         let ms = Duration::from_millis;
-        let delivery = |at, member| Delivery {
+        let delivery = |at, member, acknowledged: Option<u64>| Delivery {
             at: start + ms(at),
             member,
+            acknowledged: acknowledged.map(|at| start + ms(at)),
         };
         let time = start + ms(100)..start + ms(200);
         let mut pauses = Pauses::default();
-        let untouched = [(50, 1), (90, 1), (130, 1), (150, 1), (290, 1)];
-        pauses.add(&untouched.map(|(at, member)| delivery(at, member)), &time);
-        assert_eq!((pauses.moved, pauses.untouched), (0, ms(40)));
+        let untouched = [
+            delivery(90, 1, Some(50)),
+            // Its producer was slow for most of the time.
+            delivery(130, 1, Some(125)),
+            // Behind the one before in its partition.
+            delivery(140, 1, Some(128)),
+            // The consumer was faster than the acknowledgement.
+            delivery(160, 1, None),
+            delivery(290, 1, None),
+        ];
+        pauses.add(&untouched, &time);
+        assert_eq!(pauses.moved, 0);
+        assert_eq!((pauses.pause, pauses.quiet), (ms(10), ms(40)));
         let moved = [(90, 1), (120, 1), (170, 2), (180, 2)];
-        pauses.add(&moved.map(|(at, member)| delivery(at, member)), &time);
-        pauses.add(&[delivery(150, 1)], &time);
+        let moved = moved.map(|(at, member)| delivery(at, member, Some(at - 1)));
+        pauses.add(&moved, &time);
+        pauses.add(&[delivery(150, 1, None)], &time);
         let expected = Pauses {
             moved: 1,
-            untouched: ms(40),
+            pause: ms(10),
+            quiet: ms(40),
             takeover: ms(70),
         };
         assert_eq!(pauses, expected);
@@ -166,7 +217,7 @@ mod tests {
 
     #[test]
     fn record_is_new_once() {
-        let monitor = Monitor::new(1, 100);
+        let monitor = Monitor::new(1, 100, 10);
         assert!(monitor.is_new(99));
         assert!(!monitor.is_new(99));
         assert!(monitor.is_new(0));

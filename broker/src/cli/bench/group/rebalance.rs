@@ -1,17 +1,21 @@
-//! Partitions that move while records flow.
+//! Partitions that move while records flow; and, to compare, the same load while
+//! none do.
 
-use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use statecast_client::{BatchBuilder, ClientBuilder, Compression, Consumer, Error, RecordRef};
+use statecast_client::{
+    BatchBuilder, ClientBuilder, Compression, Consumer, Delivery, Error, RecordRef,
+};
 use tokio::runtime::Runtime;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::super::broker;
 use super::super::report::{MIB, Metric};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Pauses};
 use super::{Place, Shape};
 use crate::cli::failure::Failure;
 use crate::cli::units;
@@ -54,69 +58,130 @@ impl Rebalance {
     }
 }
 
+/// How it went.
+struct Pass {
+    monitor: Arc<Monitor>,
+    /// From a quarter of the way to the kill on.
+    steady: Pauses,
+    kill: Pauses,
+    add: Pauses,
+    produced: Duration,
+    time: Duration,
+    broker_cpu: Duration,
+    broker_resident: u64,
+}
+
+/// What happens on the way, if anything: the same is measured either way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Changes {
+    None,
+    KillAndAdd,
+}
+
 pub(super) async fn run(
     bench: Rebalance,
     clients: ClientBuilder,
     place: Place,
 ) -> Result<Vec<Metric>, Failure> {
-    let monitor = Arc::new(Monitor::new(bench.partitions, bench.records));
+    let another = place.another("calm");
+    let calm = pass(&bench, &clients, &another, Changes::None).await?;
+    another.forget_group().await;
+    let pass = pass(&bench, &clients, &place, Changes::KillAndAdd).await?;
+    let millis = |time: Duration| time.as_secs_f64() * 1e3;
+    let of_calm = |of: fn(&Pauses) -> Duration| {
+        let parts = [&calm.steady, &calm.kill, &calm.add];
+        millis(parts.into_iter().map(of).max().unwrap_or_default())
+    };
+    let Pass { kill, add, .. } = pass;
+    let time = pass.time.as_secs_f64();
+    let mb = (bench.records * bench.record_size) as f64 / 1e6;
+    Ok(vec![
+        ("records_per_s", "records/s", bench.records as f64 / time),
+        ("mb_per_s", "MB/s", mb / time),
+        ("produced_s", "PRODUCED s", pass.produced.as_secs_f64()),
+        (
+            "calm_pause_ms",
+            "PAUSE ms: CALM",
+            of_calm(|part| part.pause),
+        ),
+        ("kill_pause_ms", "KILL", millis(kill.pause)),
+        ("add_pause_ms", "ADD", millis(add.pause)),
+        (
+            "calm_quiet_ms",
+            "QUIET ms: CALM",
+            of_calm(|part| part.quiet),
+        ),
+        ("kill_quiet_ms", "KILL", millis(kill.quiet)),
+        ("add_quiet_ms", "ADD", millis(add.quiet)),
+        ("kill_moved", "MOVED: KILL", kill.moved as f64),
+        ("add_moved", "ADD", add.moved as f64),
+        (
+            "kill_takeover_ms",
+            "TAKEOVER ms: KILL",
+            millis(kill.takeover),
+        ),
+        ("add_takeover_ms", "ADD", millis(add.takeover)),
+        ("repeated", "REPEATED", pass.monitor.repeated() as f64),
+        (
+            "broker_rss_mib",
+            "RSS MiB",
+            pass.broker_resident as f64 / MIB,
+        ),
+        ("broker_cpu_s", "CPU s", pass.broker_cpu.as_secs_f64()),
+    ])
+}
+
+/// Produces all records while members consume them.
+async fn pass(
+    bench: &Rebalance,
+    clients: &ClientBuilder,
+    place: &Place,
+    changes: Changes,
+) -> Result<Pass, Failure> {
+    let monitor = Monitor::new(bench.partitions, bench.records, bench.batch);
+    let monitor = Arc::new(monitor);
     let mut members = Vec::new();
     for _ in 0..bench.consumers {
-        members.push(Member::start(members.len(), &clients, &place, &monitor).await?);
+        members.push(Member::start(members.len(), clients, place, &monitor).await?);
     }
-    until_stable(&place, members.len()).await?;
+    until_stable(place, members.len()).await?;
 
-    let before = super::super::broker(&place.client).await?;
+    let before = broker(&place.client).await?;
     let (sent, progress) = watch::channel(0);
-    let producing = tokio::spawn(produce(bench.clone(), place.clone(), sent));
+    let producing = produce(bench.clone(), place.clone(), Arc::clone(&monitor), sent);
+    let producing = tokio::spawn(producing);
     let started = clock::instant();
     sent_part(&progress, bench.records / 3).await;
     let killed = clock::instant();
-    members.swap_remove(0).kill();
+    if changes == Changes::KillAndAdd {
+        members.swap_remove(0).kill();
+    }
     sent_part(&progress, bench.records / 3 * 2).await;
     let added = clock::instant();
-    let newest = Member::start(bench.consumers as usize, &clients, &place, &monitor).await?;
-    members.push(newest);
+    if changes == Changes::KillAndAdd {
+        let number = bench.consumers as usize;
+        members.push(Member::start(number, clients, place, &monitor).await?);
+    }
     producing
         .await
         .expect("the producer of the bench doesn't panic")?;
     let produced = started.elapsed();
     monitor.until(bench.records).await;
     let ended = clock::instant();
-    let after = super::super::broker(&place.client).await?;
+    let after = broker(&place.client).await?;
     for member in members {
         member.close().await;
     }
-
-    let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    let steady = monitor.pauses(started + (killed - started) / 4..killed);
-    let kill = monitor.pauses(killed..added);
-    let add = monitor.pauses(added..ended);
-    let time = (ended - started).as_secs_f64();
-    let mb = (bench.records * bench.record_size) as f64 / 1e6;
-    Ok(vec![
-        ("records_per_s", "records/s", bench.records as f64 / time),
-        ("mb_per_s", "MB/s", mb / time),
-        ("produced_s", "PRODUCED s", produced.as_secs_f64()),
-        ("steady_pause_ms", "STEADY ms", millis(steady.untouched)),
-        ("kill_pause_ms", "KILL ms", millis(kill.untouched)),
-        ("kill_moved", "MOVED", kill.moved as f64),
-        ("kill_takeover_ms", "TAKEOVER ms", millis(kill.takeover)),
-        ("add_pause_ms", "ADD ms", millis(add.untouched)),
-        ("add_moved", "MOVED", add.moved as f64),
-        ("add_takeover_ms", "TAKEOVER ms", millis(add.takeover)),
-        ("repeated", "REPEATED", monitor.repeated() as f64),
-        (
-            "broker_rss_mib",
-            "RSS MiB",
-            after.resident_bytes as f64 / MIB,
-        ),
-        (
-            "broker_cpu_s",
-            "CPU s",
-            after.cpu_time.saturating_sub(before.cpu_time).as_secs_f64(),
-        ),
-    ])
+    Ok(Pass {
+        steady: monitor.pauses(started + (killed - started) / 4..killed),
+        kill: monitor.pauses(killed..added),
+        add: monitor.pauses(added..ended),
+        monitor,
+        produced,
+        time: ended - started,
+        broker_cpu: after.cpu_time.saturating_sub(before.cpu_time),
+        broker_resident: after.resident_bytes,
+    })
 }
 
 /// Waits until so many records were sent; or all, or none will be any more.
@@ -133,11 +198,17 @@ async fn until_stable(place: &Place, members: usize) -> Result<(), Error> {
 
 /// Sends numbered records, batches to all partitions in turn, and tells how many
 /// are acknowledged.
-async fn produce(bench: Rebalance, place: Place, sent: watch::Sender<u64>) -> Result<(), Error> {
+async fn produce(
+    bench: Rebalance,
+    place: Place,
+    monitor: Arc<Monitor>,
+    sent: watch::Sender<u64>,
+) -> Result<(), Error> {
+    let (on_their_way, deliveries) = mpsc::channel(bench.in_flight.max(1));
+    let acknowledging = tokio::spawn(acknowledge(deliveries, monitor, sent));
     let producer = place.client.producer();
     let mut builder = BatchBuilder::new(Compression::None);
     let mut value = vec![0x5C; usize::try_from(bench.record_size.max(8)).unwrap_or(usize::MAX)];
-    let mut on_their_way = VecDeque::new();
     let mut number = 0;
     let mut batches = 0;
     while number < bench.records {
@@ -146,23 +217,35 @@ async fn produce(bench: Rebalance, place: Place, sent: watch::Sender<u64>) -> Re
             value[..8].copy_from_slice(&number.to_le_bytes());
             builder.push(&RecordRef::of_value(&value))?;
         }
-        if on_their_way.len() >= bench.in_flight.max(1)
-            && let Some((delivery, count)) = on_their_way.pop_front()
-        {
-            let delivery: statecast_client::Delivery = delivery;
-            delivery.await?;
-            sent.send_modify(|sent| *sent += count);
-        }
-        let (topic, partition) = place.topics.target(batches);
+        // When nobody takes it any more, the task tells why.
+        let Ok(room) = on_their_way.reserve().await else {
+            break;
+        };
+        let partition = batches % bench.partitions;
         let delivery = producer
-            .send_batch(topic, partition, builder.finish())
+            .send_batch(place.topic(), partition, builder.finish())
             .await?;
-        on_their_way.push_back((delivery, count));
+        room.send((delivery, number..number + count));
         number += count;
         batches += 1;
     }
-    producer.close().await?;
-    sent.send_replace(number);
+    drop(on_their_way);
+    acknowledging.await.expect("waiting doesn't panic")?;
+    producer.close().await
+}
+
+/// Waits for what is on its way, in the order in which it was sent, which is that of
+/// the acknowledgements as well.
+async fn acknowledge(
+    mut deliveries: mpsc::Receiver<(Delivery, Range<u64>)>,
+    monitor: Arc<Monitor>,
+    sent: watch::Sender<u64>,
+) -> Result<(), Error> {
+    while let Some((delivery, numbers)) = deliveries.recv().await {
+        delivery.await?;
+        monitor.acknowledge(numbers.start);
+        sent.send_replace(numbers.end);
+    }
     Ok(())
 }
 
