@@ -80,6 +80,10 @@ pub const FETCH_BYTES: RangeInclusive<u32> = 1 << 10..=8 << 20;
 /// Default bytes of batches in one response of `Fetch`.
 pub const DEFAULT_FETCH_BYTES: u32 = 1 << 20;
 
+/// What one partition gives of a response before others that are in line have their
+/// turn: bytes, but at least one batch.
+pub const TURN_BYTES: usize = 256 * KIB;
+
 /// A `Fetch` that has nothing to say says so this often.
 pub const HEARTBEAT: Duration = Duration::from_secs(10);
 

@@ -22,6 +22,7 @@ use super::connection::Connection;
 use super::error::Refusal;
 use super::memory::{Held, Memory};
 use super::read_room::ReadRoom;
+use crate::limits;
 use crate::partition::{Doorbell, Read, ReadError};
 use slot::{Slot, SlotState};
 
@@ -260,6 +261,11 @@ impl Reading {
             slot.state = SlotState::Done;
             return false;
         }
+        // A partition that is far behind isn't to keep the others waiting.
+        let max_bytes = match self.line.is_empty() {
+            true => max_bytes,
+            false => max_bytes.min(limits::TURN_BYTES),
+        };
         let (partition, from, until) = (partition.clone(), *position, *until);
         let read = Box::pin(async move { partition.read(from, until, max_bytes).await });
         self.pending = Some(Pending { slot: id, read });

@@ -243,3 +243,25 @@ async fn a_slot_ends_where_it_is_to_end() {
     assert_eq!(next, 15);
     engine.stop().await;
 }
+
+#[tokio::test]
+async fn one_that_is_far_behind_lets_others_have_their_turn() {
+    let engine = engine();
+    let (behind, other) = (partition(&engine, 16), partition(&engine, 17));
+    let batches = 2 * limits::TURN_BYTES / PAYLOAD;
+    for _ in 0..batches {
+        append(&engine, &behind).await;
+    }
+    append(&engine, &other).await;
+    let mut reading = Reading::new(memory(8 << 20), connection());
+    let slots = [&behind, &other].map(|partition| reading.add(opened(partition, 0)).unwrap());
+    let Next::Batches(taken, _) = reading.next(1 << 20, Allowance::UNLIMITED).await.unwrap() else {
+        panic!("there is something to read");
+    };
+    let before = taken.iter().position(|taken| taken.slot == slots[1]);
+    let bytes: usize = taken[..before.unwrap()].iter().map(Taken::size).sum();
+    assert!((limits::TURN_BYTES / 2..=2 * limits::TURN_BYTES).contains(&bytes));
+    assert!(before.unwrap() < batches);
+    assert_eq!(taken.len(), batches + 1, "then the rest of it");
+    engine.stop().await;
+}
