@@ -18,13 +18,17 @@ impl Doorbell {
     /// the last call.
     pub async fn rung(&self) -> Vec<usize> {
         loop {
-            let rung =
-                std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner));
+            let rung = self.take_rung();
             if !rung.is_empty() {
                 return rung;
             }
             self.notify.notified().await;
         }
+    }
+
+    /// As [`Doorbell::rung`], and doesn't wait.
+    pub fn take_rung(&self) -> Vec<usize> {
+        std::mem::take(&mut *self.rung.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn ring(&self, slot: usize) {

@@ -185,6 +185,9 @@ impl Reading {
                 break;
             }
             has_read = true;
+            // Else one that is far behind would be read to its end first.
+            let rung = self.bell.take_rung();
+            self.line_up(rung);
             if self.begin(max_bytes - self.gathered_bytes) {
                 self.finish().await?;
             }
@@ -208,7 +211,12 @@ impl Reading {
 
     /// Waits until partitions ring, and puts them in line.
     async fn hear_bell(&mut self) {
-        for rung in self.bell.rung().await {
+        let rung = self.bell.rung().await;
+        self.line_up(rung);
+    }
+
+    fn line_up(&mut self, rung: Vec<usize>) {
+        for rung in rung {
             let id = SlotId(rung);
             if let Some(slot) = self.slots.get_mut(&id)
                 && slot.state == SlotState::Waiting

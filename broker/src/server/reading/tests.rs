@@ -265,3 +265,39 @@ async fn one_that_is_far_behind_lets_others_have_their_turn() {
     assert_eq!(taken.len(), batches + 1, "then the rest of it");
     engine.stop().await;
 }
+
+#[tokio::test]
+async fn news_of_others_come_before_the_end_of_one_that_is_far_behind() {
+    let engine = engine();
+    let (behind, other) = (partition(&engine, 16), partition(&engine, 17));
+    let batches = 4 * limits::TURN_BYTES / PAYLOAD;
+    for _ in 0..batches {
+        append(&engine, &behind).await;
+    }
+    append(&engine, &other).await;
+    let mut reading = Reading::new(memory(8 << 20), connection());
+    reading.add(opened(&other, 0)).unwrap();
+    while !reading.is_caught_up() {
+        let read = reading.next(1 << 20, Allowance::UNLIMITED).await;
+        assert!(matches!(read.unwrap(), Next::Batches(taken, _) if taken.len() == 1));
+    }
+    let slot = reading.add(opened(&behind, 0)).unwrap();
+    let mut taken = Vec::new();
+    let mut responses = 0;
+    while taken.iter().all(|taken: &Taken| taken.slot == slot) {
+        let Next::Batches(more, _) = reading
+            .next(limits::TURN_BYTES, Allowance::UNLIMITED)
+            .await
+            .unwrap()
+        else {
+            panic!("there is something to read");
+        };
+        taken.extend(more);
+        responses += 1;
+        if responses == 1 {
+            append(&engine, &other).await;
+        }
+    }
+    assert!(responses <= 3, "not only at the end, after {responses}");
+    engine.stop().await;
+}
