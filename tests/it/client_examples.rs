@@ -20,8 +20,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Builds the examples once; tells where each lies. They are built with the whole
-/// workspace, as the tests were, so that nothing is left to build.
+/// Builds the examples once; tells where each lies.
 fn built() -> &'static BTreeMap<String, PathBuf> {
     static BUILT: OnceLock<BTreeMap<String, PathBuf>> = OnceLock::new();
     BUILT.get_or_init(|| {
