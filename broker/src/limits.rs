@@ -163,8 +163,8 @@ pub const RECEIVING_BYTES: usize = 128 * MIB;
 /// bytes.
 pub const SENDING_BYTES: usize = 256 * MIB;
 
-/// Answers of produce streams that wait for the log, or for a client that doesn't
-/// read them, of all clients together: bytes.
+/// Answers of produce streams, and commits with their answers, that wait for the
+/// log, or for a client that doesn't read them, of all clients together: bytes.
 pub const ANSWERING_BYTES: usize = 64 * MIB;
 
 /// What the answers of one stream take without asking: bytes.
@@ -358,6 +358,10 @@ pub const COMMITS_IN_FLIGHT: usize = 1024;
 
 /// Positions of those commits; a single commit may have more than are left.
 pub const COMMIT_POSITIONS_IN_FLIGHT: usize = 10_000;
+
+/// Refused requests, other than commits, that a member hasn't been told of; while
+/// there are as many, no more of its requests are read.
+pub const REFUSALS_UNTOLD: usize = 16;
 
 /// Partitions that one event names to a member; there are more events where there
 /// are more.

@@ -1,6 +1,9 @@
 //! What a group's task is told, and what it tells its members.
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::log::LogError;
@@ -59,9 +62,13 @@ pub struct Commit {
     pub id: u64,
     /// What is committed.
     pub positions: Vec<CommitPosition>,
-    /// Room for it, which is given back with the answer.
-    pub room: Option<OwnedSemaphorePermit>,
+    /// Kept for as long as anything of it is: whoever has been there for it may go
+    /// meanwhile.
+    pub room: CommitRoom,
 }
+
+/// Memory that is accounted for elsewhere, until this is dropped.
+pub type CommitRoom = Arc<dyn Debug + Send + Sync>;
 
 /// An offset of a commit.
 #[derive(Debug, Clone, Copy)]
@@ -128,8 +135,8 @@ pub struct CommitAnswer {
     pub id: u64,
     /// What was refused, by its place in what the member sent.
     pub refused: Vec<(usize, CommitError)>,
-    /// Dropped once the member was told.
-    pub room: Option<OwnedSemaphorePermit>,
+    /// That of the commit.
+    pub room: CommitRoom,
 }
 
 /// Why an offset is not committed.

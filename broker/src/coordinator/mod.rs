@@ -44,7 +44,8 @@ pub use fold::{Fold, FoldError};
 pub use log::{Durable, GroupLog, LogError, LogFuture};
 pub use member::Member;
 pub use message::{
-    Assignment, Commit, CommitAnswer, CommitError, CommitPosition, EndReason, Identity, MemberEvent,
+    Assignment, Commit, CommitAnswer, CommitError, CommitPosition, CommitRoom, EndReason, Identity,
+    MemberEvent,
 };
 pub use offsets::Committed;
 pub use topics::KnownTopics;

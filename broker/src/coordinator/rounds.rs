@@ -4,10 +4,10 @@
 
 use std::collections::VecDeque;
 
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::log::{LogError, LogWriter, Written, outcome};
-use super::message::{CommitError, MemberEvent, Reply};
+use super::message::{CommitError, CommitRoom, MemberEvent, Reply};
 use super::offsets::Submitted;
 use crate::group::Generation;
 use crate::limits;
@@ -40,7 +40,7 @@ pub(super) struct CommitInFlight {
     /// With the places of the positions in what the member sent.
     pub(super) submitted: Vec<(usize, Submitted)>,
     pub(super) refused: Vec<(usize, CommitError)>,
-    pub(super) room: Option<OwnedSemaphorePermit>,
+    pub(super) room: CommitRoom,
 }
 
 /// The rounds of a group.

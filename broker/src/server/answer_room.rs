@@ -1,5 +1,5 @@
-//! Room for the answers of one stream: while they wait for the log, or for a
-//! client that doesn't read them.
+//! Room for the answers of one stream, or for the commits of one member and their
+//! answers: while they wait for the log, or for a client that doesn't read them.
 //!
 //! A little is free, so that a stream with few requests under way never asks. More
 //! is taken in steps, and given back in steps.
@@ -14,6 +14,7 @@ use crate::limits;
 const LARGE: usize = 4 << 10;
 
 /// What the answers of a stream take.
+#[derive(Debug)]
 pub(super) struct AnswerRoom {
     call: Arc<Call>,
     used: usize,

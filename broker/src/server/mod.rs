@@ -60,7 +60,7 @@ pub struct ServerOptions {
     pub receiving_bytes: usize,
     /// Memory for responses on their way to readers: bytes.
     pub sending_bytes: usize,
-    /// Memory for answers of produce streams that wait: bytes.
+    /// Memory for answers of produce streams, and commits, that wait: bytes.
     pub answering_bytes: usize,
     /// How long a client may keep others waiting for that memory.
     pub stalled: Duration,

@@ -3,23 +3,35 @@
 //! Which topic a name stands for, and whether an offset can be right, is found out
 //! here; whether the member may commit it is the group's to say. Answers are made in
 //! the order of the requests.
+//!
+//! Before anything becomes of a commit there is room for it. While one waits for
+//! that, no other is taken.
 
 use std::collections::VecDeque;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
 
 use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 
+use super::commit_room::{MemberRoom, Room, room_for};
 use super::outgoing::Said;
 use crate::broker::Broker;
 use crate::coordinator::{Commit, CommitAnswer, CommitError, CommitPosition, LogError};
-use crate::group::{CommitRefusal, Generation, TopicPartition};
+use crate::group::{CommitRefusal, Generation, GroupName, TopicPartition};
 use crate::limits;
 use crate::model::Offset;
+use crate::server::call::Call;
 use crate::server::error::Refusal;
+use crate::server::memory::Held;
 
 /// The commits that a member has not been told about.
-#[derive(Debug, Default)]
 pub(super) struct Commits {
+    group: GroupName,
+    room: MemberRoom,
+    /// One for which there is no room yet, and what brings it.
+    waiting: Option<(Admitted, More)>,
     /// In the order of the requests.
     unanswered: VecDeque<Unanswered>,
     /// Those whose answers were not sent yet, and all their positions.
@@ -27,9 +39,20 @@ pub(super) struct Commits {
     positions: usize,
 }
 
+/// Brings room.
+type More = Pin<Box<dyn Future<Output = Held> + Send>>;
+
+/// A commit that there is room for.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    request: v1::Commit,
+    room: Arc<Room>,
+}
+
 #[derive(Debug)]
 struct Unanswered {
     id: u64,
+    room: Arc<Room>,
     /// What was asked for, in its order.
     places: Vec<Place>,
     /// What was refused before the group saw it.
@@ -53,10 +76,43 @@ pub(super) struct Answered {
 }
 
 impl Commits {
+    pub(super) fn new(group: GroupName, call: Arc<Call>) -> Commits {
+        Commits {
+            group,
+            room: MemberRoom::new(call),
+            waiting: None,
+            unanswered: VecDeque::new(),
+            count: 0,
+            positions: 0,
+        }
+    }
+
     /// Whether one more commit may come.
     pub(super) fn has_room(&self) -> bool {
         self.count < limits::COMMITS_IN_FLIGHT
             && self.positions < limits::COMMIT_POSITIONS_IN_FLIGHT
+            && !self.is_waiting()
+    }
+
+    /// Whether one waits for memory of the broker.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// The one that waited, once there is room for it. May be given up at any time.
+    pub(super) async fn admitted(&mut self) -> Admitted {
+        let Some((_, more)) = &mut self.waiting else {
+            return pending().await;
+        };
+        let more = more.await;
+        let (admitted, _) = self.waiting.take().expect("it was just looked at");
+        self.room.grow(more);
+        admitted
+    }
+
+    /// Nothing becomes of the one that waits.
+    pub(super) fn forget_waiting(&mut self) {
+        self.waiting = None;
     }
 
     /// Whether all were answered by the group.
@@ -64,12 +120,8 @@ impl Commits {
         self.unanswered.is_empty()
     }
 
-    /// Takes a request; returns what the group has to see of it.
-    pub(super) fn begin(
-        &mut self,
-        broker: &Broker,
-        request: v1::Commit,
-    ) -> Result<Commit, Refusal> {
+    /// Takes a request, at once if there is room for it.
+    pub(super) fn take(&mut self, request: v1::Commit) -> Result<Option<Admitted>, Refusal> {
         let count = request.positions.len();
         if !limits::POSITIONS_PER_COMMIT.contains(&count) {
             let limit = limits::POSITIONS_PER_COMMIT.end();
@@ -78,8 +130,25 @@ impl Commits {
                 .beyond(count, limit)
                 .with("commit_id", request.commit_id));
         }
+        let (room, missing) = self.room.take(room_for(&request, &self.group));
+        let room = Arc::new(room);
+        let admitted = Admitted { request, room };
+        match missing {
+            None => Ok(Some(admitted)),
+            Some(more) => {
+                self.waiting = Some((admitted, Box::pin(more)));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Begins with one that there is room for; returns what the group has to see.
+    pub(super) fn begin(&mut self, broker: &Broker, admitted: Admitted) -> Commit {
+        let Admitted { request, room } = admitted;
+        let count = request.positions.len();
         let mut unanswered = Unanswered {
             id: request.commit_id,
+            room: room.clone(),
             places: Vec::with_capacity(count),
             refused: Vec::new(),
         };
@@ -108,11 +177,11 @@ impl Commits {
         self.count += 1;
         self.positions += count;
         self.unanswered.push_back(unanswered);
-        Ok(Commit {
+        Commit {
             id: request.commit_id,
             positions,
-            room: None,
-        })
+            room,
+        }
     }
 
     /// The group answered the oldest commit.
@@ -120,6 +189,7 @@ impl Commits {
         let unanswered = self.unanswered.pop_front();
         let Unanswered {
             id,
+            room,
             mut places,
             mut refused,
         } = unanswered.expect("each commit is answered once");
@@ -147,7 +217,7 @@ impl Commits {
                     refused,
                 },
                 positions,
-                _room: answer.room,
+                room,
             },
             accepted: places.into_iter().filter_map(|place| place.asked).collect(),
         }

@@ -4,8 +4,10 @@
 //! transport takes the responses: a member that is busy with what it has is alive.
 //! What it gives to the transport lies in a channel of one place, so a member that
 //! never reads holds two responses, and what the transport has of them. They have
-//! room in the budget of the server, and one only while that is scarce.
+//! room in the budget of the server, and one only while that is scarce. So have its
+//! commits, from before they are looked at until their answers are with the transport.
 
+mod commit_room;
 mod commits;
 mod credit;
 mod delivery;

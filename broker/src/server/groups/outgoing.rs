@@ -2,11 +2,12 @@
 //! comes before records.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use statecast_proto::v1::{self, consume_response::Event};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
+use super::commit_room::{PER_REFUSAL, Room};
 use crate::group::{Generation, RevokeReason};
 use crate::limits;
 
@@ -31,8 +32,8 @@ pub(super) enum Said {
         result: v1::CommitResult,
         /// How many positions the commit had.
         positions: usize,
-        /// Room that is free once this is sent.
-        _room: Option<OwnedSemaphorePermit>,
+        /// That of the commit; the answer takes it with it.
+        room: Arc<Room>,
     },
 }
 
@@ -42,6 +43,8 @@ pub(super) struct Outgoing {
     said: VecDeque<Said>,
     /// Partitions that are named in what waits, but for commits.
     partitions: usize,
+    /// Refused requests among what waits, but for commits.
+    refusals: usize,
 }
 
 impl Outgoing {
@@ -51,7 +54,7 @@ impl Outgoing {
 
     /// Whether the member may say more that it has to be answered.
     pub(super) fn has_room(&self) -> bool {
-        self.said.len() < limits::COMMITS_IN_FLIGHT
+        self.said.len() < limits::COMMITS_IN_FLIGHT && self.refusals < limits::REFUSALS_UNTOLD
     }
 
     /// Whether the member takes so little of what it is told that it has to go.
@@ -61,12 +64,14 @@ impl Outgoing {
 
     pub(super) fn push(&mut self, said: Said) {
         self.partitions += said.weight();
+        self.refusals += usize::from(said.is_refusal());
         self.said.push_back(said);
     }
 
     /// What is told next; and of a commit, how many positions it had.
     pub(super) fn pop(&mut self) -> Option<(Event, Option<usize>)> {
         let next = self.said.front_mut()?;
+        self.refusals -= usize::from(next.is_refusal());
         let before = next.weight();
         let event = next.take_part();
         let rest = next.weight();
@@ -76,7 +81,14 @@ impl Outgoing {
         }
         self.partitions -= before;
         match self.said.pop_front() {
-            Some(Said::Committed { positions, .. }) => Some((event, Some(positions))),
+            Some(Said::Committed {
+                positions, room, ..
+            }) => {
+                if let Event::CommitResult(result) = &event {
+                    room.hand_over(result.refused.len() * PER_REFUSAL);
+                }
+                Some((event, Some(positions)))
+            }
             _ => Some((event, None)),
         }
     }
@@ -90,6 +102,10 @@ impl Said {
             Said::Assigned(_, partitions) => partitions.len(),
             Said::Revoke { partitions, .. } | Said::Lost { partitions, .. } => partitions.len(),
         }
+    }
+
+    fn is_refusal(&self) -> bool {
+        matches!(self, Said::Event(Event::Refused(_)))
     }
 
     /// As much as fits into one event.
@@ -217,21 +233,15 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_is_told_makes_room_for_others() {
+    fn who_takes_no_refusals_is_not_heard_until_it_takes_one() {
         let mut outgoing = Outgoing::default();
-        let result = v1::CommitResult {
-            commit_id: 3,
-            refused: Vec::new(),
-        };
-        outgoing.push(Said::Committed {
-            result,
-            positions: 7,
-            _room: None,
-        });
-        let Some((Event::CommitResult(result), Some(7))) = outgoing.pop() else {
-            panic!("the answer, of seven positions");
-        };
-        assert_eq!(result.commit_id, 3);
-        assert!(outgoing.is_empty());
+        for _ in 0..limits::REFUSALS_UNTOLD {
+            assert!(outgoing.has_room());
+            let refused = Event::Refused(v1::BatchError::default());
+            outgoing.push(Said::Event(refused));
+        }
+        assert!(!outgoing.has_room());
+        outgoing.pop();
+        assert!(outgoing.has_room());
     }
 }

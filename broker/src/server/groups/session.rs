@@ -15,8 +15,8 @@
 
 use std::collections::VecDeque;
 use std::future::pending;
-use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use statecast_proto::reason::Reason;
 use statecast_proto::v1::{self, consume_request::Request, consume_response::Event};
@@ -26,11 +26,11 @@ use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
 use super::Responses;
-use super::commits::Commits;
+use super::commits::{Admitted, Commits};
 use super::delivery::Delivery;
 use super::join::{self, Terms, allowance};
 use super::outgoing::{Outgoing, Said};
-use super::start::{self, Started};
+use super::start::{self, Opening, Started, opened};
 use crate::coordinator::{Member, MemberEvent};
 use crate::group::{Generation, TopicPartition};
 use crate::limits;
@@ -83,7 +83,7 @@ struct Session {
     outgoing: Outgoing,
     /// Partitions that were assigned, while it is found out where they begin.
     /// Nothing else that the group says is heard meanwhile: it may be about them.
-    opening: Option<(Generation, Opening)>,
+    opening: Option<Opening>,
     /// How the stream ends, once all that the member waits for was said.
     end: Option<Result<(), Status>>,
     /// The group says nothing more.
@@ -92,15 +92,18 @@ struct Session {
     has_half_closed: bool,
     /// When to say that there is nothing to say.
     heartbeat_at: Instant,
+    /// When to say for the member that it is alive, while it isn't heard.
+    excuse_at: Instant,
 }
-
-type Opening = Pin<Box<dyn Future<Output = Result<Vec<Started>, Refusal>> + Send>>;
 
 /// What happens next.
 enum Next<'a> {
     Request(Option<Result<v1::ConsumeRequest, Status>>),
     Said(Option<MemberEvent>),
     Opened(Generation, Result<Vec<Started>, Refusal>),
+    Admitted(Admitted),
+    /// The broker keeps the member waiting, and doesn't hear it meanwhile.
+    Waiting,
     Worked(Result<(), Refusal>),
     /// The transport takes something, if there is something to send.
     Sendable(Permit<'a, Result<v1::ConsumeResponse, Status>>),
@@ -119,16 +122,17 @@ impl Session {
         })));
         Session {
             context,
-            delivery: Delivery::new(&terms, call),
+            delivery: Delivery::new(&terms, call.clone()),
             member,
+            commits: Commits::new(terms.group.clone(), call),
             terms,
-            commits: Commits::default(),
             outgoing,
             opening: None,
             end: None,
             is_silent: false,
             has_half_closed: false,
             heartbeat_at: Instant::now() + limits::MEMBER_HEARTBEAT,
+            excuse_at: Instant::now(),
         }
     }
 
@@ -165,6 +169,8 @@ impl Session {
                 Next::Said(Some(event)) => self.listen(event),
                 Next::Said(None) => self.fall_silent(),
                 Next::Opened(generation, opened) => self.open(generation, opened).await,
+                Next::Admitted(commit) => self.commit(commit).await,
+                Next::Waiting => self.excuse().await,
                 Next::Worked(Ok(())) => {}
                 Next::Worked(Err(refusal)) => self.break_off(refusal).await,
                 Next::Sendable(permit) => self.send(permit),
@@ -198,11 +204,14 @@ impl Session {
         let sends = !self.outgoing.is_empty() || self.delivery.is_ready();
         let waits = lasts && !takes;
         let stalls_at = self.delivery.stalls_at();
+        let awaits_room = self.commits.is_waiting();
         let draining = &self.context.draining;
         tokio::select! {
             request = incoming.next(), if hears => Next::Request(request),
             said = self.member.event(), if listens => Next::Said(said),
             (generation, opened) = opened(&mut self.opening) => Next::Opened(generation, opened),
+            commit = self.commits.admitted(), if awaits_room => Next::Admitted(commit),
+            () = sleep_until(self.excuse_at), if awaits_room => Next::Waiting,
             worked = self.delivery.work(), if works => Next::Worked(worked),
             permit = responses.reserve(), if sends || waits => permit.map_or(Next::Gone, Next::Sendable),
             () = at(stalls_at), if lasts => Next::Stalled,
@@ -238,8 +247,9 @@ impl Session {
             }
             Some(Request::Commit(commit)) => {
                 self.show_life().await;
-                match self.commits.begin(&self.context.broker, commit) {
-                    Ok(commit) => self.member.commit(commit).await,
+                match self.commits.take(commit) {
+                    Ok(Some(commit)) => self.commit(commit).await,
+                    Ok(None) => self.excuse().await,
                     Err(refusal) => self.refuse(refusal).await,
                 }
             }
@@ -256,6 +266,18 @@ impl Session {
                 self.refuse(refusal).await;
             }
         }
+    }
+
+    /// The member is kept waiting, and isn't silent.
+    async fn excuse(&mut self) {
+        let interval = Duration::from_millis(u64::from(self.terms.session_timeout_ms / 3));
+        self.excuse_at = Instant::now() + interval;
+        self.member.heartbeat().await;
+    }
+
+    async fn commit(&mut self, commit: Admitted) {
+        let commit = self.commits.begin(&self.context.broker, commit);
+        self.member.commit(commit).await;
     }
 
     /// A request makes no sense, and nothing else is affected.
@@ -409,6 +431,7 @@ impl Session {
     fn end_with(&mut self, end: Result<(), Status>) {
         self.end.get_or_insert(end);
         self.opening = None;
+        self.commits.forget_waiting();
         self.delivery.clear();
     }
 }
@@ -416,17 +439,6 @@ impl Session {
 fn unread() -> Refusal {
     let message = "the member doesn't read what it is told";
     Refusal::new(Reason::MemberExpired, message)
-}
-
-async fn opened(
-    opening: &mut Option<(Generation, Opening)>,
-) -> (Generation, Result<Vec<Started>, Refusal>) {
-    let Some((generation, future)) = opening else {
-        return pending().await;
-    };
-    let opened = (*generation, future.await);
-    *opening = None;
-    opened
 }
 
 async fn at(instant: Option<Instant>) {

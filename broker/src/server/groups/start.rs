@@ -1,5 +1,7 @@
 //! Where a member begins to read what it was assigned.
 
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -7,7 +9,7 @@ use statecast_proto::reason::Reason;
 
 use crate::broker::{Broker, Topic};
 use crate::coordinator::Assignment;
-use crate::group::TopicPartition;
+use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::model::Offset;
 use crate::server::error::Refusal;
@@ -29,6 +31,24 @@ pub(super) struct Started {
     pub(super) partition: TopicPartition,
     pub(super) opened: Opened,
     pub(super) committed: bool,
+}
+
+/// Partitions of a generation, while it is found out where they begin.
+pub(super) type Opening = (
+    Generation,
+    Pin<Box<dyn Future<Output = Result<Vec<Started>, Refusal>> + Send>>,
+);
+
+/// Waits for what is being opened, if anything is. May be given up at any time.
+pub(super) async fn opened(
+    opening: &mut Option<Opening>,
+) -> (Generation, Result<Vec<Started>, Refusal>) {
+    let Some((generation, future)) = opening else {
+        return pending().await;
+    };
+    let opened = (*generation, future.await);
+    *opening = None;
+    opened
 }
 
 /// The places where reading begins. Partitions whose topic was deleted meanwhile
