@@ -289,3 +289,25 @@ async fn stopping_ends_the_groups_as_they_are() {
     let after = fixture.crash();
     assert_eq!(after.committed("g").await, [(0, 5)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn commit_keeps_its_room_until_it_is_settled_though_its_member_is_gone() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    fixture.log.set_flushing(false);
+    let room = Arc::new(());
+    let commit = Commit {
+        room: room.clone(),
+        ..commit(1, &[(0, 3)])
+    };
+    member.commit(commit).await;
+    drop(member);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(Arc::strong_count(&room) > 1, "it waits for the log");
+    fixture.log.set_flushing(true);
+    while Arc::strong_count(&room) > 1 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.committed("g").await, [(0, 3)]);
+}
