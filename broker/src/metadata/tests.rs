@@ -37,6 +37,7 @@ impl Log {
     /// Opens the index and catches up, as the broker does. Returns how many
     /// records were read.
     fn open(&self, path: &Path) -> (Metadata, usize) {
+        until_closed(path);
         let mut metadata = Metadata::open(path, CLUSTER);
         let end = Offset(self.0.len() as u64);
         let from = metadata.resume_at(Offset(0), end);
@@ -51,6 +52,17 @@ impl Log {
             return (metadata, read + rest.len());
         }
         (metadata, read)
+    }
+}
+
+/// Waits until no thread of a sled that was dropped holds its files any more: one that
+/// is opened before is taken for damaged. A broker opens its index once.
+fn until_closed(path: &Path) {
+    if let Ok(file) = std::fs::File::open(path.join("db")) {
+        let free = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        while rustix::fs::flock(&file, free).is_err() {
+            std::thread::yield_now();
+        }
     }
 }
 
