@@ -13,7 +13,7 @@ use crate::model::BatchHeader;
 use crate::storage::log::{PartitionLog, Run};
 
 /// What a round brings together: bytes.
-pub(super) const ROUND_BYTES: usize = if cfg!(test) { 4 << 10 } else { 32 << 20 };
+pub(super) const ROUND_BYTES: usize = if cfg!(test) { 4 << 10 } else { 16 << 20 };
 
 /// The partitions of one round, and where their batches go.
 #[derive(Default)]
