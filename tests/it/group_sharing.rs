@@ -1,31 +1,35 @@
 //! Processes that share the work of a group, one of which is killed and one added
-//! while records flow.
+//! while records flow: every record is processed, each partition is worked on in its
+//! order whoever has it, and again comes only what the killed one had not committed.
+//! How long other partitions pause meanwhile is measured by `statecast bench group`.
 //!
 //! ```sh
 //! STATECAST_GROUP_RECORDS=1000000 cargo test -p statecast-tests --test it group_sharing -- --nocapture
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use statecast_client::{Client, GroupDescription, GroupState, RecordRef, TopicConfig};
 use tokio::sync::watch;
 
-use crate::support::{Binary, statecast};
+use crate::support::{Binary, statecast, until_stopped};
 
 const PARTITIONS: u32 = 12;
 const KEYS: u64 = 97;
 const GROUP: &str = "workers";
 const LOOK: Duration = Duration::from_millis(2);
 
-/// Where a record lies, and which one it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+/// A record that a process has printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Line {
+    process: usize,
     partition: u32,
     offset: u64,
     number: u64,
@@ -33,9 +37,10 @@ struct Line {
 
 impl Line {
     fn parse(text: &str) -> Line {
-        let mut words = text.split(' ').map(|word| word.parse().unwrap());
-        let mut word = || -> u64 { words.next().unwrap() };
+        let mut words = text.split(' ').map(|word| word.parse().expect(text));
+        let mut word = || -> u64 { words.next().expect(text) };
         Line {
+            process: usize::try_from(word()).unwrap(),
             partition: u32::try_from(word()).unwrap(),
             offset: word(),
             number: word(),
@@ -43,64 +48,89 @@ impl Line {
     }
 }
 
-/// What all processes together have printed.
-#[derive(Default)]
-struct Seen {
-    /// By process, in its order.
-    lines: Vec<Vec<Line>>,
+/// What all processes together have printed, in the order in which they did: it is
+/// one file, and each of them appends whole lines with one write.
+struct Printed {
+    path: PathBuf,
+    reader: BufReader<File>,
+    /// The beginning of a line of which the rest is being written.
+    begun: String,
+    lines: Vec<Line>,
     numbers: BTreeSet<u64>,
 }
 
-/// A `statecast consume` and the thread that reads what it prints.
-struct Process {
-    child: Child,
-    reading: JoinHandle<()>,
-}
-
-impl Process {
-    fn start(endpoint: &str, seen: &Arc<Mutex<Seen>>) -> Process {
-        let mut command: Command = statecast();
-        let mut child = command
-            .args(["consume", "t", "--group", GROUP, "-f", "%p %o %v\\n"])
-            .env("STATECAST_ENDPOINT", endpoint)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let number = {
-            let mut seen = seen.lock().unwrap();
-            seen.lines.push(Vec::new());
-            seen.lines.len() - 1
-        };
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let seen = Arc::clone(seen);
-        let reading = std::thread::spawn(move || {
-            for line in stdout.lines() {
-                let text = line.unwrap();
-                // A process that is killed may leave a part of a line.
-                if text.split(' ').count() < 3 {
-                    continue;
-                }
-                let line = Line::parse(&text);
-                let mut seen = seen.lock().unwrap();
-                seen.lines[number].push(line);
-                seen.numbers.insert(line.number);
-            }
-        });
-        Process { child, reading }
+impl Printed {
+    fn new(dir: &Path) -> Printed {
+        let path = dir.join("printed");
+        File::create(&path).unwrap();
+        Printed {
+            reader: BufReader::new(File::open(&path).unwrap()),
+            path,
+            begun: String::new(),
+            lines: Vec::new(),
+            numbers: BTreeSet::new(),
+        }
     }
 
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        self.reading.join().unwrap();
+    /// Reads what was printed since.
+    fn read(&mut self) {
+        while self.reader.read_line(&mut self.begun).unwrap() > 0 {
+            let Some(text) = self.begun.strip_suffix('\n') else {
+                return;
+            };
+            let line = Line::parse(text);
+            self.lines.push(line);
+            self.numbers.insert(line.number);
+            self.begun.clear();
+        }
+    }
+
+    /// Waits until so many records were printed.
+    async fn until(&mut self, count: u64) {
+        loop {
+            self.read();
+            if self.numbers.len() as u64 >= count {
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+/// A `statecast consume`.
+struct Process(Child);
+
+impl Process {
+    fn start(endpoint: &str, printed: &Printed, number: usize) -> Process {
+        let stdout = File::options().append(true).open(&printed.path).unwrap();
+        let child = statecast()
+            .args(["consume", "t", "--group", GROUP])
+            .args(["-f", &format!("{number} %p %o %v\\n")])
+            .env("STATECAST_ENDPOINT", endpoint)
+            .stdout(stdout)
+            .spawn();
+        Process(child.unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap()
+    }
+
+    /// Ends it as a crash does. Returns what its group had committed at that moment:
+    /// the process is stopped in the midst of what it does, so nobody else has its
+    /// partitions while the broker is asked, and doesn't get to run again.
+    async fn kill(mut self, client: &Client) -> BTreeMap<u32, u64> {
+        kill_process(self.pid(), Signal::STOP).unwrap();
+        until_stopped(self.0.id());
+        let committed = committed(&describe(client).await);
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        committed
     }
 
     fn terminate(mut self) -> ExitStatus {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        kill_process(pid, Signal::TERM).unwrap();
-        let status = self.child.wait().unwrap();
-        self.reading.join().unwrap();
-        status
+        kill_process(self.pid(), Signal::TERM).unwrap();
+        self.0.wait().unwrap()
     }
 }
 
@@ -125,16 +155,6 @@ async fn until_stable(client: &Client, members: u32) {
         }
         tokio::time::sleep(LOOK).await;
     }
-}
-
-async fn until_seen(seen: &Arc<Mutex<Seen>>, count: u64) {
-    while (lock(seen).numbers.len() as u64) < count {
-        tokio::time::sleep(LOOK).await;
-    }
-}
-
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
-    seen.lock().unwrap()
 }
 
 /// Sends the numbers up to a count, those of one key to one partition; no more
@@ -166,7 +186,7 @@ async fn until_committed(client: &Client) -> BTreeMap<u32, u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
     let data = tempfile::tempdir().unwrap();
-    let broker = Binary::serve(data.path());
+    let broker = Binary::serve(&data.path().join("broker"));
     let client = Client::connect(broker.endpoint()).await.unwrap();
     let admin = client.admin();
     let config = TopicConfig::new();
@@ -174,41 +194,40 @@ async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
         .create_topic("t", Some(PARTITIONS), config)
         .await
         .unwrap();
-    let seen = Arc::new(Mutex::new(Seen::default()));
-    let start = || Process::start(&broker.endpoint(), &seen);
-    let mut processes = vec![start(), start(), start()];
+    let mut printed = Printed::new(data.path());
+    let start = |printed: &Printed, number| Process::start(&broker.endpoint(), printed, number);
+    let mut processes: Vec<Process> = (0..3).map(|number| start(&printed, number)).collect();
     until_stable(&client, 3).await;
 
     let records = records();
     let (allow, allowed) = watch::channel(records / 3);
     let producing = tokio::spawn(produce(client.clone(), records, allowed));
-    until_seen(&seen, records / 3).await;
-    let committed = until_committed(&client).await;
+    printed.until(records / 3).await;
+    let before = until_committed(&client).await;
     // In the midst of the second third, of which little is committed.
     allow.send_replace(records / 3 * 2);
-    until_seen(&seen, records / 2).await;
-    processes.remove(0).kill();
+    printed.until(records / 2).await;
+    let committed = processes.remove(0).kill(&client).await;
+    for (partition, before) in before {
+        assert!(committed[&partition] >= before, "{partition} went back");
+    }
     allow.send_replace(records);
-    processes.push(start());
+    processes.push(start(&printed, 3));
     producing.await.unwrap();
     until_stable(&client, 3).await;
-    until_seen(&seen, records).await;
+    printed.until(records).await;
     for process in processes {
         assert!(process.terminate().success());
     }
 
-    check(&lock(&seen), records, &committed);
+    printed.read();
+    assert_eq!(printed.begun, "", "lines are whole");
+    check(&printed, records, &committed);
     let description = describe(&client).await;
     assert_eq!(description.group.state, GroupState::Empty);
     for partition in description.partitions {
         assert_eq!(partition.lag, 0, "{partition:?}");
     }
-}
-
-fn check(seen: &Seen, records: u64, committed: &BTreeMap<u32, u64>) {
-    assert!(seen.numbers.iter().copied().eq(0..records), "none is lost");
-    check_repeats(seen, committed);
-    check_order(seen);
 }
 
 fn committed(description: &GroupDescription) -> BTreeMap<u32, u64> {
@@ -218,46 +237,61 @@ fn committed(description: &GroupDescription) -> BTreeMap<u32, u64> {
         .collect()
 }
 
-/// Only what the killed process, the first one, had printed and not committed
-/// was printed again, and that once.
-fn check_repeats(seen: &Seen, committed: &BTreeMap<u32, u64>) {
-    let mut printed: HashMap<u64, Vec<(usize, Line)>> = HashMap::new();
-    for (process, lines) in seen.lines.iter().enumerate() {
-        for line in lines {
-            printed
-                .entry(line.number)
-                .or_default()
-                .push((process, *line));
-        }
-    }
-    let mut repeats = 0;
-    for printed in printed.values().filter(|printed| printed.len() > 1) {
-        repeats += 1;
-        assert!(
-            printed.len() == 2 && printed.iter().any(|(process, _)| *process == 0),
-            "only what the killed one had: {printed:?}"
-        );
-        let line = printed[0].1;
-        assert!(
-            line.offset >= committed[&line.partition],
-            "{line:?} was committed"
-        );
-    }
-    println!("{} records, {repeats} of them twice", seen.numbers.len());
+/// A partition, as far as it was printed.
+#[derive(Default)]
+struct Course {
+    /// Who printed each record first, by its offset, and what it was.
+    first: Vec<Line>,
+    /// Where the next line has to lie.
+    next: usize,
+    /// What was printed once more.
+    again: Option<Range<usize>>,
 }
 
-/// Records of a partition, and so those of a key, are in order in each process.
-fn check_order(seen: &Seen) {
-    for lines in &seen.lines {
-        let mut last: HashMap<u32, u64> = HashMap::new();
+impl Course {
+    /// Takes the next line that was printed. They come in the order of their
+    /// offsets without a gap, whoever prints them; but once whoever follows the
+    /// killed process, the first one, goes back, and no further than it had
+    /// committed.
+    fn take(&mut self, line: Line, committed: u64) {
+        let at = usize::try_from(line.offset).unwrap();
+        if at != self.next {
+            assert!(at < self.next, "{line:?} leaves something out");
+            assert_eq!(self.again, None, "{line:?} goes back once more");
+            assert!(line.offset >= committed, "{line:?} was committed");
+            self.again = Some(at..self.next);
+        }
+        self.next = at + 1;
+        let Some(first) = self.first.get(at) else {
+            return self.first.push(line);
+        };
+        assert_eq!(line.number, first.number, "{line:?} was {first:?}");
+        let was_lost = first.process == 0 && line.process != 0;
+        assert!(
+            was_lost,
+            "{line:?} was printed by one that lives: {first:?}"
+        );
+    }
+}
+
+fn check(printed: &Printed, records: u64, committed: &BTreeMap<u32, u64>) {
+    let numbers = printed.numbers.iter().copied();
+    assert!(numbers.eq(0..records), "none is lost");
+    let mut courses: BTreeMap<u32, Course> = BTreeMap::new();
+    for line in &printed.lines {
+        let course = courses.entry(line.partition).or_default();
+        course.take(*line, committed[&line.partition]);
+    }
+    let mut repeats = 0;
+    for course in courses.values() {
+        repeats += course.again.as_ref().map_or(0, Range::len);
+        assert_eq!(course.next, course.first.len(), "it goes on to the end");
         let mut of_key: HashMap<u64, u64> = HashMap::new();
-        for line in lines {
-            if let Some(last) = last.insert(line.partition, line.offset) {
-                assert!(line.offset > last, "{line:?} behind {last}");
-            }
+        for line in &course.first {
             if let Some(last) = of_key.insert(line.number % KEYS, line.number) {
                 assert!(line.number > last, "{line:?} behind {last}");
             }
         }
     }
+    println!("{records} records, {repeats} of them twice");
 }

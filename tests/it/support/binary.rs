@@ -40,6 +40,27 @@ pub fn statecast() -> Command {
     command
 }
 
+/// Waits until a process that was sent SIGSTOP does nothing any more.
+pub fn until_stopped(pid: u32) {
+    // The signal is delivered to each thread when it is next scheduled: until all
+    // have stopped, one of them may still do something.
+    while !has_stopped(pid) {
+        std::thread::yield_now();
+    }
+}
+
+/// Whether each thread of a process is stopped.
+fn has_stopped(pid: u32) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    tasks.flatten().all(|task| {
+        // "pid (name) state …"; the name may have spaces.
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('T'))
+    })
+}
+
 /// `statecast serve` on a port of its own. Killed when dropped.
 pub struct Binary {
     child: Child,
@@ -122,23 +143,7 @@ impl Binary {
     /// Makes it hang: its connections stay, but nothing is answered.
     pub fn pause(&self) {
         self.signal(Signal::STOP);
-        // The signal is delivered to each thread when it is next scheduled: until
-        // all have stopped, one of them may still answer.
-        while !self.has_stopped() {
-            std::thread::yield_now();
-        }
-    }
-
-    /// Whether each of its threads is stopped.
-    fn has_stopped(&self) -> bool {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        tasks.flatten().all(|task| {
-            // "pid (name) state …"; the name may have spaces.
-            let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-            stat.rsplit(')')
-                .next()
-                .is_some_and(|rest| rest.trim_start().starts_with('T'))
-        })
+        until_stopped(self.child.id());
     }
 
     /// Lets it go on.

@@ -9,7 +9,7 @@ mod power;
 mod verb;
 mod wire;
 
-pub use binary::{Binary, statecast};
+pub use binary::{Binary, statecast, until_stopped};
 pub use broker::TestBroker;
 pub use half_sent::HalfSent;
 pub use http::get;
