@@ -1,5 +1,6 @@
 //! Power cuts on a real file system, with the built binary: what was
-//! acknowledged at the moment of the cut is there afterwards, at its offset.
+//! acknowledged at the moment of the cut is there afterwards, at its offset, and so
+//! is what a group had committed.
 //!
 //! ```sh
 //! STATECAST_POWER_CUTS=10 cargo test -p statecast-tests --test it power_cut -- --nocapture
@@ -16,7 +17,7 @@ use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use statecast_client::{Client, Delivery, RecordRef, Start, TopicConfig};
+use statecast_client::{Client, CommitPosition, Delivery, Reason, RecordRef, Start, TopicConfig};
 use tokio::runtime::Runtime;
 use tokio_stream::StreamExt;
 
@@ -26,6 +27,10 @@ use crate::support::{Binary, PowerDisk};
 const TOPICS: [(&str, u32); 3] = [("one", 1), ("few", 4), ("many", 16)];
 /// Acknowledgements between two cuts, on average.
 const RECORDS_PER_CUT: u64 = 1000;
+const GROUP: &str = "g";
+const MEMBERS: usize = 2;
+/// Answered commits between two cuts, on average.
+const COMMITS_PER_CUT: u64 = 30;
 /// Every so many cuts the whole log is read, not only what came since the last.
 const WHOLE_LOG_EVERY: u32 = 20;
 const ON_THEIR_WAY: usize = 256;
@@ -81,6 +86,18 @@ struct Book {
 
 type Shared = Arc<Mutex<Book>>;
 
+/// How far the group is, by topic and partition.
+#[derive(Default)]
+struct Commits {
+    /// One past what a member has got.
+    processed: BTreeMap<(String, u32), u64>,
+    /// What was answered to be committed.
+    answered: BTreeMap<(String, u32), u64>,
+    answers: u64,
+    /// As that of a [`Book`].
+    cut: bool,
+}
+
 /// Bytes that only this record has.
 fn value(number: u64) -> Vec<u8> {
     let filler = usize::try_from(number.wrapping_mul(0x9E37_79B9) % LARGEST_FILLER).unwrap();
@@ -126,6 +143,82 @@ async fn write(endpoint: String, topic: &'static str, partitions: u32, book: Sha
         book.partitions[partition]
             .acked
             .insert(position.offset, number);
+    }
+}
+
+/// Reads all topics as a member of the group, and commits each batch, until the
+/// broker is gone.
+async fn consume(endpoint: String, commits: Arc<Mutex<Commits>>) {
+    let Ok(client) = Client::connect(endpoint).await else {
+        return;
+    };
+    let topics = TOPICS.iter().map(|(topic, _)| *topic);
+    let consumer = client.consumer(GROUP).topics(topics).auto_commit(false);
+    let Ok(mut consumer) = consumer.open().await else {
+        return;
+    };
+    while let Some(Ok(batch)) = consumer.next_batch().await {
+        let position = CommitPosition::from(&batch);
+        let place = (position.topic.to_string(), position.partition);
+        let offset = position.offset;
+        {
+            let mut commits = commits.lock().unwrap();
+            let processed = commits.processed.entry(place.clone()).or_default();
+            *processed = offset.max(*processed);
+        }
+        // It may have gone on to the other member.
+        if consumer.commit(position).await.is_err() {
+            continue;
+        }
+        let mut commits = commits.lock().unwrap();
+        if commits.cut {
+            return;
+        }
+        commits.answers += 1;
+        let answered = commits.answered.entry(place).or_default();
+        *answered = offset.max(*answered);
+    }
+}
+
+/// What is committed is neither behind what was answered, nor ahead of what was
+/// processed or of what is in the log, where `books` have come to.
+async fn check_commits(client: &Client, commits: &Mutex<Commits>, books: &[Shared]) {
+    let description = client.admin().describe_group(GROUP).await;
+    let mut ends = BTreeMap::new();
+    for ((topic, _), book) in TOPICS.iter().zip(books) {
+        for (partition, expected) in (0..).zip(&book.lock().unwrap().partitions) {
+            ends.insert(((*topic).to_owned(), partition), expected.news());
+        }
+    }
+    let mut commits = commits.lock().unwrap();
+    commits.cut = false;
+    let description = match description {
+        Err(error) if error.reason() == Some(Reason::GroupNotFound) => {
+            assert_eq!(commits.answered.len(), 0, "the group is there");
+            return;
+        }
+        description => description.unwrap(),
+    };
+    let mut committed = BTreeMap::new();
+    for partition in description.partitions {
+        let offset = partition.committed_offset.unwrap_or_default();
+        committed.insert((partition.topic, partition.partition), offset);
+    }
+    for (place, answered) in &commits.answered {
+        let committed = committed[place];
+        assert!(
+            committed >= *answered,
+            "{place:?}: {committed} < {answered}"
+        );
+    }
+    for (place, committed) in committed {
+        let processed = commits.processed.get(&place).copied().unwrap_or_default();
+        assert!(
+            committed <= processed,
+            "{place:?}: {committed} > {processed}"
+        );
+        let end = ends[&place];
+        assert!(committed <= end, "{committed} > {end}, the end of the log");
     }
 }
 
@@ -180,24 +273,30 @@ fn acked(books: &[Shared]) -> u64 {
     books.iter().map(|book| book.lock().unwrap().acked).sum()
 }
 
-/// Lets writers run against the broker, up to a random moment, and cuts.
-async fn write_until_cut(broker: Binary, disk: &mut PowerDisk, books: &[Shared]) {
+/// Lets writers and members run against the broker, up to a random moment, and cuts.
+async fn write_until_cut(
+    broker: Binary,
+    disk: &mut PowerDisk,
+    books: &[Shared],
+    commits: &Arc<Mutex<Commits>>,
+) {
     // A runtime of their own, which ends with them. A producer that is dropped
     // goes on in the background: it could come upon a later broker, on the port of
     // this one, and append what wasn't acknowledged once more.
-    let writers = Runtime::new().unwrap();
+    let clients = Runtime::new().unwrap();
     for ((topic, partitions), book) in TOPICS.into_iter().zip(books) {
         book.lock().unwrap().cut = false;
-        writers.spawn(write(
-            broker.endpoint(),
-            topic,
-            partitions,
-            Arc::clone(book),
-        ));
+        let book = Arc::clone(book);
+        clients.spawn(write(broker.endpoint(), topic, partitions, book));
     }
+    for _ in 0..MEMBERS {
+        clients.spawn(consume(broker.endpoint(), Arc::clone(commits)));
+    }
+    let answers = || commits.lock().unwrap().answers;
     let random = RandomState::new().hash_one(());
     let enough = acked(books) + random % (2 * RECORDS_PER_CUT);
-    while acked(books) < enough {
+    let enough_commits = answers() + (random >> 16) % (2 * COMMITS_PER_CUT);
+    while acked(books) < enough || answers() < enough_commits {
         tokio::time::sleep(Duration::from_micros(500)).await;
     }
     // Not only just after an acknowledgement.
@@ -206,9 +305,10 @@ async fn write_until_cut(broker: Binary, disk: &mut PowerDisk, books: &[Shared])
     for book in books {
         book.lock().unwrap().cut = true;
     }
+    commits.lock().unwrap().cut = true;
     disk.cut();
     broker.kill();
-    let end = move || writers.shutdown_timeout(Duration::from_secs(60));
+    let end = move || clients.shutdown_timeout(Duration::from_secs(60));
     tokio::task::spawn_blocking(end).await.unwrap();
 }
 
@@ -235,9 +335,10 @@ async fn what_was_acknowledged_survives_power_cuts() {
         books.push(Arc::new(Mutex::new(book)));
     }
 
+    let commits = Arc::new(Mutex::new(Commits::default()));
     let (mut lost, mut unflushed_lost) = (0, 0);
     for cut in 1..=cuts {
-        write_until_cut(broker, &mut disk, &books).await;
+        write_until_cut(broker, &mut disk, &books, &commits).await;
         unflushed_lost += u32::from(disk.restore());
         broker = Binary::serve(&data);
         let client = Client::connect(broker.endpoint()).await.unwrap();
@@ -246,11 +347,14 @@ async fn what_was_acknowledged_survives_power_cuts() {
             lost += read(&client, topic, whole, book).await;
         }
         assert_eq!(lost, 0, "records lost by cut {cut}");
+        check_commits(&client, &commits, &books).await;
         if cut % 100 == 0 || cut == cuts {
             say(&format!(
-                "{cut} power cuts, {} acknowledged records, {lost} lost \
-                 (of {cut} files that were not flushed, {unflushed_lost} lost)",
-                acked(&books)
+                "{cut} power cuts, {} acknowledged records, {lost} lost, {} answered \
+                 commits, none lost (of {cut} files that were not flushed, \
+                 {unflushed_lost} lost)",
+                acked(&books),
+                commits.lock().unwrap().answers
             ));
         }
     }
