@@ -307,6 +307,10 @@ pub const COMMITTED_OFFSETS: usize = 2_000_000;
 /// How long a group that has no members keeps what it committed (7 days).
 pub const OFFSETS_RETENTION: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
+/// No group is forgotten so soon after the start of the broker, however long it was
+/// off: members need time to come again, and the clock may be set right meanwhile.
+pub const OFFSETS_GRACE: Duration = Duration::from_secs(60 * 60);
+
 /// A group that couldn't be removed is tried again after so long.
 pub const EXPIRY_RETRY: Duration = Duration::from_secs(60);
 

@@ -2,12 +2,14 @@
 //!
 //! | the group | what is done |
 //! |---|---|
-//! | has members | nothing; its record says so with the next generation |
+//! | has members | nothing; its record says so since the first one joined |
 //! | has none, and has committed nothing | it is deleted at once: there is nothing to keep |
 //! | has none, for less than the retention | it is kept, and its record says since when |
+//! | has none, for longer, but the broker started a moment ago | it is kept for a while |
 //! | has none, for longer | it is deleted with what it committed |
 //!
-//! A group whose record says that it has members, when the broker starts, had them
+//! The retention goes on while the broker is off, so it may be over when it starts;
+//! but then nobody has had a chance to come again, and the clock may be wrong. A group whose record says that it has members, when the broker starts, had them
 //! until the broker ended: it is without them since the start.
 
 use std::time::Duration;
@@ -23,6 +25,8 @@ pub(super) struct Absence {
     since_ms: Option<i64>,
     /// When to look at it again.
     look_at: Option<Instant>,
+    /// The broker has started long enough ago by then.
+    not_before: Instant,
 }
 
 /// What is to be done.
@@ -37,11 +41,13 @@ pub(super) enum Verdict {
 }
 
 impl Absence {
-    /// As the group's record says.
-    pub(super) fn since(since_ms: Option<i64>) -> Absence {
+    /// As the group's record says. What it has committed is kept until `not_before`
+    /// in any case.
+    pub(super) fn since(since_ms: Option<i64>, not_before: Instant) -> Absence {
         Absence {
             since_ms,
             look_at: None,
+            not_before,
         }
     }
 
@@ -58,7 +64,7 @@ impl Absence {
 
     /// There are members, or the time that counts begins anew.
     pub(super) fn end(&mut self) {
-        *self = Absence::since(None);
+        *self = Absence::since(None, self.not_before);
     }
 
     /// There are no members, and it is `now_ms` since the Unix epoch.
@@ -74,10 +80,12 @@ impl Absence {
         // A clock that was set back makes it last longer.
         let age_ms = u64::try_from(now_ms.saturating_sub(since_ms)).unwrap_or_default();
         let left = limits::OFFSETS_RETENTION.saturating_sub(Duration::from_millis(age_ms));
+        let now = Instant::now();
+        let left = left.max(self.not_before.saturating_duration_since(now));
         if left.is_zero() {
             return Verdict::Delete;
         }
-        self.look_at = Some(Instant::now() + left);
+        self.look_at = Some(now + left);
         match is_new {
             true => Verdict::Record,
             false => Verdict::Keep,

@@ -89,7 +89,13 @@ impl GroupTask {
         });
         if refused.is_none() {
             self.outboxes.add(member, outbox);
+            let was_empty = self.absence.since_ms().is_some();
             self.absence.end();
+            if was_empty && self.record.exists {
+                // There may be nothing for it to get, and so no generation that says
+                // it: a crash, even much later, must not find the group abandoned.
+                self.write_group();
+            }
         }
         self.perform(effects);
         match refused {

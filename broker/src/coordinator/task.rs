@@ -105,6 +105,7 @@ impl GroupTask {
         let mut topics = shared.topics.clone();
         let known = topics.borrow_and_update().clone();
         let mut group = Group::new(stored.generation());
+        let not_before = shared.ticker.started() + limits::OFFSETS_GRACE;
         let nobody_is_there = Event::Topics(known.list().clone());
         group.handle(nobody_is_there, shared.ticker.now_ms());
         GroupTask {
@@ -119,7 +120,7 @@ impl GroupTask {
                 durable_generation: stored.generation(),
                 rewrite_at: None,
             },
-            absence: Absence::since(stored.empty_since_ms),
+            absence: Absence::since(stored.empty_since_ms, not_before),
             shared: Shared { topics, ..shared },
             mailbox,
             waiting: VecDeque::new(),

@@ -168,10 +168,26 @@ impl Fixture {
         self.try_join(group, Some(member)).await.unwrap()
     }
 
+    /// Joins for one topic, which needs not exist.
+    async fn join_for(&self, group: &str, topic: &str) -> Member {
+        let topics = Subscription::new([topic]).unwrap();
+        self.join_as(group, None, topics).await.unwrap()
+    }
+
     async fn try_join(&self, group: &str, name: Option<&str>) -> Result<Member, JoinError> {
+        let topics = Subscription::new(["t", "u*"]).unwrap();
+        self.join_as(group, name, topics).await
+    }
+
+    async fn join_as(
+        &self,
+        group: &str,
+        name: Option<&str>,
+        subscription: Subscription,
+    ) -> Result<Member, JoinError> {
         let request = JoinRequest {
             name: name.map(|name| MemberName::try_from(name).unwrap()),
-            subscription: Subscription::new(["t", "u*"]).unwrap(),
+            subscription,
             session_timeout_ms: 10_000,
             revoke_timeout_ms: 5_000,
         };

@@ -18,6 +18,11 @@ impl Ticker {
         }
     }
 
+    /// When it began to count.
+    pub(super) fn started(self) -> Instant {
+        self.start
+    }
+
     pub(super) fn now_ms(self) -> u64 {
         let since = Instant::now().saturating_duration_since(self.start);
         u64::try_from(since.as_millis()).expect("milliseconds fit in 64 bits")
