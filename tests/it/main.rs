@@ -15,6 +15,7 @@ mod format_1;
 mod group_admin;
 mod group_crashes;
 mod group_edges;
+mod group_generations;
 mod group_members;
 mod group_records;
 mod group_requests;

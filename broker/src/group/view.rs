@@ -44,7 +44,8 @@ pub struct Ownership {
 
 impl Group {
     /// Whether a commit of a partition by a member is good at this time; of which
-    /// generation's assignment it is, if the member says so.
+    /// generation's assignment it is, if the member says so. [`Generation::ZERO`] is
+    /// that of none: the member has not been told that it has the partition.
     pub fn check_commit(
         &self,
         member: MemberId,
@@ -65,7 +66,8 @@ impl Group {
                 false => Ok(()),
             };
         }
-        let was_before = generation.is_some_and(|generation| generation < slot.since());
+        let was_before = generation
+            .is_some_and(|generation| generation > Generation::ZERO && generation < slot.since());
         match was_before || slot.previous() == Some(member) {
             true => Err(CommitRefusal::StaleGeneration),
             false => Err(CommitRefusal::NotAssigned),

@@ -150,6 +150,10 @@ fn commits_are_good_from_the_assignment_until_it_is_given_back() {
     assert_eq!(check(&scene, 1, moving[0], Some(1)), stale);
     assert_eq!(check(&scene, 1, moving[0], None), stale);
     assert_eq!(check(&scene, 2, moving[0], Some(3)), Ok(()));
+    // Who has a partition and doesn't know of it has processed nothing of it.
+    assert_eq!(check(&scene, 2, moving[0], Some(0)), stale);
+    let other = of([0, 1]).into_iter().find(|p| *p != moving[0]).unwrap();
+    assert_eq!(check(&scene, 2, other, Some(0)), not_assigned);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use super::credit::Credit;
 use super::join::Terms;
 use super::progress::{Holding, Progress};
 use super::start::Started;
-use crate::group::TopicPartition;
+use crate::broker::Broker;
+use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::model::{Offset, TopicName};
 use crate::partition::ReadError;
@@ -43,6 +44,8 @@ struct Share {
     topic: TopicName,
     /// Absent once it is to be given back.
     reading: Option<(SlotId, Holding)>,
+    /// Of the last assignment that was sent to the member; `ZERO` before that.
+    told: Generation,
 }
 
 /// Something that is ready to be sent, in the order in which it was read.
@@ -87,8 +90,12 @@ impl Delivery {
         let holding = Holding::from(opened.position);
         let slot = self.reading.add(opened)?;
         self.by_slot.insert(slot, partition);
-        let reading = Some((slot, holding));
-        self.shares.insert(partition, Share { topic, reading });
+        let share = Share {
+            topic,
+            reading: Some((slot, holding)),
+            told: Generation::ZERO,
+        };
+        self.shares.insert(partition, share);
         self.is_behind = true;
         Ok(assigned)
     }
@@ -113,6 +120,33 @@ impl Delivery {
         let name = self.revoke(partition);
         self.shares.remove(&partition);
         name
+    }
+
+    /// The member is sent an assignment: it knows of it from now on.
+    pub(super) fn tell(&mut self, broker: &Broker, assigned: &v1::Assigned) {
+        for partition in &assigned.partitions {
+            // A topic that has another name's place by now has no such share, or one
+            // that is assigned later, and for which this is too old.
+            let named = named(broker, &partition.topic, partition.partition);
+            let share = named.and_then(|partition| self.shares.get_mut(&partition));
+            if let Some(share) = share {
+                share.told = Generation(assigned.generation);
+            }
+        }
+    }
+
+    /// Positions without a generation are of the assignments that the member knows
+    /// of. Which those are is found out when the commit is heard: it may wait, and
+    /// the member be told of others meanwhile.
+    pub(super) fn stamp(&self, broker: &Broker, commit: &mut v1::Commit) {
+        for position in &mut commit.positions {
+            if position.generation.is_none() {
+                let named = named(broker, &position.topic, position.partition);
+                let share = named.and_then(|partition| self.shares.get(&partition));
+                let told = share.map_or(Generation::ZERO, |share| share.told);
+                position.generation = Some(told.0);
+            }
+        }
     }
 
     /// Whether the member is to give this partition back.
@@ -288,4 +322,10 @@ impl Delivery {
             batch: Some(batch),
         }
     }
+}
+
+/// The partition that has this name now, if there is one.
+fn named(broker: &Broker, topic: &str, partition: u32) -> Option<TopicPartition> {
+    let topic = broker.topic(topic).ok()?.meta().id;
+    Some(TopicPartition { topic, partition })
 }

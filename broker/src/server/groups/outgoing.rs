@@ -4,12 +4,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use statecast_proto::reason::Reason;
 use statecast_proto::v1::{self, consume_response::Event};
 use tokio::time::Instant;
 
 use super::commit_room::{PER_REFUSAL, Room};
 use crate::group::{Generation, RevokeReason};
 use crate::limits;
+use crate::server::error::Refusal;
 
 /// Something that the group has to say.
 #[derive(Debug)]
@@ -35,6 +37,12 @@ pub(super) enum Said {
         /// That of the commit; the answer takes it with it.
         room: Arc<Room>,
     },
+}
+
+/// Why a member has to go that doesn't take what it is told.
+pub(super) fn unread() -> Refusal {
+    let message = "the member doesn't read what it is told";
+    Refusal::new(Reason::MemberExpired, message)
 }
 
 /// What waits for the transport.

@@ -29,7 +29,7 @@ use super::Responses;
 use super::commits::{Admitted, Commits};
 use super::delivery::Delivery;
 use super::join::{self, Terms, allowance};
-use super::outgoing::{Outgoing, Said};
+use super::outgoing::{Outgoing, Said, unread};
 use super::start::{self, Opening, Started, opened};
 use crate::coordinator::{Member, MemberEvent};
 use crate::group::{Generation, TopicPartition};
@@ -228,6 +228,9 @@ impl Session {
                 if let Some(positions) = commit {
                     self.commits.sent(positions);
                 }
+                if let Event::Assigned(assigned) = &event {
+                    self.delivery.tell(&self.context.broker, assigned);
+                }
                 Some(event)
             }
             None => self.delivery.take(),
@@ -245,7 +248,8 @@ impl Session {
                 let refusal = Refusal::invalid("a member joins once, and this one has");
                 self.break_off(refusal).await;
             }
-            Some(Request::Commit(commit)) => {
+            Some(Request::Commit(mut commit)) => {
+                self.delivery.stamp(&self.context.broker, &mut commit);
                 self.show_life().await;
                 match self.commits.take(commit) {
                     Ok(Some(commit)) => self.commit(commit).await,
@@ -434,11 +438,6 @@ impl Session {
         self.commits.forget_waiting();
         self.delivery.clear();
     }
-}
-
-fn unread() -> Refusal {
-    let message = "the member doesn't read what it is told";
-    Refusal::new(Reason::MemberExpired, message)
 }
 
 async fn at(instant: Option<Instant>) {
