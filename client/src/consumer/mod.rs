@@ -19,6 +19,7 @@ mod prefix;
 mod session;
 mod shared;
 mod shares;
+mod unsettled;
 
 use std::fmt;
 use std::future::poll_fn;
@@ -208,8 +209,10 @@ impl Consumer {
     /// pauses: it keeps its partitions for the session timeout, and gets them
     /// when it comes again.
     ///
-    /// Fails when something that was processed couldn't be committed. The record
-    /// that was handed out last doesn't count as processed unless it was marked.
+    /// Fails when something that was processed isn't committed: the broker refused
+    /// it, or the connection was lost before, and the records have come again neither
+    /// here nor at another member. The record that was handed out last doesn't count
+    /// as processed unless it was marked.
     pub async fn close(self) -> Result<(), Error> {
         let goodbye = self.shared.goodbye();
         self.end(goodbye).await
@@ -221,7 +224,9 @@ impl Consumer {
     }
 
     async fn end(self, goodbye: Goodbye) -> Result<(), Error> {
+        // Before others get what the member has.
+        let settled = self.shared.look_for_unsettled().await;
         self.shared.with(|member| member.say_goodbye(goodbye));
-        poll_fn(|cx| self.shared.poll_ended(cx)).await
+        poll_fn(|cx| self.shared.poll_ended(cx)).await.and(settled)
     }
 }

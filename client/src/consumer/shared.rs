@@ -7,7 +7,7 @@ use tokio::sync::{Notify, oneshot};
 use tonic::transport::Channel;
 
 use super::builder::ConsumerSettings;
-use super::event::CommitPosition;
+use super::event::{CommitPosition, TopicPartition};
 use super::member::{Goodbye, Member};
 use crate::client::Client;
 use crate::error::Error;
@@ -101,6 +101,36 @@ impl Shared {
     pub(super) async fn commit_processed(&self) -> Result<(), Error> {
         let uncommitted = self.lock().shares.uncommitted();
         self.commit(uncommitted).await
+    }
+
+    /// Fails when something was processed that wasn't committed before a connection
+    /// was lost, and nobody has it again. What others have the broker knows.
+    pub(super) async fn look_for_unsettled(&self) -> Result<(), Error> {
+        let (mut unsettled, id) = {
+            let member = self.lock();
+            let id = member.joined().map(|joined| joined.member_id.clone());
+            (member.unsettled().clone(), id)
+        };
+        if let Some(id) = id
+            && !unsettled.is_empty()
+            && let Ok(group) = self
+                .client
+                .admin()
+                .describe_group(&self.settings.group)
+                .await
+        {
+            for partition in group.partitions {
+                let place = TopicPartition {
+                    topic: partition.topic.into(),
+                    partition: partition.partition,
+                };
+                unsettled.settle(&place, partition.committed_offset.unwrap_or(0));
+                if partition.member_id.is_some_and(|owner| owner != id) {
+                    unsettled.goes_on(&place);
+                }
+            }
+        }
+        unsettled.outcome()
     }
 
     /// How the member goes unless told otherwise.

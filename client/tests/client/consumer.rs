@@ -422,6 +422,63 @@ async fn whoever_waits_for_a_commit_is_told_that_the_connection_is_lost() {
     assert_eq!(reason, RevokeReason::Disconnected);
 }
 
+/// A consumer of which two records count as processed when its connection is lost,
+/// and which has joined again since, with t/0 from an offset that was committed.
+async fn processed_and_joined_again(offset: u64) -> (Consumer, FakeMember) {
+    let groups = FakeGroups::start().await;
+    let (mut consumer, member) = joined(&groups).await;
+    member.sends(0, 0, &["a", "b", "c"]).await;
+    for value in ["a", "b", "c"] {
+        assert_eq!(next_value(&mut consumer).await, value);
+    }
+    member.vanishes().await;
+    let member = groups.join().await;
+    member.assigns(8, &[(0, offset)]).await;
+    while !matches!(
+        told(&mut consumer).await,
+        GroupEvent::Assigned { generation: 8, .. }
+    ) {}
+    (consumer, member)
+}
+
+#[tokio::test]
+async fn close_fails_for_what_was_not_committed_before_the_connection_was_lost() {
+    let (consumer, mut member) = processed_and_joined_again(1).await;
+    let (closed, ()) = tokio::join!(consumer.close(), async {
+        while member.hears().await.is_some() {}
+        drop(member);
+    });
+    let error = closed.unwrap_err().to_string();
+    assert!(
+        error.contains("t/0 was processed up to offset 2"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn close_succeeds_once_what_was_not_committed_came_again_or_was_committed() {
+    let (mut consumer, mut member) = processed_and_joined_again(0).await;
+    member.sends(0, 0, &["a", "b"]).await;
+    for value in ["a", "b"] {
+        assert_eq!(next_value(&mut consumer).await, value);
+    }
+    let (closed, ()) = tokio::join!(consumer.close(), async {
+        let commit = member.hears_commit().await;
+        member.commits(&commit).await;
+        while member.hears().await.is_some() {}
+        drop(member);
+    });
+    closed.unwrap();
+
+    // Only the answer was lost.
+    let (consumer, mut member) = processed_and_joined_again(2).await;
+    let (closed, ()) = tokio::join!(consumer.close(), async {
+        while member.hears().await.is_some() {}
+        drop(member);
+    });
+    closed.unwrap();
+}
+
 #[tokio::test]
 async fn expired_member_joins_again_and_a_replaced_one_ends() {
     let groups = FakeGroups::start().await;

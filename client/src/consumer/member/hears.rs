@@ -79,6 +79,10 @@ impl Member {
                 None => wire.topic.as_str().into(),
             };
             let (id, before) = self.shares.assign(&topic, assigned.generation, &wire);
+            if let Some(place) = self.shares.place(id) {
+                // The answer to its commit was lost.
+                self.unsettled.settle(&place, wire.offset);
+            }
             if let Some(before) = before {
                 self.end(&[before], RevokeReason::Rebalance);
             }

@@ -10,9 +10,10 @@ use std::task::Waker;
 use statecast_proto::v1;
 
 use super::credit::{Cost, Credit};
-use super::event::{CommitPosition, RevokeReason};
+use super::event::{CommitPosition, RevokeReason, TopicPartition};
 use super::inbox::{Inbox, Item};
 use super::shares::{SentCommit, ShareId, Shares, Waiter};
+use super::unsettled::Unsettled;
 use crate::error::Error;
 
 /// How the member ends.
@@ -60,6 +61,7 @@ pub(super) struct Member {
     stay: Stay,
     /// What was refused since the member goes.
     unfinished: Option<Error>,
+    unsettled: Unsettled,
     /// Nothing more is handed out.
     stopped: bool,
     ended: Option<Result<(), Error>>,
@@ -82,6 +84,7 @@ impl Member {
             silent: false,
             stay: Stay::Stays,
             unfinished: None,
+            unsettled: Unsettled::default(),
             stopped: false,
             ended: None,
             reader: None,
@@ -118,6 +121,15 @@ impl Member {
             .into_iter()
             .filter_map(|share| Some((share, self.shares.place(share)?)))
             .collect();
+        for position in self.shares.uncommitted() {
+            let CommitPosition {
+                topic,
+                partition,
+                offset,
+            } = position;
+            self.unsettled
+                .add(TopicPartition { topic, partition }, offset);
+        }
         self.shares.clear(error);
         // The next stream gives the member what it takes anew.
         let _ = self.inbox.lost(&gone, RevokeReason::Disconnected);
@@ -160,7 +172,19 @@ impl Member {
 
     /// What lies before `to` is handed out. False when it isn't to be.
     pub(super) fn hand(&mut self, share: ShareId, to: u64) -> bool {
-        !self.stopped && self.shares.hand(share, to)
+        let handed = !self.stopped && self.shares.hand(share, to);
+        if handed
+            && !self.unsettled.is_empty()
+            && let Some(place) = self.shares.place(share)
+        {
+            self.unsettled.settle(&place, to);
+        }
+        handed
+    }
+
+    /// What was processed and not committed when a connection was lost.
+    pub(super) fn unsettled(&self) -> &Unsettled {
+        &self.unsettled
     }
 
     /// The user is done with a batch.
