@@ -216,6 +216,27 @@ fn named_member_that_pauses_finds_its_partitions_again() {
 }
 
 #[test]
+fn who_gets_no_partition_does_not_wait_for_an_end() {
+    let shell = Shell::start();
+    let (a, _a) = shell.consume(&["--member-name", "a"]);
+    let (b, _b) = shell.consume(&["--member-name", "b"]);
+    shell.owners(2);
+    let third = ["consume", "t", "-g", "g", "--until-end"];
+    let done = shell.says(&third);
+    assert_eq!(done.stdout, "");
+    let note = "the others of group g have all partitions";
+    assert!(done.stderr.contains(note), "{}", done.stderr);
+    let pattern = ["consume", "none.*", "-g", "other", "--until-end"];
+    let done = shell.says(&pattern);
+    let note = "there is no topic to read";
+    assert!(done.stderr.contains(note), "{}", done.stderr);
+    for child in [a, b] {
+        send(Signal::TERM, &child);
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+}
+
+#[test]
 fn group_without_members_goes_on_where_it_is_reset_to() {
     let shell = Shell::start();
     shell.says(&["consume", "t", "-g", "g", "--until-end"]);

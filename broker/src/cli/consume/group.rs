@@ -1,8 +1,11 @@
 //! `statecast consume --group`: what is written is committed, and nothing else.
 
 use std::pin::pin;
+use std::time::Duration;
 
-use statecast_client::{Client, CommitPosition, Consumer, GroupEvent, GroupStart, Reason};
+use statecast_client::{
+    Client, CommitPosition, Consumer, GroupEvent, GroupMember, GroupStart, GroupState, Reason,
+};
 
 use super::printer::{Ending, Printer, Stop};
 use super::{Consume, is_gap};
@@ -10,6 +13,10 @@ use crate::cli::common::Common;
 use crate::cli::failure::Failure;
 use crate::cli::pipe::readers_gone;
 use crate::cli::signals::stop_requested;
+
+/// How often it is looked whether the group gives a partition to a consumer that has
+/// none.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) async fn consume(
     consume: &Consume,
@@ -35,8 +42,16 @@ pub(super) async fn consume(
     };
     let mut printer = Printer::new(consume, common);
     let mut unwritten = Unwritten::default();
+    let work = print_all(
+        consume,
+        common,
+        &client,
+        &mut consumer,
+        &mut printer,
+        &mut unwritten,
+    );
     let outcome = tokio::select! {
-        outcome = print_all(consume, &mut consumer, &mut printer, &mut unwritten) => outcome,
+        outcome = work => outcome,
         () = stop => Err(Stop::Interrupted),
         () = readers_gone() => Err(Stop::BrokenPipe),
     };
@@ -74,11 +89,14 @@ async fn look_for_topics(
 
 async fn print_all(
     consume: &Consume,
+    common: &Common,
+    client: &Client,
     consumer: &mut Consumer,
     printer: &mut Printer<'_>,
     unwritten: &mut Unwritten,
 ) -> Result<(), Stop> {
     while !printer.is_done() {
+        let idles = consume.until_end && unwritten.is_empty() && consumer.assignment().is_empty();
         let event = tokio::select! {
             biased;
             event = consumer.next_event() => event,
@@ -87,6 +105,13 @@ async fn print_all(
                 unwritten.write(printer, consumer)?;
                 continue;
             }
+            () = tokio::time::sleep(LOOK), if idles => match why_idle(client, consumer).await {
+                None => continue,
+                Some(why) => {
+                    common.note(format_args!("nothing to read: {why}"));
+                    return Ok(());
+                }
+            },
         };
         match event {
             None => return Ok(()),
@@ -119,6 +144,31 @@ async fn print_all(
         }
     }
     Ok(())
+}
+
+/// Why the consumer has no partition, once the group has come to rest without giving
+/// it one: there is no end that it could wait for.
+async fn why_idle(client: &Client, consumer: &Consumer) -> Option<String> {
+    let id = consumer.member_id()?;
+    let group = consumer.group();
+    // What goes wrong in a connection is the consumer's to tell.
+    let described = client.admin().describe_group(group).await.ok()?;
+    // Whoever is away has partitions that may become free.
+    let is_away = |member: &GroupMember| member.address.is_empty();
+    let is_member = described.members.iter().any(|member| member.id == id);
+    let is_stable = described.group.state == GroupState::Stable;
+    if !is_member || !is_stable || described.members.iter().any(is_away) {
+        return None;
+    }
+    let owners = described.partitions.iter();
+    let mut owners = owners.filter_map(|partition| partition.member_id.as_deref());
+    match owners.clone().any(|owner| owner == id) {
+        true => None,
+        false if owners.next().is_some() => {
+            Some(format!("the others of group {group} have all partitions"))
+        }
+        false => Some("there is no topic to read".to_owned()),
+    }
 }
 
 /// What was printed and perhaps not written yet.
