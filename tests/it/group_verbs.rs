@@ -175,9 +175,12 @@ fn groups_are_listed_described_reset_and_deleted() {
         "{text}"
     );
 
-    for verb in [
-        &["reset", "g", "-t", "t", "--to", "earliest"][..],
-        &["delete", "g"],
+    for (verb, hint) in [
+        (
+            &["reset", "g", "-t", "t", "--to", "earliest"][..],
+            "--force",
+        ),
+        (&["delete", "g"], "stop them first"),
     ] {
         let refused = shell
             .verb(&[&["group"], verb, &["-o", "json"]].concat())
@@ -185,6 +188,9 @@ fn groups_are_listed_described_reset_and_deleted() {
         assert_eq!(refused.code, 1);
         let error: Value = serde_json::from_str(&refused.stderr).unwrap();
         assert_eq!(error["reason"], "GROUP_ACTIVE");
+        let told = error["error"].as_str().unwrap();
+        assert!(told.contains(hint), "{told}");
+        assert!(told.contains("session timeout"), "who is away: {told}");
     }
     // By force, its member begins again.
     let forced = [

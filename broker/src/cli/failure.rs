@@ -63,6 +63,14 @@ impl Failure {
         self
     }
 
+    /// The same failure, with what to do about it.
+    pub(super) fn with_hint(mut self, hint: &str) -> Failure {
+        let (Failure::Usage(message) | Failure::Failed(message) | Failure::Refused { message, .. }) =
+            &mut self;
+        *message = format!("{message}; {hint}");
+        self
+    }
+
     /// Prints the failure on standard error; returns the exit code.
     pub(super) fn report(self, output: Output) -> ExitCode {
         let code = match self {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use statecast_client::{Admin, Group, GroupDescription, GroupMember, GroupPartition, GroupState};
+use statecast_client::{
+    Admin, Error, Group, GroupDescription, GroupMember, GroupPartition, GroupState, Reason,
+};
 
 use super::common::{Common, Output};
 use super::failure::Failure;
@@ -114,7 +116,9 @@ impl GroupVerb {
                 let to = to.expect("it was resolved for this verb");
                 let partitions = admin
                     .reset_group(&name, &topic, &partition, to, force)
-                    .await?;
+                    .await;
+                let hint = "--force resets it all the same: they begin again there";
+                let partitions = partitions.map_err(|error| failure(error, hint))?;
                 common.note(format_args!("reset group {name} in topic {topic}"));
                 if json {
                     print_json(&partitions.iter().map(partition_json).collect())
@@ -137,7 +141,10 @@ async fn delete(common: &Common, admin: &Admin, names: &[String]) -> Result<(), 
                 common.note(format_args!("deleted group {name}"));
                 deleted.push(name);
             }
-            Err(error) => failures.push(Failure::from(error).of(&format!("can't delete {name}"))),
+            Err(error) => {
+                let failure = failure(error, "stop them first");
+                failures.push(failure.of(&format!("can't delete {name}")));
+            }
         }
     }
     if common.output == Output::Json {
@@ -149,6 +156,16 @@ async fn delete(common: &Common, admin: &Admin, names: &[String]) -> Result<(), 
         failure.report(common.output);
     }
     last.map_or(Ok(()), Err)
+}
+
+/// With what to do about a group that has members.
+fn failure(error: Error, hint: &str) -> Failure {
+    let is_active = error.reason() == Some(Reason::GroupActive);
+    let failure = Failure::from(error);
+    match is_active {
+        true => failure.with_hint(hint),
+        false => failure,
+    }
 }
 
 fn group_json(group: &Group) -> Value {

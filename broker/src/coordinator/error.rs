@@ -24,7 +24,10 @@ pub enum GroupError {
     #[error("there is no group {0}")]
     NotFound(String),
     /// Its members would be harmed.
-    #[error("group {0} has members")]
+    #[error(
+        "group {0} has members; one with a name that went without leaving counts until its session \
+         timeout is over"
+    )]
     Active(GroupName),
     /// There is no room for offsets of so many partitions.
     #[error(
