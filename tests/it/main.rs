@@ -16,6 +16,7 @@ mod group_admin;
 mod group_crashes;
 mod group_edges;
 mod group_generations;
+mod group_idle;
 mod group_members;
 mod group_records;
 mod group_requests;

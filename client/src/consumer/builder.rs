@@ -168,8 +168,9 @@ impl ConsumerBuilder {
     }
 
     /// How long records may be held before any of them is committed or more are
-    /// asked for; then the partitions go to others until that happens. 1 s to
-    /// 24 h, in whole milliseconds. Default: the broker's, 5 min.
+    /// asked for; then the partitions go to others until that happens. Who waits for
+    /// more holds nothing, whatever is committed. 1 s to 24 h, in whole
+    /// milliseconds. Default: the broker's, 5 min.
     pub fn max_processing_time(mut self, time: Duration) -> Self {
         self.settings.max_processing_time = Some(time);
         self
@@ -203,8 +204,8 @@ impl ConsumerBuilder {
 
     /// Whether a record counts as processed once the next one is asked for.
     /// Without it only what is [marked](Consumer::mark_processed) or
-    /// [committed](Consumer::commit) does, and whoever does neither for longer
-    /// than `max_processing_time` gets the records again. Default: true.
+    /// [committed](Consumer::commit) does; the other records come again when their
+    /// partition goes on, here or elsewhere. Default: true.
     pub fn auto_commit(mut self, auto_commit: bool) -> Self {
         self.settings.auto_commit = auto_commit;
         self

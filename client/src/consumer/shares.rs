@@ -7,7 +7,8 @@
 //! - `committed <= sent <= processed`: what is committed was processed;
 //! - what was handed out and isn't processed is in flight. A share that is to be
 //!   given back goes once nothing of it is, and all that was processed is
-//!   committed.
+//!   committed. When the broker takes the user for stuck, what is in flight is
+//!   waited for only until the user waits for more itself.
 //!
 //! A partition that comes back is another share: what was begun in the one
 //! before has no effect on it.
@@ -20,7 +21,7 @@ use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use tokio::sync::oneshot;
 
-use super::event::{CommitPosition, TopicPartition};
+use super::event::{CommitPosition, RevokeReason, TopicPartition};
 use crate::error::Error;
 
 /// Who waits for a commit.
@@ -98,6 +99,8 @@ pub(super) struct Shares {
     urgent: BTreeSet<ShareId>,
     /// Those that are to be given back.
     revoked: BTreeSet<ShareId>,
+    /// Those of them of which too much was in flight for too long.
+    stuck: BTreeSet<ShareId>,
 }
 
 impl Shares {
@@ -204,6 +207,17 @@ impl Shares {
         if let Some(share) = self.all.get_mut(&id) {
             share.handed = share.processed;
         }
+    }
+
+    fn sets(&mut self) -> [&mut BTreeSet<ShareId>; 4] {
+        let Shares {
+            dirty,
+            urgent,
+            revoked,
+            stuck,
+            ..
+        } = self;
+        [dirty, urgent, revoked, stuck]
     }
 
     /// Sorts a share into the sets, after it changed.
@@ -348,11 +362,22 @@ impl Shares {
     }
 
     /// A share is to be given back.
-    pub(super) fn revoke(&mut self, id: ShareId) {
+    pub(super) fn revoke(&mut self, id: ShareId, reason: RevokeReason) {
         if let Some(share) = self.all.get_mut(&id) {
             share.revoked = true;
             self.revoked.insert(id);
+            if reason == RevokeReason::MaxProcessingTime {
+                self.stuck.insert(id);
+            }
             self.look_at(id);
+        }
+    }
+
+    /// The user waits for more, so it isn't stuck: it has no use for the time that
+    /// is left to finish what it didn't within the longest time that it may take.
+    pub(super) fn let_go(&mut self) {
+        for id in std::mem::take(&mut self.stuck) {
+            self.release(id);
         }
     }
 
@@ -371,7 +396,7 @@ impl Shares {
     /// A share is gone. Whoever waits to commit it is told so.
     pub(super) fn lose(&mut self, id: ShareId) -> Option<TopicPartition> {
         let share = self.all.remove(&id)?;
-        for set in [&mut self.dirty, &mut self.urgent, &mut self.revoked] {
+        for set in self.sets() {
             set.remove(&id);
         }
         if let Some(partitions) = self.by_topic.get_mut(&share.topic) {
@@ -401,7 +426,7 @@ impl Shares {
             }
         }
         self.by_topic.clear();
-        for set in [&mut self.dirty, &mut self.urgent, &mut self.revoked] {
+        for set in self.sets() {
             set.clear();
         }
     }
@@ -526,7 +551,7 @@ mod tests {
         let mut shares = Shares::default();
         let id = share(&mut shares, 0, 3);
         shares.process(id, 2);
-        shares.revoke(id);
+        shares.revoke(id, RevokeReason::Rebalance);
         assert!(!shares.hand(id, 4), "nothing more is handed out");
         assert!(shares.arrive(id, 3..9).is_none());
         assert!(!shares.can_return());
@@ -543,10 +568,31 @@ mod tests {
     }
 
     #[test]
+    fn share_of_a_stuck_user_goes_once_it_waits_for_more() {
+        for (reason, goes) in [
+            (RevokeReason::MaxProcessingTime, true),
+            (RevokeReason::Rebalance, false),
+        ] {
+            let mut shares = Shares::default();
+            let id = share(&mut shares, 0, 10);
+            shares.process(id, 4);
+            shares.revoke(id, reason);
+            shares.let_go();
+            assert!(
+                !shares.can_return(),
+                "what was processed is committed first"
+            );
+            shares.commit(true, 10);
+            shares.committed(id, 4);
+            assert_eq!(shares.can_return(), goes, "{reason:?}");
+        }
+    }
+
+    #[test]
     fn released_share_goes_with_what_was_not_processed() {
         let mut shares = Shares::default();
         let id = share(&mut shares, 0, 3);
-        shares.revoke(id);
+        shares.revoke(id, RevokeReason::Rebalance);
         assert!(!shares.can_return());
         shares.release(id);
         assert!(shares.can_return());

@@ -575,6 +575,24 @@ async fn stuck_member_gives_no_credit_for_what_was_dropped_until_it_moves() {
     assert_eq!(credit.records, 2);
 }
 
+#[tokio::test]
+async fn user_that_was_taken_for_stuck_gives_back_at_once_when_it_waits_for_more() {
+    let groups = FakeGroups::start().await;
+    let builder = groups.consumer().await.auto_commit(false);
+    let (consumer, mut member) = tokio::join!(builder.open(), groups.join());
+    let mut consumer = consumer.unwrap();
+    member.assigns(7, &[(0, 0)]).await;
+    member.sends(0, 0, &["a", "b"]).await;
+    next(&mut consumer).await.unwrap();
+    member.revokes(0, v1::RevokeReason::MaxProcessingTime).await;
+    while !consumer.assignment().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    // Nothing is committed; the deadline isn't waited for, though.
+    assert!(is_pending(&mut Box::pin(consumer.next())).await);
+    assert_eq!(member.hears().await, Some(revoked(0)));
+}
+
 fn revoked(partition: u32) -> Said {
     let place = v1::TopicPartition {
         topic: "t".to_owned(),

@@ -144,6 +144,19 @@ impl Member {
         }
     }
 
+    /// Waits until there is nothing to tell it for 3 seconds, and it wasn't told that
+    /// partitions come or go before.
+    pub async fn is_left_alone(&mut self) {
+        loop {
+            let response = self.events.message().await.unwrap();
+            match response.and_then(|response| response.event) {
+                Some(Event::Heartbeat(_)) => return,
+                Some(Event::Batches(_) | Event::CaughtUp(_)) => {}
+                other => panic!("it was told something: {other:?}"),
+            }
+        }
+    }
+
     /// What it is told next.
     pub async fn event(&mut self) -> Event {
         let event = self.try_event().await.unwrap();

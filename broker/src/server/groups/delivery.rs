@@ -1,7 +1,7 @@
 //! The records of a member: which partitions it has, what of them is to be sent
 //! next, and how much it takes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use statecast_proto::v1::{self, consume_response::Event};
@@ -30,6 +30,8 @@ pub(super) struct Delivery {
     /// What it takes still.
     credit: Credit,
     progress: Progress,
+    /// What it had when it stalled, and hasn't said since that it gives back.
+    unreturned: HashSet<TopicPartition>,
     /// Of a response.
     max_bytes: usize,
     /// Something was sent since it was said that everything was read.
@@ -64,7 +66,8 @@ impl Delivery {
             shares: HashMap::new(),
             by_slot: HashMap::new(),
             credit: Credit::new(terms.capacity),
-            progress: Progress::new(terms.max_processing_time),
+            progress: Progress::new(terms),
+            unreturned: HashSet::new(),
             max_bytes: terms.max_bytes,
             is_behind: false,
             next: None,
@@ -182,6 +185,7 @@ impl Delivery {
     /// The member takes more.
     pub(super) fn give(&mut self, credit: Allowance) {
         self.credit.give(credit);
+        self.progress.take_back(credit);
     }
 
     /// A partition was committed up to an offset.
@@ -194,16 +198,32 @@ impl Delivery {
 
     /// The member shows that it works; says whether it had stalled.
     pub(super) fn show_life(&mut self) -> bool {
+        self.unreturned.clear();
         self.progress.show_life()
     }
 
     /// When the member will have stalled.
     pub(super) fn stalls_at(&self) -> Option<Instant> {
-        self.progress.stalls_at()
+        let has_everything = self.reading.is_caught_up() && self.next.is_none();
+        self.progress.stalls_at(has_everything)
     }
 
     pub(super) fn set_stalled(&mut self) {
         self.progress.set_stalled();
+        self.unreturned = self.shares.keys().copied().collect();
+    }
+
+    /// The member says that it no longer works on a partition.
+    pub(super) fn let_go(&mut self, partition: TopicPartition) {
+        self.unreturned.remove(&partition);
+    }
+
+    /// Whether the member had stalled, and has said of all that it had then that it
+    /// no longer works on it. What is deleted meanwhile it can't name any more.
+    pub(super) fn has_let_go(&mut self, broker: &Broker) -> bool {
+        self.unreturned
+            .retain(|partition| broker.topic_by_id(partition.topic).is_some());
+        self.progress.has_stalled() && self.unreturned.is_empty()
     }
 
     /// Whether there is so much memory that records may be read before they can be
@@ -308,6 +328,10 @@ impl Delivery {
             ..
         } = taken;
         self.credit.spend(&batch);
+        let size = Allowance {
+            bytes: batch.batch.len() as u64,
+            records: batch.next_offset - batch.base_offset,
+        };
         let partition = self.by_slot[&slot];
         let share = self.shares.get_mut(&partition);
         let share = share.expect("what is not read any more is not sent");
@@ -315,7 +339,7 @@ impl Delivery {
             // The last record may lie further on, if compaction removed others: who
             // processed that one isn't to seem to hold something.
             let end = Offset(batch.base_offset).advanced(records.into());
-            self.progress.send(holding, end);
+            self.progress.send(holding, end, size);
         }
         v1::GroupBatch {
             topic: share.topic.to_string(),

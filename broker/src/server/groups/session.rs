@@ -13,6 +13,8 @@
 //! | it doesn't take what it is told | it left | the reason |
 //! | the broker stops | nothing | `STOPPING`, once its commits are answered |
 
+mod giving_back;
+
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::Arc;
@@ -32,7 +34,7 @@ use super::join::{self, Terms, allowance};
 use super::outgoing::{Outgoing, Said, unread};
 use super::start::{self, Opening, Started, opened};
 use crate::coordinator::{Member, MemberEvent};
-use crate::group::{Generation, TopicPartition};
+use crate::group::Generation;
 use crate::limits;
 use crate::server::Context;
 use crate::server::call::Call;
@@ -295,43 +297,6 @@ impl Session {
         if self.delivery.show_life() {
             self.member.resumed().await;
         }
-    }
-
-    async fn give_back(&mut self, named: &[v1::TopicPartition]) {
-        if named.len() > limits::PARTITIONS as usize {
-            let refusal = Refusal::invalid("more partitions than there can be")
-                .beyond(named.len(), limits::PARTITIONS);
-            return self.refuse(refusal).await;
-        }
-        let mut partitions = Vec::with_capacity(named.len());
-        let mut refused = None;
-        for named in named {
-            match self.revoked(named) {
-                Ok(partition) => {
-                    self.delivery.lose(partition);
-                    partitions.push(partition);
-                }
-                Err(refusal) => refused = refused.or(Some(refusal)),
-            }
-        }
-        self.member.revoked(partitions).await;
-        if let Some(refusal) = refused {
-            self.refuse(refusal).await;
-        }
-    }
-
-    /// Which partition is meant, if the member is to give it back.
-    fn revoked(&self, named: &v1::TopicPartition) -> Result<TopicPartition, Refusal> {
-        let topic = self.context.broker.topic(&named.topic)?;
-        let partition = TopicPartition {
-            topic: topic.meta().id,
-            partition: named.partition,
-        };
-        if self.delivery.is_revoked(partition) {
-            return Ok(partition);
-        }
-        let message = "the member has no such partition that it is to give back";
-        Err(Refusal::new(Reason::NotAssigned, message).about(&named.topic, named.partition))
     }
 
     /// The group says something.

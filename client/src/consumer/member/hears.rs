@@ -146,11 +146,11 @@ impl Member {
 
     fn revoke(&mut self, revoke: &v1::Revoke, now: Instant) {
         let shares = self.found(&revoke.partitions);
+        let reason = RevokeReason::from_wire(revoke.reason());
         for (share, _) in &shares {
-            self.shares.revoke(*share);
+            self.shares.revoke(*share, reason);
         }
         let deadline = now + Duration::from_millis(revoke.deadline_ms.into());
-        let reason = RevokeReason::from_wire(revoke.reason());
         self.look_for_stuck(reason);
         let dropped = self.inbox.revoked(&shares, deadline, reason);
         self.credit.withhold(dropped);

@@ -162,7 +162,10 @@ impl Member {
             return Taken::Item(item);
         }
         match &mut self.ended {
-            None => Taken::Nothing,
+            None => {
+                self.shares.let_go();
+                Taken::Nothing
+            }
             Some(outcome) => {
                 self.stopped = true;
                 Taken::End(std::mem::replace(outcome, Ok(())).err())
