@@ -20,7 +20,6 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use statecast_proto::reason::Reason;
 use statecast_proto::v1::{self, consume_request::Request, consume_response::Event};
 use tokio::sync::mpsc::Permit;
 use tokio::time::{Instant, sleep_until};
