@@ -38,10 +38,7 @@ async fn main() -> Result<(), Error> {
     for (number, delivery) in deliveries {
         // Acknowledged at the topic's flush level: durable, by default.
         let position = delivery.await?;
-        println!(
-            "{number}: partition {}, offset {}",
-            position.partition, position.offset
-        );
+        println!("{number}: {position}");
     }
     producer.close().await
 }

@@ -1,5 +1,6 @@
 //! What became of a batch, shared by the deliveries of its records.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,8 +15,19 @@ use crate::error::Error;
 pub struct RecordPosition {
     /// The partition that took it.
     pub partition: u32,
-    /// Its offset there.
-    pub offset: u64,
+    /// Its offset there. `None` in a rare case: the record is in the log, once, but
+    /// the answer was lost, and when the record was sent again, the broker, which
+    /// remembers only so much of all its producers, knew no longer where it put it.
+    pub offset: Option<u64>,
+}
+
+impl fmt::Display for RecordPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.offset {
+            Some(offset) => write!(f, "partition {}, offset {offset}", self.partition),
+            None => write!(f, "partition {}, offset unknown", self.partition),
+        }
+    }
 }
 
 /// A record on its way: resolves to where it lies once the broker has
@@ -53,7 +65,7 @@ impl Delivery {
         self.batch.outcome().map(|outcome| self.position(outcome))
     }
 
-    fn position(&self, outcome: &Result<u64, Error>) -> Result<RecordPosition, Error> {
+    fn position(&self, outcome: &Outcome) -> Result<RecordPosition, Error> {
         let base_offset = match outcome {
             Ok(base_offset) => *base_offset,
             Err(error) => {
@@ -64,16 +76,19 @@ impl Delivery {
         Ok(RecordPosition {
             partition: self.batch.partition,
             // What would overflow was never taken for a success.
-            offset: base_offset.saturating_add(self.index.into()),
+            offset: base_offset.map(|base| base.saturating_add(self.index.into())),
         })
     }
 }
 
-/// The fate of one batch: its base offset, or why it failed. Settled once.
+/// What became of a batch: its base offset, if that is known, or why it failed.
+pub(super) type Outcome = Result<Option<u64>, Error>;
+
+/// The fate of one batch. Settled once.
 #[derive(Debug)]
 pub(super) struct Completion {
     partition: u32,
-    outcome: OnceLock<Result<u64, Error>>,
+    outcome: OnceLock<Outcome>,
     /// Somebody was told that it failed.
     told: AtomicBool,
     /// One list for the batch: a task that awaits many records of it in turn is
@@ -118,7 +133,7 @@ impl Completion {
         }
     }
 
-    pub(super) fn settle(&self, outcome: Result<u64, Error>) {
+    pub(super) fn settle(&self, outcome: Outcome) {
         let first = self.outcome.set(outcome).is_ok();
         assert!(first, "a batch is settled once");
         self.wake();
@@ -143,13 +158,13 @@ impl Completion {
         }
     }
 
-    fn outcome(&self) -> Option<&Result<u64, Error>> {
+    fn outcome(&self) -> Option<&Outcome> {
         self.outcome.get()
     }
 
     /// The outcome, or the place at which the waker of a delivery now is. `place` is
     /// where it was before.
-    fn poll(&self, place: Option<usize>, waker: &Waker) -> Result<&Result<u64, Error>, usize> {
+    fn poll(&self, place: Option<usize>, waker: &Waker) -> Result<&Outcome, usize> {
         if let Some(outcome) = self.outcome() {
             return Ok(outcome);
         }
@@ -212,13 +227,13 @@ mod tests {
         for delivery in &mut deliveries {
             assert!(Pin::new(delivery).poll(&mut cx).is_pending());
         }
-        batch.settle(Ok(40));
+        batch.settle(Ok(Some(40)));
         // Both are awaited by one task, which is woken once.
         assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         for (delivery, offset) in deliveries.iter_mut().zip([40, 41]) {
             let position = RecordPosition {
                 partition: 3,
-                offset,
+                offset: Some(offset),
             };
             assert_eq!(delivery.now().unwrap().unwrap(), position);
             let Poll::Ready(Ok(polled)) = Pin::new(delivery).poll(&mut cx) else {
@@ -270,7 +285,7 @@ mod tests {
             }
             assert_eq!(batch.lock().len(), deliveries.len());
         }
-        batch.settle(Ok(0));
+        batch.settle(Ok(Some(0)));
         for woken in last {
             assert_eq!(woken.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         }
@@ -290,7 +305,7 @@ mod tests {
             assert!(Pin::new(&mut moving).poll(&mut in_second).is_pending());
         }
         assert_eq!(batch.lock().len(), 2);
-        batch.settle(Ok(0));
+        batch.settle(Ok(Some(0)));
         assert_eq!(first.0.load(std::sync::atomic::Ordering::Relaxed), 1);
         assert_eq!(second.0.load(std::sync::atomic::Ordering::Relaxed), 1);
     }

@@ -73,8 +73,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 ///   been appended, once, and a timeout doesn't keep one from being appended that is
 ///   on its way. The same is true of [`Reason::ProducerExpired`], when the broker
 ///   was away for so long that it has forgotten this producer meanwhile (after a
-///   day, by default). With [`Reason::SequenceTooOld`] it was appended, but where,
-///   the broker doesn't remember.
+///   day, by default).
 /// - Who sends such a record again, or after a restart, sends another one: the
 ///   numbers are those of one `Producer`, while it lives.
 /// - A producer with a name ends those that had it before; they fail with
@@ -97,7 +96,7 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// let producer = client.producer();
 /// let delivery = producer.send("orders", &RecordRef::new(b"order-1", b"shipped")).await?;
 /// let position = delivery.await?; // durable from here on
-/// println!("partition {}, offset {}", position.partition, position.offset);
+/// println!("{position}"); // partition 0, offset 0
 /// producer.close().await?;
 /// # let orders = client.admin().describe_topic("orders").await?;
 /// # let ends = orders.partitions.iter().map(|partition| partition.high_watermark);

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 
 use super::batch::{Content, CutBatch, WaitingBatch};
 use super::builder::ProducerSettings;
-use super::completion::{Completion, Delivery};
+use super::completion::{Completion, Delivery, Outcome};
 use super::failures::Failures;
 use super::flights::RefusedBatch;
 use super::queue::{Expired, Queue, Resumed};
@@ -121,7 +121,7 @@ impl Shared {
     /// it was given up. Returns its cost, which the caller gives back to the buffer,
     /// for many batches at once.
     #[must_use]
-    pub(super) fn settle(&self, batch: &CutBatch, outcome: Result<u64, Error>) -> usize {
+    pub(super) fn settle(&self, batch: &CutBatch, outcome: Outcome) -> usize {
         match outcome {
             Ok(_) if batch.given_up => {}
             Ok(_) => batch.completion.settle(outcome),

@@ -13,8 +13,9 @@ const MAX_DAMAGED: u8 = 2;
 
 #[derive(Debug)]
 pub(super) enum Verdict {
-    /// Its first record has this offset, now or since an earlier copy came.
-    Appended(u64),
+    /// Its first record has this offset, now or since an earlier copy came; that of
+    /// an earlier copy the broker may not know any more.
+    Appended(Option<u64>),
     /// It fails; a retry doesn't help, or nobody knows what became of it.
     Failed(Error),
     /// It wasn't appended, and is to be sent again, perhaps under another number.
@@ -29,7 +30,7 @@ impl Verdict {
             Some(Outcome::Appended(appended)) => {
                 let base = appended.base_offset;
                 return match base.checked_add(batch.encoded.record_count.into()) {
-                    Some(_) => Self::Appended(base),
+                    Some(_) => Self::Appended(Some(base)),
                     None => Self::Failed(Error::protocol("an offset out of bounds")),
                 };
             }
@@ -39,6 +40,8 @@ impl Verdict {
         let numbered = batch.number.is_some();
         match error.reason() {
             Some(Reason::ProducerFenced) => Self::Fenced(error),
+            // A failure would have it sent once more, as another record.
+            Some(Reason::SequenceTooOld) if numbered => Self::Appended(None),
             // Another number, or the same one behind what is missing, will do.
             Some(Reason::SequenceGap | Reason::ProducerExpired) if numbered => Self::Again(error),
             Some(Reason::ChecksumMismatch) if batch.damaged >= MAX_DAMAGED => Self::Failed(error),
@@ -100,8 +103,6 @@ mod tests {
             let verdict = Verdict::of(&batch(false), refused(reason));
             assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
         }
-        let verdict = Verdict::of(&batch(true), refused(Reason::SequenceTooOld));
-        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
         let verdict = Verdict::of(&batch(true), refused(Reason::ProducerFenced));
         assert!(matches!(verdict, Verdict::Fenced(_)), "{verdict:?}");
     }
@@ -117,9 +118,21 @@ mod tests {
     }
 
     #[test]
+    fn batch_that_the_broker_had_before_is_delivered_though_nobody_knows_where() {
+        let verdict = Verdict::of(&batch(true), refused(Reason::SequenceTooOld));
+        assert!(matches!(verdict, Verdict::Appended(None)), "{verdict:?}");
+        // Without a number it makes no sense.
+        let verdict = Verdict::of(&batch(false), refused(Reason::SequenceTooOld));
+        assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
+    }
+
+    #[test]
     fn duplicate_is_as_good_as_new_and_an_offset_without_end_is_none() {
         let verdict = Verdict::of(&batch(true), appended(40));
-        assert!(matches!(verdict, Verdict::Appended(40)), "{verdict:?}");
+        assert!(
+            matches!(verdict, Verdict::Appended(Some(40))),
+            "{verdict:?}"
+        );
         let verdict = Verdict::of(&batch(true), appended(u64::MAX));
         assert!(matches!(verdict, Verdict::Failed(_)), "{verdict:?}");
         let nothing = BatchResult { outcome: None };

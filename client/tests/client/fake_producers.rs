@@ -60,6 +60,13 @@ impl Producers {
         self.sequences.clear();
     }
 
+    /// Which numbers come next is known, but not where those before were put.
+    pub(crate) fn forget_places(&mut self) {
+        for sequence in self.sequences.values_mut() {
+            sequence.known.clear();
+        }
+    }
+
     /// No producer is known any more.
     pub(crate) fn forget_all(&mut self) {
         self.sequences.clear();

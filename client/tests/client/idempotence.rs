@@ -48,7 +48,7 @@ async fn send_all(producer: &Producer, names: &[&str]) -> Vec<Delivery> {
 async fn offsets(deliveries: Vec<Delivery>) -> Vec<u64> {
     let mut offsets = Vec::new();
     for delivery in deliveries {
-        offsets.push(delivery.await.unwrap().offset);
+        offsets.push(delivery.await.unwrap().offset.unwrap());
     }
     offsets
 }
@@ -175,7 +175,10 @@ async fn producer_goes_on_behind_a_batch_that_was_given_up_whether_it_was_append
         let next = send_until_acknowledged(&producer, "next").await;
         producer.close().await.unwrap();
         let names = names(&broker);
-        assert_eq!(names[usize::try_from(next.offset).unwrap()], "next");
+        assert_eq!(
+            names[usize::try_from(next.offset.unwrap()).unwrap()],
+            "next"
+        );
         // It may have been on its way when it was given up.
         let given_up = names.iter().filter(|name| *name == "given up").count();
         assert!(given_up <= 1, "{names:?}");
@@ -238,14 +241,27 @@ async fn record_that_nobody_remembers_fails_and_those_behind_it_go_on() {
 }
 
 #[tokio::test]
-async fn place_that_the_broker_forgot_fails_the_batch_and_no_other() {
+async fn batches_of_which_the_broker_forgot_where_they_are_are_delivered_once() {
     let broker = FakeBroker::start(1).await;
     let producer = warm_producer(&broker).await;
-    broker.script([refuse_for_good(Reason::SequenceTooOld)]);
-    let mut deliveries = send_all(&producer, &["a", "b"]).await;
-    let error = deliveries.remove(0).await.unwrap_err();
-    assert_eq!(error.reason(), Some(Reason::SequenceTooOld));
-    offsets(deliveries).await;
+    broker.script([Answer::AppendInSilence, Answer::AppendAndVanish]);
+    broker.allow_answers(3);
+    let deliveries = send_all(&producer, &["a", "b", "c"]).await;
+    // The first one is on its way again.
+    until_requests(&broker, 4).await;
+    broker.producers(Producers::forget_places);
+    broker.allow_answers(usize::MAX);
+    let mut known = Vec::new();
+    for delivery in deliveries {
+        let position = delivery.await.unwrap();
+        assert_eq!(position.partition, 0);
+        known.push(position.offset);
+    }
+    assert_eq!(known, [None, None, Some(3)]);
+    // Nothing is wrong with the producer, and its numbers go on.
+    assert_eq!(offsets(send_all(&producer, &["d"]).await).await, [4]);
+    producer.flush().await.unwrap();
+    assert_eq!(names(&broker), ["warm", "a", "b", "c", "d"]);
 }
 
 #[tokio::test]

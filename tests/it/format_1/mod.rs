@@ -115,7 +115,11 @@ async fn append(client: &Client, partitions: &mut Partitions) {
             ..RecordRef::new(&key, &value)
         };
         let sent = producer.send_to(topic, *partition, &record).await.unwrap();
-        assert_eq!(sent.await.unwrap().offset, next, "{topic}/{partition}");
+        assert_eq!(
+            sent.await.unwrap().offset,
+            Some(next),
+            "{topic}/{partition}"
+        );
         lines.push(line(next, time, Some(&key), Some(&value), &[]));
     }
     producer.close().await.unwrap();
