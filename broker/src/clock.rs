@@ -4,24 +4,52 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// A wall clock in milliseconds since the Unix epoch. Cheap to clone.
+/// A wall clock in milliseconds since the Unix epoch, and a steady one beside it.
+/// Cheap to clone.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> i64 + Send + Sync>);
+pub struct Clock {
+    wall_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
+    steady_ms: Arc<dyn Fn() -> i64 + Send + Sync>,
+}
 
 impl Clock {
     /// The clock of the machine.
     pub fn system() -> Clock {
-        Clock(Arc::new(system_ms))
+        let start = instant();
+        Clock::of_both(system_ms, move || {
+            i64::try_from(start.elapsed().as_millis()).unwrap_or(i64::MAX)
+        })
     }
 
-    /// A clock that tells what `now_ms` returns.
+    /// A clock that tells what `now_ms` returns, and that nobody sets.
     pub fn of(now_ms: impl Fn() -> i64 + Send + Sync + 'static) -> Clock {
-        Clock(Arc::new(now_ms))
+        let now_ms = Arc::new(now_ms);
+        Clock {
+            wall_ms: now_ms.clone(),
+            steady_ms: now_ms,
+        }
+    }
+
+    /// A clock that is set while `steady_ms` goes on as time does.
+    pub fn of_both(
+        wall_ms: impl Fn() -> i64 + Send + Sync + 'static,
+        steady_ms: impl Fn() -> i64 + Send + Sync + 'static,
+    ) -> Clock {
+        Clock {
+            wall_ms: Arc::new(wall_ms),
+            steady_ms: Arc::new(steady_ms),
+        }
     }
 
     /// Milliseconds since the Unix epoch.
     pub fn now_ms(&self) -> i64 {
-        (self.0)()
+        (self.wall_ms)()
+    }
+
+    /// Milliseconds since some moment, of a clock that nobody sets. It may stand while
+    /// the machine sleeps.
+    pub fn steady_ms(&self) -> i64 {
+        (self.steady_ms)()
     }
 }
 

@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hand::Hands;
 use super::handle::{Partition, PartitionHandle};
+use super::jumps::Jumps;
 use super::mailbox::{Durability, Mailbox, Results, Submission};
 use super::traffic::{Counters, Traffic};
 use super::upkeep::Upkeep;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     pub(super) hands: Hands,
     pub(super) upkeep: Upkeep,
     pub(super) clock: Clock,
+    jumps: Jumps,
     pub(super) counters: Counters,
     options: EngineOptions,
     /// Bytes that may be submitted.
@@ -72,6 +74,7 @@ impl Engine {
             mailbox: Mailbox::default(),
             hands: Hands::default(),
             upkeep: Upkeep::default(),
+            jumps: Jumps::start(&clock),
             clock,
             counters: Counters::default(),
             options,
@@ -292,6 +295,16 @@ impl Engine {
 }
 
 impl Shared {
+    /// The time by which producers are remembered: milliseconds since the Unix epoch.
+    /// What is known of them has come along, if the clock was set.
+    pub(super) fn producers_now_ms(&self) -> i64 {
+        let follow = |by_ms, now_ms| {
+            tracing::warn!("the clock went {by_ms} ms further than time did");
+            self.storage.shift_producers(by_ms, now_ms);
+        };
+        self.jumps.now_ms(&self.clock, follow)
+    }
+
     /// Puts appends that were admitted into the mailbox.
     fn submit(
         &self,

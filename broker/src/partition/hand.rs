@@ -139,7 +139,7 @@ impl Shared {
         let mut end = Lsn::ZERO;
         while results.len() < appends.len() {
             let rest = &appends[results.len()..];
-            match self.storage.append(rest, self.clock.now_ms()) {
+            match self.storage.append(rest, self.producers_now_ms()) {
                 Ok(written) => {
                     end = written.end;
                     let placed = written.placed.into_iter().zip(rest);

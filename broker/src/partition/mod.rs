@@ -6,6 +6,7 @@ mod doorbell;
 mod engine;
 mod hand;
 mod handle;
+mod jumps;
 mod mailbox;
 #[cfg(test)]
 mod tests;

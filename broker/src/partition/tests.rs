@@ -15,7 +15,7 @@ use super::{
     PartitionHandle,
 };
 use crate::clock::Clock;
-use crate::model::{CheckedBatch, Offset, PartitionId};
+use crate::model::{CheckedBatch, Offset, PartitionId, ProducerStamp, RequestStamp, Stamp};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{JournalOptions, JournalSize, Prepared, Read, Storage, StorageOptions};
@@ -424,6 +424,45 @@ async fn retention_goes_on_when_nothing_is_appended_any_more() {
     assert_eq!(partition.range().log_start_offset, Offset(1));
     append(&engine, &partition, b"new").await.unwrap();
     engine.stop().await;
+}
+
+#[tokio::test]
+async fn a_clock_that_jumps_by_days_makes_the_log_forget_no_producer() {
+    const DAYS_MS: i64 = 3 * 24 * 60 * 60 * 1000;
+    for sweeps_first in [true, false] {
+        let time = Arc::new(AtomicI64::new(1_000));
+        let (storage, _) = Storage::open(Arc::new(SimDir::new()), options(), 1).unwrap();
+        let wall = time.clone();
+        let clock = Clock::of_both(move || wall.load(Ordering::Relaxed), || 0);
+        let engine = Engine::start(storage, EngineOptions::default(), clock).unwrap();
+        let partition = engine.create_partition(PartitionId(16), config(FlushLevel::Always));
+        let stamps = [
+            Stamp::Producer(ProducerStamp {
+                id: 7,
+                epoch: 0,
+                base_sequence: 0,
+                fence: None,
+            }),
+            Stamp::Request(RequestStamp::of(b"r")),
+        ];
+        for is_sent_again in [false, true] {
+            for stamp in &stamps {
+                let batch = CheckedBatch {
+                    stamp: Some(stamp.clone()),
+                    ..batch(b"v")
+                };
+                let partition = partition.clone();
+                let append = Append { partition, batch };
+                let appended = engine.append(vec![append]).await.remove(0).unwrap();
+                assert_eq!(appended.duplicate, is_sent_again, "{stamp:?}");
+            }
+            time.fetch_add(DAYS_MS, Ordering::Relaxed);
+            if sweeps_first {
+                engine.sweep_now();
+            }
+        }
+        engine.stop().await;
+    }
 }
 
 /// Polls something once, as a stream does whose client then stops reading.

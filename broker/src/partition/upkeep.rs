@@ -200,7 +200,7 @@ impl Shared {
             // Retention sees only what is in segments.
             self.archive_all();
         }
-        self.storage.expire_producers(self.clock.now_ms());
+        self.storage.expire_producers(self.producers_now_ms());
         if let Err(error) = self.storage.trim_spare() {
             tracing::warn!("removing a spare journal file failed: {error}");
         }

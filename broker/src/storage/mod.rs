@@ -216,6 +216,17 @@ impl Storage {
         }
     }
 
+    /// The clock was set forward by so much, to `now_ms`: that is no time in which a
+    /// producer was silent.
+    pub fn shift_producers(&self, by_ms: i64, now_ms: i64) {
+        let logs: Vec<Arc<PartitionLog>> = self.logs().values().cloned().collect();
+        for log in logs {
+            if let Some(producers) = &mut log.lock().producers {
+                producers.shift(by_ms, now_ms);
+            }
+        }
+    }
+
     /// Forgets producers and requests whose time is over.
     pub fn expire_producers(&self, now_ms: i64) {
         let logs: Vec<Arc<PartitionLog>> = self.logs().values().cloned().collect();

@@ -100,11 +100,9 @@ impl Requests {
         }
     }
 
-    /// Time in which the broker didn't run counts for nobody.
-    pub(super) fn shift(&mut self, by_ms: i64) {
-        for request in &mut self.queue {
-            request.time_ms = request.time_ms.saturating_add(by_ms);
-        }
+    /// When each was made, oldest first.
+    pub(super) fn times(&mut self) -> impl Iterator<Item = &mut i64> {
+        self.queue.iter_mut().map(|request| &mut request.time_ms)
     }
 }
 
@@ -139,7 +137,7 @@ mod tests {
         assert_eq!(offset(&requests, "c", 2), None);
         requests.expire(2 + MEMORY_MS);
         assert_eq!((requests.len(), requests.index.len()), (1, 1));
-        requests.shift(100);
+        requests.times().for_each(|ms| *ms += 100);
         assert_eq!(offset(&requests, "b", 100 + MEMORY_MS), Some(4));
     }
 

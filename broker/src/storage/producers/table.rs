@@ -155,22 +155,30 @@ impl ProducerTable {
     /// nobody: `by_ms` later, at `now_ms`. No id below `given_below` will be given
     /// to another producer.
     pub fn resume(&mut self, by_ms: i64, now_ms: i64, given_below: u64) {
+        self.shift(by_ms, now_ms);
+        if self.forgotten == Some(Forgotten::ALL_SO_FAR) {
+            self.forgotten = Some(Forgotten {
+                below: given_below,
+                at_ms: now_ms,
+            });
+            self.tally.note_forgotten(given_below);
+        }
+    }
+
+    /// Everything that is known comes `by_ms` later, but not later than `now_ms`
+    /// unless it is so already.
+    pub fn shift(&mut self, by_ms: i64, now_ms: i64) {
+        let later = |ms: &mut i64| *ms = ms.saturating_add(by_ms).min(now_ms).max(*ms);
         for producer in &mut self.producers {
-            producer.last_ms = producer.last_ms.saturating_add(by_ms);
+            later(&mut producer.last_ms);
         }
         if let Some(requests) = &mut self.requests {
-            requests.shift(by_ms);
+            requests.times().for_each(later);
         }
-        match &mut self.forgotten {
-            Some(forgotten) if *forgotten == Forgotten::ALL_SO_FAR => {
-                *forgotten = Forgotten {
-                    below: given_below,
-                    at_ms: now_ms,
-                };
-                self.tally.note_forgotten(given_below);
-            }
-            Some(forgotten) => forgotten.at_ms = forgotten.at_ms.saturating_add(by_ms),
-            None => {}
+        if let Some(forgotten) = &mut self.forgotten
+            && *forgotten != Forgotten::ALL_SO_FAR
+        {
+            later(&mut forgotten.at_ms);
         }
     }
 

@@ -298,6 +298,35 @@ fn time_in_which_the_broker_did_not_run_does_not_count() {
     log.append(&stamp(1, 0, 1), 1).unwrap();
 }
 
+#[test]
+fn a_clock_that_is_set_forward_makes_nobody_silent() {
+    let mut log = Log::default();
+    log.append(&stamp(1, 0, 0), 1).unwrap();
+    log.append(&request(1), 1).unwrap();
+    // One comes before the jump is noticed, and has its time behind it.
+    log.now_ms = 50 * HOUR_MS;
+    log.append(&stamp(2, 0, 0), 1).unwrap();
+    log.table().shift(50 * HOUR_MS - 10, 50 * HOUR_MS);
+    assert!(log.expire());
+    assert_eq!(log.table().last_ms(), Some(50 * HOUR_MS));
+    assert_eq!(
+        log.admit(&request(1), 1),
+        Ok(Admitted::Duplicate(Offset(1)))
+    );
+    assert_eq!(
+        log.admit(&stamp(1, 0, 0), 1),
+        Ok(Admitted::Duplicate(Offset(0)))
+    );
+    // It takes as long as ever from here on.
+    assert!(log.table().expire(74 * HOUR_MS - 11));
+    log.table().expire(74 * HOUR_MS - 10);
+    assert_eq!(log.admit(&stamp(1, 0, 1), 1), Err(SequenceError::Expired));
+    assert_eq!(
+        log.admit(&stamp(2, 0, 0), 1),
+        Ok(Admitted::Duplicate(Offset(2)))
+    );
+}
+
 /// A batch as it lies in a log.
 #[derive(Clone, Copy)]
 struct Logged {
