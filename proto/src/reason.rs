@@ -107,7 +107,9 @@ reasons! {
     GroupNotFound = ("GROUP_NOT_FOUND", NOT_FOUND, false);
     /// The group has members: what was asked for would harm them.
     GroupActive = ("GROUP_ACTIVE", FAILED_PRECONDITION, false);
-    /// There are more groups, or members of a group, than the broker takes.
+    /// There are more groups than the broker takes.
+    TooManyGroups = ("TOO_MANY_GROUPS", RESOURCE_EXHAUSTED, false);
+    /// There are more members of a group, or different lists of topics among them, than the broker takes.
     TooManyMembers = ("TOO_MANY_MEMBERS", RESOURCE_EXHAUSTED, false);
     /// The partition is not assigned to this member.
     NotAssigned = ("NOT_ASSIGNED", FAILED_PRECONDITION, false);
@@ -117,6 +119,8 @@ reasons! {
     NoCommittedOffset = ("NO_COMMITTED_OFFSET", FAILED_PRECONDITION, false);
     /// The member was not heard of within its session timeout.
     MemberExpired = ("MEMBER_EXPIRED", ABORTED, true);
+    /// The member didn't read what it was told.
+    MemberNotReading = ("MEMBER_NOT_READING", ABORTED, true);
     /// Another member joined with the same name.
     MemberReplaced = ("MEMBER_REPLACED", ABORTED, false);
     /// The broker holds as much of its clients' data, or as many calls, as it may.

@@ -167,7 +167,7 @@ impl From<JoinError> for Refusal {
         match error {
             JoinError::Refused(reason) => reason.into(),
             JoinError::TooManyGroups => {
-                Refusal::new(Reason::TooManyMembers, &error).with("limit", limits::GROUPS)
+                Refusal::new(Reason::TooManyGroups, &error).with("limit", limits::GROUPS)
             }
             JoinError::Stopping => Refusal::stopping(),
         }

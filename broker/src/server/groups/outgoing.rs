@@ -42,7 +42,7 @@ pub(super) enum Said {
 /// Why a member has to go that doesn't take what it is told.
 pub(super) fn unread() -> Refusal {
     let message = "the member doesn't read what it is told";
-    Refusal::new(Reason::MemberExpired, message)
+    Refusal::new(Reason::MemberNotReading, message)
 }
 
 /// What waits for the transport.
@@ -204,6 +204,11 @@ mod tests {
         }
         assert_eq!(told, [limit, limit, 1, limit]);
         assert_eq!(outgoing.partitions, 0);
+    }
+
+    #[test]
+    fn who_does_not_read_is_not_said_to_have_been_silent() {
+        assert_eq!(unread().into_batch_error().reason, "MEMBER_NOT_READING");
     }
 
     #[test]
