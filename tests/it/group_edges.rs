@@ -224,8 +224,8 @@ async fn a_member_that_retention_overtakes_is_told_and_goes_on() {
     let broker = stopped.start_changed(archive).await;
     let slow = v1::Join {
         capacity: Some(v1::Credit {
-            bytes: u64::MAX,
-            records: 1,
+            bytes: None,
+            records: Some(1),
         }),
         ..join("g", &["t"])
     };

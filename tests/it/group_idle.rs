@@ -52,8 +52,8 @@ async fn a_member_with_all_its_capacity_free_keeps_its_partition_though_it_never
     let bytes = batch(10).len() as u64;
     let bounded = v1::Join {
         capacity: Some(v1::Credit {
-            bytes: 1 << 20,
-            records: 10,
+            bytes: Some(1 << 20),
+            records: Some(10),
         }),
         ..hurried()
     };

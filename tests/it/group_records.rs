@@ -78,8 +78,8 @@ async fn records_are_sent_as_far_as_they_are_taken() {
     }
     let bytes = batch(10).len() as u64;
     let capacity = v1::Credit {
-        bytes: u64::MAX,
-        records: 15,
+        bytes: None,
+        records: Some(15),
     };
     let frugal = v1::Join {
         capacity: Some(capacity),
@@ -110,8 +110,8 @@ async fn records_are_sent_as_far_as_they_are_taken() {
     member.leave().await;
 
     let capacity = v1::Credit {
-        bytes: bytes + 1,
-        records: u64::MAX,
+        bytes: Some(bytes + 1),
+        records: None,
     };
     let frugal = v1::Join {
         capacity: Some(capacity),
@@ -135,7 +135,10 @@ async fn who_takes_nothing_is_told_what_the_group_says_all_the_same() {
     broker.create_topic("t", 2).await;
     broker.produce("t", 0, batch(1)).await;
     let nothing = v1::Join {
-        capacity: Some(v1::Credit::default()),
+        capacity: Some(v1::Credit {
+            bytes: Some(0),
+            records: Some(0),
+        }),
         ..join("g", &["t"])
     };
     let mut first = Member::join(broker.connect().await, nothing).await;

@@ -42,8 +42,8 @@ impl Cost {
 
     fn into_wire(self) -> v1::Credit {
         v1::Credit {
-            bytes: self.bytes,
-            records: self.records,
+            bytes: Some(self.bytes),
+            records: Some(self.records),
         }
     }
 }
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn wire(bytes: u64, records: u64) -> v1::Credit {
-        v1::Credit { bytes, records }
+        cost(bytes, records).into_wire()
     }
 
     #[test]

@@ -105,8 +105,11 @@ impl Member {
 
     /// Takes more.
     pub async fn take_more(&self, bytes: u64, records: u64) {
-        self.say(Request::Credit(v1::Credit { bytes, records }))
-            .await;
+        let credit = v1::Credit {
+            bytes: Some(bytes),
+            records: Some(records),
+        };
+        self.say(Request::Credit(credit)).await;
     }
 
     /// What it is told next, besides that there is nothing to tell; `None` at the

@@ -107,7 +107,7 @@ fn terms(join: &v1::Join) -> Result<(Terms, JoinRequest), Refusal> {
     )?;
     let terms = Terms {
         group,
-        capacity: join.capacity.map_or(Allowance::UNLIMITED, allowance),
+        capacity: join.capacity.map_or(Allowance::UNLIMITED, capacity),
         start: start(join.start)?,
         session_timeout_ms,
         max_processing_time: Duration::from_millis(max_processing_time_ms.into()),
@@ -135,11 +135,20 @@ fn start(start: Option<v1::GroupStart>) -> Result<GroupStart, Refusal> {
     }
 }
 
-/// As much as a member says that it takes.
+/// As much as a member says at first that it takes: what it doesn't name has no
+/// bound. Else who names one thing would never be sent anything.
+fn capacity(credit: v1::Credit) -> Allowance {
+    Allowance {
+        bytes: credit.bytes.unwrap_or(u64::MAX),
+        records: credit.records.unwrap_or(u64::MAX),
+    }
+}
+
+/// As much more as a member says that it takes.
 pub(super) fn allowance(credit: v1::Credit) -> Allowance {
     Allowance {
-        bytes: credit.bytes,
-        records: credit.records,
+        bytes: credit.bytes.unwrap_or(0),
+        records: credit.records.unwrap_or(0),
     }
 }
 
@@ -193,5 +202,37 @@ impl From<EndReason> for Refusal {
             EndReason::Expelled(reason) => reason.into(),
             EndReason::Log(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn too_many_groups_are_not_said_to_be_members() {
+        let reason = |error: JoinError| Refusal::from(error).into_batch_error().reason;
+        assert_eq!(reason(JoinError::TooManyGroups), "TOO_MANY_GROUPS");
+        let crowded = JoinError::Refused(ExpelReason::TooManyMembers);
+        assert_eq!(reason(crowded), "TOO_MANY_MEMBERS");
+    }
+
+    #[test]
+    fn what_a_capacity_does_not_name_has_no_bound() {
+        let records = v1::Credit {
+            bytes: None,
+            records: Some(1000),
+        };
+        let expected = Allowance {
+            bytes: u64::MAX,
+            records: 1000,
+        };
+        assert_eq!(capacity(records), expected);
+        assert_eq!(capacity(v1::Credit::default()), Allowance::UNLIMITED);
+        let more = Allowance {
+            bytes: 0,
+            records: 1000,
+        };
+        assert_eq!(allowance(records), more);
     }
 }
