@@ -1,16 +1,16 @@
 //! The Python client of `docs/protocol.md`, run with code generated as the page
 //! says.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use statecast_proto::batch::{BatchBuilder, Compression, RecordRef};
 use statecast_proto::v1;
 use tempfile::TempDir;
 
-use crate::support::TestBroker;
+use crate::support::{Binary, TestBroker};
 
 /// Python, if it can import these modules; else says that the test is skipped.
 fn python_with(modules: &str, packages: &str) -> Option<&'static str> {
@@ -52,6 +52,17 @@ fn generate(python: &str) -> TempDir {
     generated
 }
 
+/// An example that is to be run with generated code.
+fn example(python: &str, file: &str, generated: &TempDir) -> Command {
+    let mut command = Command::new(python);
+    command
+        .arg(root().join("docs/examples/python").join(file))
+        .env("PYTHONPATH", generated.path())
+        // Nothing is left next to the sources.
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command
+}
+
 /// Runs the client for a topic of a broker; returns what it printed.
 async fn run_client(python: &'static str, broker: SocketAddr, topic: &'static str) -> String {
     run_example(python, "client.py", broker, vec![topic]).await
@@ -66,13 +77,9 @@ async fn run_example(
 ) -> String {
     let example = move || {
         let generated = generate(python);
-        run(Command::new(python)
-            .arg(root().join("docs/examples/python").join(file))
+        run(example(python, file, &generated)
             .arg(broker.to_string())
-            .args(arguments)
-            .env("PYTHONPATH", generated.path())
-            // Nothing is left next to the sources.
-            .env("PYTHONDONTWRITEBYTECODE", "1"))
+            .args(arguments))
     };
     tokio::task::spawn_blocking(example).await.unwrap()
 }
@@ -122,6 +129,43 @@ async fn consumer_prints_what_the_page_shows_and_commits_it() {
     )
     .await;
     assert_eq!(again, "", "nothing comes twice");
+}
+
+#[tokio::test]
+async fn consumer_joins_again_when_the_broker_comes_again() {
+    let Some(python) = python_with("grpc, grpc_tools", "grpcio") else {
+        return;
+    };
+    let data = tempfile::tempdir().unwrap();
+    let broker = Binary::serve(data.path());
+    let address = broker
+        .endpoint()
+        .strip_prefix("http://")
+        .unwrap()
+        .to_owned();
+    run_client(python, address.parse().unwrap(), "lamps").await;
+    broker.kill();
+    let printed = tokio::task::spawn_blocking(move || {
+        let generated = generate(python);
+        let mut consumer = example(python, "consumer.py", &generated)
+            .args([&*address, "lamps", "lighting"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let told = BufReader::new(consumer.stderr.take().unwrap());
+        let told = told.lines().map_while(Result::ok);
+        let mut told = told.filter(|line| line.starts_with("joining again"));
+        told.next().expect("it doesn't give up");
+        let _broker = Binary::serve_at(data.path(), &address);
+        // It may have to try once more, and is not to be held up by what it says of it.
+        assert!(told.all(|line| line.starts_with("joining again")));
+        consumer.wait_with_output().unwrap()
+    });
+    let printed = printed.await.unwrap();
+    assert!(printed.status.success());
+    let read = String::from_utf8(printed.stdout).unwrap();
+    assert_eq!(read.lines().count(), 3, "all that is in the topic: {read}");
 }
 
 #[tokio::test]
