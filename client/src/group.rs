@@ -122,6 +122,9 @@ pub struct GroupPartition {
     pub lag: u64,
     /// How long ago the oldest of them was appended; zero without lag.
     pub lag_time: Duration,
+    /// The group has members, and none of them reads the topic any more: the lag is
+    /// no backlog.
+    pub left_behind: bool,
 }
 
 impl GroupPartition {
@@ -136,6 +139,7 @@ impl GroupPartition {
             log_start_offset: partition.log_start_offset,
             lag: partition.lag,
             lag_time: Duration::from_millis(partition.lag_ms),
+            left_behind: partition.left_behind,
         }
     }
 }
@@ -188,8 +192,19 @@ impl Admin {
 
     /// Forgets a group that has no members, with what it committed.
     pub async fn delete_group(&self, name: &str) -> Result<(), Error> {
+        self.delete(name, None).await
+    }
+
+    /// Forgets what a group has committed for a topic. Refused while a member of the
+    /// group reads the topic.
+    pub async fn delete_group_offsets(&self, name: &str, topic: &str) -> Result<(), Error> {
+        self.delete(name, Some(topic.to_owned())).await
+    }
+
+    async fn delete(&self, name: &str, topic: Option<String>) -> Result<(), Error> {
         let request = v1::DeleteGroupRequest {
             name: name.to_owned(),
+            topic,
         };
         let channel = self.client.produce_channel();
         let call = |channel| async { AdminClient::new(channel).delete_group(request).await };

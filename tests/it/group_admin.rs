@@ -25,8 +25,15 @@ async fn reset(
 }
 
 async fn delete(broker: &TestBroker) -> Result<(), Status> {
-    let name = "g".to_owned();
-    let request = v1::DeleteGroupRequest { name };
+    forget(broker, None).await
+}
+
+/// Forgets the group, or what it has committed for a topic.
+async fn forget(broker: &TestBroker, topic: Option<&str>) -> Result<(), Status> {
+    let request = v1::DeleteGroupRequest {
+        name: "g".to_owned(),
+        topic: topic.map(str::to_owned),
+    };
     broker.admin().delete_group(request).await.map(|_| ())
 }
 
@@ -110,6 +117,35 @@ async fn a_group_is_described_with_its_members_and_how_far_it_is() {
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn a_topic_that_the_group_has_left_behind_is_marked_and_can_be_forgotten() {
+    let broker = with_group().await;
+    broker.create_topic("u", 1).await;
+    let marks = async || {
+        let described = broker.describe_group("g").await;
+        let partitions = described.partitions.into_iter();
+        let mark = |p: v1::GroupPartition| (p.topic, p.partition, p.left_behind);
+        partitions.map(mark).collect::<Vec<_>>()
+    };
+    let mark = |topic: &str, partition, left_behind| (topic.to_owned(), partition, left_behind);
+    assert_eq!(marks().await, [mark("t", 0, false)], "it may come again");
+    let mut member = Member::join(broker.connect().await, join("g", &["u"])).await;
+    member.settle(1).await;
+    assert_eq!(marks().await, [mark("t", 0, true), mark("u", 0, false)]);
+
+    let read = forget(&broker, Some("u")).await.unwrap_err();
+    assert_eq!(error_info(&read).reason, "GROUP_ACTIVE");
+    let unknown = forget(&broker, Some("nope")).await.unwrap_err();
+    assert_eq!(error_info(&unknown).reason, "TOPIC_NOT_FOUND");
+    forget(&broker, Some("t")).await.unwrap();
+    assert_eq!(marks().await, [mark("u", 0, false)]);
+    member.vanish();
+    let broker = broker.restart().await;
+    let mut member = Member::join(broker.connect().await, join("g", &["t"])).await;
+    let assigned = member.assignment().await;
+    assert!(assigned.partitions.iter().all(|p| !p.committed));
 }
 
 #[tokio::test]

@@ -248,7 +248,10 @@ async fn groups_that_are_not_there_are_named() {
     let mut admin = broker.admin();
     let described = admin.describe_group(v1::DescribeGroupRequest { name: name() });
     let described = described.await.unwrap_err();
-    let deleted = admin.delete_group(v1::DeleteGroupRequest { name: name() });
+    let deleted = admin.delete_group(v1::DeleteGroupRequest {
+        name: name(),
+        topic: None,
+    });
     let deleted = deleted.await.unwrap_err();
     let reset = v1::ResetGroupRequest {
         name: name(),

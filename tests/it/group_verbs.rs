@@ -268,6 +268,29 @@ fn group_without_members_goes_on_where_it_is_reset_to() {
 }
 
 #[test]
+fn what_a_group_left_behind_is_no_lag_and_can_be_forgotten() {
+    let shell = Shell::start();
+    shell.says(&["topic", "create", "u"]);
+    shell.says(&["consume", "t", "-g", "g", "-n", "5"]);
+    let lag = || shell.describe()["lag"].clone();
+    assert!(lag().as_u64().unwrap() > 0, "nobody reads it just now");
+    let mut child = statecast()
+        .args(["consume", "u", "-g", "g", "--member-name", "a"])
+        .env("STATECAST_ENDPOINT", shell.broker.endpoint())
+        .spawn()
+        .unwrap();
+    while shell.describe()["members"] != 1 || shell.describe()["state"] != "stable" {}
+    assert_eq!(lag(), 0);
+    let text = shell.says(&["group", "describe", "g"]).stdout;
+    assert!(text.contains("left behind"), "{text}");
+    shell.says(&["group", "delete", "g", "--topic", "t"]);
+    let text = shell.says(&["group", "describe", "g"]).stdout;
+    assert!(!text.contains("left behind"), "{text}");
+    send(Signal::TERM, &child);
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
 fn group_that_may_start_nowhere_says_so() {
     let shell = Shell::start();
     let fail = ["consume", "t", "-g", "g", "--from", "fail", "-o", "json"];

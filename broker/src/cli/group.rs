@@ -64,12 +64,16 @@ enum GroupVerb {
         #[arg(long)]
         force: bool,
     },
-    /// Forget groups that have no members, with what they committed.
+    /// Forget groups that have no members, with what they committed; or only what
+    /// they committed for a topic that they read no more.
     #[command(visible_alias = "rm")]
     Delete {
         /// The groups.
         #[arg(required = true)]
         names: Vec<String>,
+        /// Forget only what they committed for this topic.
+        #[arg(short, long, value_name = "TOPIC")]
+        topic: Option<String>,
     },
 }
 
@@ -126,19 +130,31 @@ impl GroupVerb {
                     print(&reset_table(&partitions))
                 }
             }
-            Self::Delete { names } => delete(common, &admin, &names).await,
+            Self::Delete { names, topic } => delete(common, &admin, &names, topic.as_deref()).await,
         }
     }
 }
 
 /// Tries all of them, and tells of each what became of it.
-async fn delete(common: &Common, admin: &Admin, names: &[String]) -> Result<(), Failure> {
+async fn delete(
+    common: &Common,
+    admin: &Admin,
+    names: &[String],
+    topic: Option<&str>,
+) -> Result<(), Failure> {
     let mut deleted = Vec::new();
     let mut failures = Vec::new();
     for name in names {
-        match admin.delete_group(name).await {
+        let outcome = match topic {
+            None => admin.delete_group(name).await,
+            Some(topic) => admin.delete_group_offsets(name, topic).await,
+        };
+        match outcome {
             Ok(()) => {
-                common.note(format_args!("deleted group {name}"));
+                match topic {
+                    None => common.note(format_args!("deleted group {name}")),
+                    Some(topic) => common.note(format_args!("group {name} has left {topic}")),
+                }
                 deleted.push(name);
             }
             Err(error) => {
@@ -210,6 +226,7 @@ fn partition_json(partition: &GroupPartition) -> Value {
         "high_watermark": partition.high_watermark,
         "lag": partition.lag,
         "lag_ms": millis_json(partition.lag_time),
+        "left_behind": partition.left_behind,
     })
 }
 
@@ -322,7 +339,11 @@ fn partitions_table(description: &GroupDescription, now: i64) -> String {
             partition.lag.to_string(),
             show_behind(partition),
             committed_ms.map_or_else(|| "-".to_owned(), |ms| ago(ms, now)),
-            or_dash(member.map_or("", |id| names.get(id).copied().unwrap_or(id))),
+            match member {
+                Some(id) => names.get(id).copied().unwrap_or(id).to_owned(),
+                None if partition.left_behind => "- (left behind)".to_owned(),
+                None => "-".to_owned(),
+            },
         ]);
     }
     table_text(table)
@@ -347,10 +368,12 @@ fn member_name(member: &GroupMember) -> &str {
     member.name.as_deref().unwrap_or(&member.id)
 }
 
-/// Of all partitions: the records, and the age of the oldest.
+/// Of all partitions but those that the group has left behind: the records, and the
+/// age of the oldest.
 fn lag(partitions: &[GroupPartition]) -> (u64, Duration) {
-    let records = partitions.iter().map(|partition| partition.lag).sum();
-    let oldest = partitions.iter().map(|partition| partition.lag_time).max();
+    let read = partitions.iter().filter(|partition| !partition.left_behind);
+    let records = read.clone().map(|partition| partition.lag).sum();
+    let oldest = read.map(|partition| partition.lag_time).max();
     (records, oldest.unwrap_or_default())
 }
 

@@ -29,6 +29,9 @@ pub enum GroupError {
          timeout is over"
     )]
     Active(GroupName),
+    /// Its members read what is to be forgotten.
+    #[error("group {0} has members that read the topic")]
+    Read(GroupName),
     /// There is no room for offsets of so many partitions.
     #[error(
         "all groups together have committed offsets of {} partitions, which is the most",

@@ -15,7 +15,7 @@ use super::task::GroupTask;
 use super::view::{GroupDescription, GroupSummary, MemberDescription, PartitionDescription};
 use super::{GroupError, JoinError};
 use crate::group::{Effect, Event, JoinRequest, MemberId, TopicPartition};
-use crate::model::Offset;
+use crate::model::{Offset, TopicId};
 
 impl GroupTask {
     pub(super) fn hear(&mut self, message: Message) {
@@ -58,6 +58,7 @@ impl GroupTask {
                 let _ = reply.send(Err(GroupError::Active(self.name.clone())));
             }
             Message::Delete(reply) => self.delete(Some(reply)),
+            Message::Forget { topic, reply } => self.forget(topic, reply),
             Message::Reset { force, reply, .. } if !force && !self.group.is_empty() => {
                 let _ = reply.send(Err(GroupError::Active(self.name.clone())));
             }
@@ -229,6 +230,29 @@ impl GroupTask {
         self.apply(Event::Reset(partitions));
     }
 
+    /// Forgets what was committed for a topic, and what is about to be, unless a member
+    /// reads it. It counts until the record that says so is durable; what somebody
+    /// commits from now on comes behind that.
+    fn forget(&mut self, topic: TopicId, reply: Reply<()>) {
+        let mut read = self.group.partitions();
+        if read.any(|(partition, _)| partition.topic == topic) {
+            let _ = reply.send(Err(GroupError::Read(self.name.clone())));
+            return;
+        }
+        let in_flight = self.rounds.submitted().map(|submitted| submitted.partition);
+        let partitions: BTreeSet<TopicPartition> = self
+            .offsets
+            .partitions()
+            .chain(in_flight)
+            .filter(|partition| partition.topic == topic)
+            .collect();
+        for partition in &partitions {
+            let gone = offset_tombstone(self.name.as_str(), *partition);
+            self.rounds.write(gone);
+        }
+        self.rounds.then(Then::Forgotten { partitions, reply });
+    }
+
     pub(super) fn tell_effect(&mut self, effect: Effect) {
         match effect {
             Effect::Generation(_) => {}
@@ -314,11 +338,14 @@ impl GroupTask {
             }
         });
         let read = self.group.partitions().map(|(partition, _)| partition);
-        let all: BTreeSet<TopicPartition> = read.chain(self.offsets.partitions()).collect();
+        let read: BTreeSet<TopicPartition> = read.collect();
+        let committed = self.offsets.partitions();
+        let all: BTreeSet<TopicPartition> = read.iter().copied().chain(committed).collect();
         let partitions = all.into_iter().map(|partition| PartitionDescription {
             partition,
             member: self.group.owner(partition).map(|owner| owner.member),
             committed: self.offsets.get(partition),
+            left_behind: !self.group.is_empty() && !read.contains(&partition),
         });
         GroupDescription {
             summary: self.summary(),

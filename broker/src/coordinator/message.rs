@@ -12,7 +12,7 @@ use super::{GroupError, JoinError};
 use crate::group::{
     CommitRefusal, ExpelReason, Generation, JoinRequest, MemberId, RevokeReason, TopicPartition,
 };
-use crate::model::Offset;
+use crate::model::{Offset, TopicId};
 
 /// Where the answer to a message goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, GroupError>>;
@@ -38,6 +38,10 @@ pub(super) enum Message {
     Summarize(oneshot::Sender<GroupSummary>),
     Describe(oneshot::Sender<GroupDescription>),
     Delete(Reply<()>),
+    Forget {
+        topic: TopicId,
+        reply: Reply<()>,
+    },
     Reset {
         positions: Vec<(TopicPartition, Offset)>,
         /// Also when there are members.

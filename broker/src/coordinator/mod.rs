@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::group::{GroupName, JoinRequest, MemberId, TopicPartition};
 use crate::limits;
-use crate::model::Offset;
+use crate::model::{Offset, TopicId};
 
 pub use error::{GroupError, JoinError};
 pub use fold::{Fold, FoldError};
@@ -220,6 +220,13 @@ impl Coordinator {
     pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
         let deleted = ask(&self.mailbox(group)?, Message::Delete).await;
         deleted.unwrap_or_else(|| Err(GroupError::NotFound(group.to_owned())))
+    }
+
+    /// Forgets what a group has committed for a topic that no member reads.
+    pub async fn forget(&self, group: &str, topic: TopicId) -> Result<(), GroupError> {
+        let forget = |reply| Message::Forget { topic, reply };
+        let forgotten = ask(&self.mailbox(group)?, forget).await;
+        forgotten.unwrap_or_else(|| Err(GroupError::NotFound(group.to_owned())))
     }
 
     /// Commits other offsets for a group: all of them, unless it fails. With `force`

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::group::TopicPartition;
 use crate::limits;
-use crate::model::{Offset, TopicId};
+use crate::model::Offset;
 
 /// A committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,11 +127,12 @@ impl Offsets {
         }
     }
 
-    /// Forgets the offsets of topics; returns which there were.
-    pub(super) fn forget(&mut self, is_gone: impl Fn(TopicId) -> bool) -> Vec<TopicPartition> {
-        let gone = self
-            .durable
-            .extract_if(|partition, _| is_gone(partition.topic));
+    /// Forgets the offsets of partitions; returns of which there were any.
+    pub(super) fn forget(
+        &mut self,
+        is_gone: impl Fn(TopicPartition) -> bool,
+    ) -> Vec<TopicPartition> {
+        let gone = self.durable.extract_if(|partition, _| is_gone(*partition));
         let gone: Vec<TopicPartition> = gone.map(|(partition, _)| partition).collect();
         self.room.give_back(gone.len());
         gone

@@ -2,14 +2,14 @@
 //! round is written at once, and several rounds may be under way; they are settled
 //! in their order.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use tokio::sync::mpsc;
 
 use super::log::{LogError, LogWriter, Written, outcome};
 use super::message::{CommitError, CommitRoom, MemberEvent, Reply};
 use super::offsets::Submitted;
-use crate::group::Generation;
+use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::model::NewRecord;
 
@@ -27,8 +27,23 @@ pub(super) enum Then {
         is_whole: bool,
         reply: Reply<()>,
     },
+    /// What was committed for these is forgotten, and whoever asked for it is told.
+    Forgotten {
+        partitions: BTreeSet<TopicPartition>,
+        reply: Reply<()>,
+    },
     /// The group is gone, and whoever asked for it is told.
     Deleted(Option<Reply<()>>),
+}
+
+impl Then {
+    fn submitted(&self) -> Vec<&Submitted> {
+        match self {
+            Then::Commit(commit) => commit.submitted.iter().map(|(_, offset)| offset).collect(),
+            Then::Reset { submitted, .. } => submitted.iter().collect(),
+            Then::Generation(_) | Then::Forgotten { .. } | Then::Deleted(_) => Vec::new(),
+        }
+    }
 }
 
 /// A commit that waits for its answer.
@@ -78,6 +93,12 @@ impl Rounds {
     /// Something is to be done once the next round is settled.
     pub(super) fn then(&mut self, then: Then) {
         self.then.push(then);
+    }
+
+    /// The offsets that are on their way, and not settled yet.
+    pub(super) fn submitted(&self) -> impl Iterator<Item = &Submitted> {
+        let sent = self.in_flight.iter().flat_map(|round| &round.then);
+        sent.chain(&self.then).flat_map(Then::submitted)
     }
 
     /// Sends what has gathered, unless much is under way: then it gathers further.

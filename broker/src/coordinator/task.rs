@@ -31,7 +31,7 @@ use super::rounds::{Rounds, Then};
 use super::ticker::Ticker;
 use super::topics::KnownTopics;
 use crate::clock::Clock;
-use crate::group::{Effect, Event, Generation, Group, GroupName};
+use crate::group::{Effect, Event, Generation, Group, GroupName, TopicPartition};
 use crate::limits;
 
 /// What all groups share.
@@ -232,6 +232,13 @@ impl GroupTask {
                     let whole = is_whole.then_some(()).ok_or(GroupError::TooManyOffsets);
                     let _ = reply.send(reset.and(whole));
                 }
+                Then::Forgotten { partitions, reply } => {
+                    if outcome.is_ok() {
+                        self.offsets
+                            .forget(|partition| partitions.contains(&partition));
+                    }
+                    let _ = reply.send(outcome.clone().map_err(GroupError::from));
+                }
                 Then::Deleted(reply) => self.settle_deletion(reply, outcome),
             }
         }
@@ -329,7 +336,9 @@ impl GroupTask {
         let known = self.shared.topics.borrow_and_update().clone();
         // Only those that were there: others may be ones whose record is damaged.
         let before = &self.known;
-        let is_gone = |topic| before.contains(topic) && !known.contains(topic);
+        let is_gone = |partition: TopicPartition| {
+            before.contains(partition.topic) && !known.contains(partition.topic)
+        };
         for partition in self.offsets.forget(is_gone) {
             let gone = offset_tombstone(self.name.as_str(), partition);
             self.rounds.write(gone);

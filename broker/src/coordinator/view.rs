@@ -55,6 +55,8 @@ pub struct PartitionDescription {
     pub member: Option<MemberId>,
     /// What was committed last and is durable.
     pub committed: Option<Committed>,
+    /// The group has members, and none of them reads the topic.
+    pub left_behind: bool,
 }
 
 /// Figures of all groups.

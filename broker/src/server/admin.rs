@@ -214,9 +214,9 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DeleteGroupRequest>,
     ) -> Result<Response<v1::DeleteGroupResponse>, Status> {
-        let name = &request.get_ref().name;
-        let deleted = group_admin::delete(&self.context, name).await;
-        deleted.map_err(about_group(name))?;
+        let request = request.get_ref();
+        let deleted = group_admin::delete(&self.context, request).await;
+        deleted.map_err(about_group(&request.name))?;
         Ok(Response::new(v1::DeleteGroupResponse {}))
     }
 

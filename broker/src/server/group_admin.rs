@@ -56,8 +56,19 @@ pub(super) async fn describe(
     })
 }
 
-pub(super) async fn delete(context: &Context, name: &str) -> Result<(), Refusal> {
-    Ok(context.broker.groups().delete(name).await?)
+pub(super) async fn delete(
+    context: &Context,
+    request: &v1::DeleteGroupRequest,
+) -> Result<(), Refusal> {
+    let groups = context.broker.groups();
+    match &request.topic {
+        None => groups.delete(&request.name).await?,
+        Some(topic) => {
+            let topic = context.broker.topic(topic)?.meta().id;
+            groups.forget(&request.name, topic).await?;
+        }
+    }
+    Ok(())
 }
 
 pub(super) async fn reset(
@@ -156,6 +167,7 @@ async fn partition(
         partition: TopicPartition { topic, partition },
         member,
         committed,
+        left_behind,
     } = description;
     let broker = &context.broker;
     let Some(topic) = broker.topic_by_id(topic) else {
@@ -182,6 +194,7 @@ async fn partition(
         log_start_offset: range.log_start_offset.0,
         lag: lag.records,
         lag_ms: lag.age_ms,
+        left_behind,
     }))
 }
 
@@ -189,7 +202,9 @@ impl From<GroupError> for Refusal {
     fn from(error: GroupError) -> Refusal {
         match error {
             GroupError::NotFound(_) => Refusal::new(Reason::GroupNotFound, &error),
-            GroupError::Active(_) => Refusal::new(Reason::GroupActive, &error),
+            GroupError::Active(_) | GroupError::Read(_) => {
+                Refusal::new(Reason::GroupActive, &error)
+            }
             GroupError::TooManyOffsets => Refusal::new(Reason::TooManyPartitions, &error)
                 .with("limit", limits::COMMITTED_OFFSETS),
             GroupError::Log(error) => error.into(),

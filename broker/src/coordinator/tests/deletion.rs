@@ -135,6 +135,33 @@ async fn a_deleted_group_is_gone_for_good_and_its_name_begins_anew() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_forgotten_of_a_topic_includes_what_is_on_its_way() {
+    let fixture = abandoned().await;
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    let read = fixture.groups.forget("g", TopicId(1)).await;
+    assert!(matches!(read, Err(GroupError::Read(_))), "{read:?}");
+    fixture.log.set_flushing(false);
+    member.commit(commit(2, &[(2, 7)])).await;
+    member.leave().await;
+    let (forgotten, ()) = tokio::join!(fixture.groups.forget("g", TopicId(1)), async {
+        // It was heard, and waits until it is durable.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+        fixture.log.set_flushing(true);
+    });
+    forgotten.unwrap();
+    assert_eq!(fixture.committed("g").await, []);
+    let after = fixture.crash();
+    let mut member = after.join("g").await;
+    let (_, got) = assignment(&mut member).await;
+    assert!(
+        got.iter().all(|(_, committed)| committed.is_none()),
+        "{got:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_fails_changes_nothing() {
     let fixture = abandoned().await;
     fixture.log.fail(Some(LogError::DiskFull));
