@@ -11,7 +11,7 @@ use super::offsets::{Committed, Full, Submitted};
 use super::outboxes::Outbox;
 use super::record::{StoredOffset, offset_tombstone};
 use super::rounds::{CommitInFlight, Then};
-use super::task::GroupTask;
+use super::task::{GroupTask, Phase};
 use super::view::{GroupDescription, GroupSummary, MemberDescription, PartitionDescription};
 use super::{GroupError, JoinError};
 use crate::group::{Effect, Event, JoinRequest, MemberId, TopicPartition};
@@ -152,20 +152,34 @@ impl GroupTask {
         partition: TopicPartition,
         offset: Offset,
     ) -> Result<Submitted, Full> {
+        let submitted = self.submit_offset(partition, offset)?;
+        self.write_submitted(&submitted);
+        Ok(submitted)
+    }
+
+    /// Takes room for an offset that is to be written.
+    fn submit_offset(
+        &mut self,
+        partition: TopicPartition,
+        offset: Offset,
+    ) -> Result<Submitted, Full> {
         let committed = Committed {
             offset,
             at_ms: self.shared.clock.now_ms(),
         };
         // One that was just created may not be, when its offsets are reset.
         let topic_is_known = self.known.contains(partition.topic);
-        let submitted = self.offsets.submit(partition, committed, topic_is_known)?;
+        self.offsets.submit(partition, committed, topic_is_known)
+    }
+
+    fn write_submitted(&mut self, submitted: &Submitted) {
         let stored = StoredOffset {
-            offset: offset.0,
-            committed_ms: committed.at_ms,
+            offset: submitted.committed.offset.0,
+            committed_ms: submitted.committed.at_ms,
             group_created_ms: self.record.created_ms,
         };
-        self.rounds.write(stored.record(&self.name, partition));
-        Ok(submitted)
+        let record = stored.record(&self.name, submitted.partition);
+        self.rounds.write(record);
     }
 
     pub(super) fn settle_commit(&mut self, commit: CommitInFlight, outcome: &Result<(), LogError>) {
@@ -202,32 +216,55 @@ impl GroupTask {
         }
     }
 
-    /// The group goes on somewhere else: for members it is as if they lost these
-    /// partitions and got them anew.
+    /// The group is to go on somewhere else, in all of these partitions or in none.
     fn reset(&mut self, positions: Vec<(TopicPartition, Offset)>, reply: Reply<()>) {
         let mut submitted = Vec::with_capacity(positions.len());
-        let mut partitions = Vec::with_capacity(positions.len());
-        let asked = positions.len();
         for (partition, offset) in positions {
-            if let Ok(offset) = self.write_offset(partition, offset) {
-                submitted.push(offset);
-                partitions.push(partition);
+            match self.submit_offset(partition, offset) {
+                Ok(offset) => submitted.push(offset),
+                Err(Full) => {
+                    // Nothing was written: the room that was taken is free again.
+                    for submitted in &submitted {
+                        self.offsets.settle(submitted, false);
+                    }
+                    let _ = reply.send(Err(GroupError::TooManyOffsets));
+                    return;
+                }
             }
         }
-        let is_whole = submitted.len() == asked;
-        self.rounds.then(Then::Reset {
-            submitted,
-            is_whole,
-            reply,
-        });
-        if self.group.is_empty() {
-            // What was chosen by hand isn't to expire soon.
-            self.absence.end();
-        } else if !self.record.exists {
+        for submitted in &submitted {
+            self.write_submitted(submitted);
+        }
+        if !self.record.exists {
             // Offsets count only with it.
             self.write_group();
         }
-        self.apply(Event::Reset(partitions));
+        self.phase = Phase::Resetting;
+        self.rounds.then(Then::Reset { submitted, reply });
+        self.rounds.send_all();
+    }
+
+    /// For members it is as if they lost these partitions and got them anew: once it
+    /// is sure that the group goes on somewhere else.
+    pub(super) fn settle_reset(
+        &mut self,
+        submitted: &[Submitted],
+        reply: Reply<()>,
+        outcome: &Result<(), LogError>,
+    ) {
+        self.phase = Phase::Living;
+        for submitted in submitted {
+            self.settle_offset(submitted, outcome);
+        }
+        if outcome.is_ok() {
+            if self.group.is_empty() {
+                // What was chosen by hand isn't to expire soon.
+                self.absence.end();
+            }
+            let partitions = submitted.iter().map(|submitted| submitted.partition);
+            self.apply(Event::Reset(partitions.collect()));
+        }
+        let _ = reply.send(outcome.clone().map_err(GroupError::from));
     }
 
     /// Forgets what was committed for a topic, and what is about to be, unless a member

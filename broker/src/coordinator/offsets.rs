@@ -34,6 +34,13 @@ impl OffsetsRoom {
             .is_ok()
     }
 
+    /// Takes all but so many places.
+    #[cfg(test)]
+    pub(super) fn leave(&self, count: usize) {
+        let taken = limits::COMMITTED_OFFSETS - count;
+        self.0.store(taken, Ordering::Relaxed);
+    }
+
     fn give_back(&self, count: usize) {
         self.0.fetch_sub(count, Ordering::Relaxed);
     }
@@ -53,7 +60,7 @@ pub(super) struct Offsets {
 pub(super) struct Submitted {
     pub(super) partition: TopicPartition,
     pub(super) topic_was_known: bool,
-    committed: Committed,
+    pub(super) committed: Committed,
     /// It took a place in the room, since nothing was durable of its partition.
     took_room: bool,
 }

@@ -20,11 +20,9 @@ pub(super) enum Then {
     Commit(CommitInFlight),
     /// What depends on this generation is told.
     Generation(Generation),
-    /// A reset is answered.
+    /// A reset is carried out, and answered.
     Reset {
         submitted: Vec<Submitted>,
-        /// Whether there was room for all of it.
-        is_whole: bool,
         reply: Reply<()>,
     },
     /// What was committed for these is forgotten, and whoever asked for it is told.

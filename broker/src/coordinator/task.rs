@@ -2,8 +2,9 @@
 //! group has come, and how its members are told.
 //!
 //! Invariants:
-//! - It waits for nothing but the next thing to happen: not for the log, not for a
-//!   member. So a full disk, or a member that doesn't read, hold up nobody else.
+//! - It waits for nothing but the next thing to happen: not for a member, and for the
+//!   log only when it is deleted or reset. So a full disk, or a member that doesn't
+//!   read, hold up nobody else.
 //! - What an event brings about is told in the order of the events, and not before
 //!   the generation in which it happened is durable.
 //! - Commits are answered in the order in which they came, each once it is durable.
@@ -66,7 +67,7 @@ pub(super) struct GroupTask {
     untold: VecDeque<(Generation, Vec<Effect>)>,
     /// The topics that the group was told of last.
     pub(super) known: KnownTopics,
-    phase: Phase,
+    pub(super) phase: Phase,
 }
 
 /// How the group stands in the log.
@@ -82,8 +83,11 @@ pub(super) struct Record {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub(super) enum Phase {
     Living,
+    /// A reset is on its way into the log. Nothing else happens meanwhile: what is
+    /// committed would count although it belongs to before.
+    Resetting,
     /// Its deletion is on its way into the log. Nothing else happens meanwhile.
     Deleting,
     Gone,
@@ -220,18 +224,7 @@ impl GroupTask {
             match then {
                 Then::Commit(commit) => self.settle_commit(commit, outcome),
                 Then::Generation(generation) => self.settle_generation(generation, outcome),
-                Then::Reset {
-                    submitted,
-                    is_whole,
-                    reply,
-                } => {
-                    for submitted in &submitted {
-                        self.settle_offset(submitted, outcome);
-                    }
-                    let reset = outcome.clone().map_err(GroupError::from);
-                    let whole = is_whole.then_some(()).ok_or(GroupError::TooManyOffsets);
-                    let _ = reply.send(reset.and(whole));
-                }
+                Then::Reset { submitted, reply } => self.settle_reset(&submitted, reply, outcome),
                 Then::Forgotten { partitions, reply } => {
                     if outcome.is_ok() {
                         self.offsets

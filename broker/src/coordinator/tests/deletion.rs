@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::group::RevokeReason;
+use crate::group::{CommitRefusal, RevokeReason};
 
 const RETENTION_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 const GRACE: Duration = crate::limits::OFFSETS_GRACE;
@@ -286,4 +286,69 @@ async fn a_reset_keeps_a_group_for_the_retention_again() {
     fixture.pass(RETENTION_MS - 1);
     let fixture = fixture.crash();
     assert_eq!(fixture.committed("g").await, [(0, 1), (1, 6)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reset_without_room_for_all_of_it_changes_nothing() {
+    let fixture = abandoned().await;
+    fixture.groups.shared.room.leave(1);
+    let before = fixture.log.len();
+    let to = |partitions: &[u32]| partitions.iter().map(|&p| (t(p), Offset(1))).collect();
+    let reset = fixture.groups.reset("g", to(&[0, 2, 3]), false).await;
+    assert_eq!(reset, Err(GroupError::TooManyOffsets));
+    assert_eq!(fixture.committed("g").await, [(0, 5), (1, 6)]);
+    assert_eq!(fixture.log.len(), before);
+    // What it took is free again.
+    fixture.groups.reset("g", to(&[0, 3]), false).await.unwrap();
+    assert_eq!(fixture.committed("g").await, [(0, 1), (1, 6), (3, 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forced_reset_that_fails_takes_nothing_from_members() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    commit_all(&mut member, &[(0, 5)]).await;
+    fixture.log.fail(Some(LogError::DiskFull));
+    let to = vec![(t(0), Offset(1)), (t(1), Offset(1))];
+    let reset = fixture.groups.reset("g", to, true).await;
+    assert_eq!(reset, Err(GroupError::Log(LogError::DiskFull)));
+    fixture.log.fail(None);
+    hears_nothing(&mut member).await;
+    commit_all(&mut member, &[(0, 6)]).await;
+    assert_eq!(fixture.committed("g").await, [(0, 6)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_committed_while_a_reset_is_on_its_way_does_not_undo_it() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    let (first, _) = assignment(&mut member).await;
+    commit_all(&mut member, &[(0, 5)]).await;
+    fixture.log.set_flushing(false);
+    let to = vec![(t(0), Offset(1))];
+    let (reset, ()) = tokio::join!(fixture.groups.reset("g", to, true), async {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut late = commit(2, &[(0, 9)]);
+        late.positions[0].generation = Some(first);
+        member.commit(late).await;
+        // Until it is sure, the member has what it had.
+        hears_nothing(&mut member).await;
+        fixture.log.set_flushing(true);
+    });
+    reset.unwrap();
+    assert_eq!(fixture.committed("g").await, [(0, 1)]);
+    let (mut got, mut refused) = (None, None);
+    while got.is_none() || refused.is_none() {
+        match member.event().await {
+            Some(MemberEvent::Lost { partitions, .. }) => assert_eq!(partitions, [t(0)]),
+            Some(MemberEvent::Assigned { partitions, .. }) => got = Some(partitions),
+            Some(MemberEvent::Committed(answer)) => refused = Some(answer.refused),
+            other => panic!("nothing else is told, as {other:?}"),
+        }
+    }
+    assert_eq!(got.unwrap()[0].committed, Some(Offset(1)));
+    let stale = CommitError::Refused(CommitRefusal::StaleGeneration);
+    assert_eq!(refused.unwrap(), [(0, stale)]);
+    assert_eq!(fixture.crash().committed("g").await, [(0, 1)]);
 }
