@@ -154,8 +154,16 @@ impl ProducerTable {
     /// Goes on after a time in which the broker didn't run, which counts for
     /// nobody: `by_ms` later, at `now_ms`. No id below `given_below` will be given
     /// to another producer.
+    ///
+    /// What the log tells of producers has the times of a clock that may have been set
+    /// in between: so none is over before batches can't be sent again any more.
     pub fn resume(&mut self, by_ms: i64, now_ms: i64, given_below: u64) {
         self.shift(by_ms, now_ms);
+        let idle_ms = i64::try_from(limits::PRODUCER_IDLE.as_millis()).expect("it is a day");
+        let earliest_ms = now_ms.saturating_sub(idle_ms - SILENT_MS);
+        for producer in &mut self.producers {
+            producer.last_ms = producer.last_ms.max(earliest_ms);
+        }
         if self.forgotten == Some(Forgotten::ALL_SO_FAR) {
             self.forgotten = Some(Forgotten {
                 below: given_below,

@@ -327,6 +327,23 @@ fn a_clock_that_is_set_forward_makes_nobody_silent() {
     );
 }
 
+#[test]
+fn after_a_start_nobody_is_forgotten_for_as_long_as_batches_are_sent_again() {
+    let mut log = Log::default();
+    log.append(&stamp(1, 0, 0), 1).unwrap();
+    // The clock was set meanwhile, and all that tells so are the times in the log.
+    log.now_ms = 100 * HOUR_MS;
+    log.append(&stamp(2, 0, 0), 1).unwrap();
+    log.table().resume(0, 100 * HOUR_MS, 50);
+    log.now_ms = 101 * HOUR_MS - 1;
+    assert!(log.expire());
+    let known = Ok(Admitted::Duplicate(Offset(0)));
+    assert_eq!(log.admit(&stamp(1, 0, 0), 1), known);
+    log.now_ms = 101 * HOUR_MS;
+    assert!(log.expire());
+    assert_eq!(log.admit(&stamp(1, 0, 1), 1), Err(SequenceError::Expired));
+}
+
 /// A batch as it lies in a log.
 #[derive(Clone, Copy)]
 struct Logged {
