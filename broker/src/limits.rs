@@ -292,6 +292,11 @@ pub const REBALANCE_QUIET_MS: u64 = 20;
 /// came or went: milliseconds.
 pub const REBALANCE_DELAY_MS: u64 = 200;
 
+/// After a start of the broker, the partitions of a group are first distributed when
+/// as many members are there as before, or so long after the first of them came:
+/// milliseconds.
+pub const RETURN_DELAY_MS: u64 = 2_000;
+
 /// When what was to be done at a time is done later than this, the broker was
 /// stopped or starved, and members may have been heard of but for that:
 /// milliseconds.

@@ -125,5 +125,6 @@ fn presumed(offsets: &HashMap<TopicPartition, StoredOffset>) -> Option<StoredGro
         created_ms,
         generation: 0,
         empty_since_ms: None,
+        members: 0,
     })
 }

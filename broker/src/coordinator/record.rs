@@ -29,6 +29,9 @@ pub(super) struct StoredGroup {
     /// while it has.
     #[prost(int64, optional, tag = "3")]
     pub(super) empty_since_ms: Option<i64>,
+    /// How many members it had: after a start they are waited for.
+    #[prost(uint32, tag = "4")]
+    pub(super) members: u32,
 }
 
 /// How far a group has come in a partition.

@@ -112,6 +112,7 @@ impl GroupTask {
         let not_before = shared.ticker.started() + limits::OFFSETS_GRACE;
         let nobody_is_there = Event::Topics(known.list().clone());
         group.handle(nobody_is_there, shared.ticker.now_ms());
+        group.expect(usize::try_from(stored.members).expect("usize has 32 bits or more"));
         GroupTask {
             name,
             group,
@@ -212,6 +213,7 @@ impl GroupTask {
             created_ms: self.record.created_ms,
             generation: generation.0,
             empty_since_ms: self.absence.since_ms(),
+            members: u32::try_from(self.group.members().count()).expect("they are bounded"),
         };
         self.rounds.write(stored.record(&self.name));
         self.rounds.then(Then::Generation(generation));

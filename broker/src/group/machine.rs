@@ -5,7 +5,7 @@ use super::interest::Interests;
 use super::members::{Member, Members, Presence};
 use super::partitions::Partitions;
 use super::{Effect, Event, Generation, MemberId, TopicList};
-use crate::limits::{REBALANCE_DELAY_MS, REBALANCE_QUIET_MS, TICK_LATENESS_MS};
+use crate::limits::{REBALANCE_DELAY_MS, REBALANCE_QUIET_MS, RETURN_DELAY_MS, TICK_LATENESS_MS};
 
 /// A consumer group.
 ///
@@ -21,6 +21,9 @@ pub struct Group {
     /// When a new plan is to be made. Absent when the plan is that of the members
     /// and topics that there are: who is to get a partition then takes it.
     due: Option<Due>,
+    /// How many members there were before the start, until the first of them have
+    /// their partitions: whoever is a moment earlier than others doesn't get it all.
+    returning: usize,
     /// The latest time that was told.
     pub(super) now_ms: u64,
 }
@@ -52,8 +55,15 @@ impl Group {
             topics: TopicList::default(),
             partitions: Partitions::default(),
             due: None,
+            returning: 0,
             now_ms: 0,
         }
+    }
+
+    /// So many members are about to come again, perhaps: the first plan waits for
+    /// them for a moment.
+    pub fn expect(&mut self, members: usize) {
+        self.returning = members;
     }
 
     /// Takes note of what happened at `now_ms`, and says what is to be done. What
@@ -73,9 +83,12 @@ impl Group {
             changes.lose(revoking.owner, partition, revoking.reason);
             changes.free(partition);
         }
-        match self.due {
-            Some(due) if due.at_ms() <= self.now_ms => {
+        match self.due_ms() {
+            Some(due_ms) if due_ms <= self.now_ms => {
                 self.due = None;
+                if self.members.len() > 0 {
+                    self.returning = 0;
+                }
                 self.rebalance(&mut changes);
             }
             // The new plan has what is free now, too.
@@ -91,7 +104,7 @@ impl Group {
     /// milliseconds, possibly past. Absent while nothing happens by itself. It may be
     /// earlier than anything happens.
     pub fn next_deadline(&self) -> Option<u64> {
-        let due = self.due.map(Due::at_ms);
+        let due = self.due_ms();
         let expiry = self.members.next_expiry_ms();
         let deadline = self.partitions.next_deadline_ms();
         [due, expiry, deadline].into_iter().flatten().min()
@@ -149,6 +162,16 @@ impl Group {
             first_ms,
             last_ms: self.now_ms,
         });
+    }
+
+    /// When a new plan is to be made: milliseconds.
+    fn due_ms(&self) -> Option<u64> {
+        let due = self.due?;
+        let there = self.members.len();
+        match there > 0 && there < self.returning {
+            true => Some(due.first_ms.saturating_add(RETURN_DELAY_MS)),
+            false => Some(due.at_ms()),
+        }
     }
 
     /// Whether a new plan is to be made.

@@ -8,6 +8,7 @@ fn group(created_ms: i64, generation: u64) -> StoredGroup {
         created_ms,
         generation,
         empty_since_ms: None,
+        members: 0,
     }
 }
 

@@ -61,6 +61,7 @@ fn stored_group() -> StoredGroup {
         created_ms: 1_700_000_000_000,
         generation: 7,
         empty_since_ms: Some(1_700_000_360_000),
+        members: 0,
     }
 }
 
@@ -110,7 +111,11 @@ fn examples_are_what_is_written_and_read() {
 #[test]
 fn tables_name_every_field() {
     use prost::Message;
-    assert_eq!(table("a group"), fields(&stored_group().encode_to_vec()));
+    let full = StoredGroup {
+        members: 2,
+        ..stored_group()
+    };
+    assert_eq!(table("a group"), fields(&full.encode_to_vec()));
     assert_eq!(
         table("a committed offset"),
         fields(&stored_offset().encode_to_vec())

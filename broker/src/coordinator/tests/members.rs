@@ -311,3 +311,22 @@ async fn commit_keeps_its_room_until_it_is_settled_though_its_member_is_gone() {
     }
     assert_eq!(fixture.committed("g").await, [(0, 3)]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn after_a_crash_the_first_one_back_does_not_get_what_others_had() {
+    let fixture = Fixture::new();
+    let mut first = fixture.join("g").await;
+    assignment(&mut first).await;
+    commit_all(&mut first, &[(0, 1)]).await;
+    let mut second = fixture.join("g").await;
+    let moving = revocation(&mut first).await;
+    first.revoked(moving).await;
+    assert_eq!(assignment(&mut second).await.1.len(), 2);
+
+    let fixture = fixture.crash();
+    let mut first = fixture.join("g").await;
+    hears_nothing(&mut first).await;
+    let mut second = fixture.join("g").await;
+    assert_eq!(assignment(&mut first).await.1.len(), 2);
+    assert_eq!(assignment(&mut second).await.1.len(), 2);
+}

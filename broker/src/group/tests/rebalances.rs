@@ -35,6 +35,28 @@ fn generations_go_on_behind_the_one_that_is_known() {
 }
 
 #[test]
+fn after_a_start_members_are_waited_for_but_not_for_long() {
+    for comes in [true, false] {
+        let mut scene = Scene::new(4);
+        scene.group.expect(2);
+        scene.wait(10_000);
+        assert_eq!(scene.join(1), []);
+        assert_eq!(scene.wait(1_999), [], "the other one may come");
+        if comes {
+            let effects = scene.join(2);
+            assert_eq!(effects.len(), 3, "nothing has to move: {effects:?}");
+            assert_eq!((scene.has(1).len(), scene.has(2).len()), (2, 2));
+        } else {
+            let expected = [generation(1), assign(1, 1, of([0, 1, 2, 3]))];
+            assert_eq!(scene.wait(1), expected);
+        }
+        // It goes as ever from here on.
+        scene.join(3);
+        assert_ne!(scene.wait(20), []);
+    }
+}
+
+#[test]
 fn what_moves_is_given_back_before_it_is_assigned() {
     let mut scene = Scene::new(4);
     scene.join(1);
