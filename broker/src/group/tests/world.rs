@@ -63,9 +63,11 @@ impl World {
     pub(super) fn new(seed: u64, equal: bool) -> World {
         let mut random = Random::new(seed);
         let generation = Generation(random.between(0, 1000));
+        let mut group = Group::new(generation);
+        group.expect(usize::try_from(random.between(0, 4)).unwrap());
         let mut world = World {
             random,
-            group: Group::new(generation),
+            group,
             model: Model::new(generation),
             manners: BTreeMap::new(),
             now_ms: 1_000,
