@@ -72,9 +72,11 @@ impl Printed {
         }
     }
 
-    /// Reads what was printed since.
-    fn read(&mut self) {
-        while self.reader.read_line(&mut self.begun).unwrap() > 0 {
+    /// Reads what was printed since, up to so many records.
+    fn read(&mut self, count: u64) {
+        while (self.numbers.len() as u64) < count
+            && self.reader.read_line(&mut self.begun).unwrap() > 0
+        {
             let Some(text) = self.begun.strip_suffix('\n') else {
                 return;
             };
@@ -85,10 +87,20 @@ impl Printed {
         }
     }
 
+    /// Waits until a process has printed a record of this number or a higher one.
+    async fn until_of(&mut self, process: usize, number: u64) {
+        let is_it = |line: &Line| line.process == process && line.number >= number;
+        let mut looked_at = 0;
+        while !self.lines[looked_at..].iter().any(is_it) {
+            looked_at = self.lines.len();
+            self.until(self.numbers.len() as u64 + 1).await;
+        }
+    }
+
     /// Waits until so many records were printed.
     async fn until(&mut self, count: u64) {
         loop {
-            self.read();
+            self.read(count);
             if self.numbers.len() as u64 >= count {
                 return;
             }
@@ -204,9 +216,10 @@ async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
     let producing = tokio::spawn(produce(client.clone(), records, allowed));
     printed.until(records / 3).await;
     let before = until_committed(&client).await;
-    // In the midst of the second third, of which little is committed.
+    // In the midst of what follows, of which little is committed.
     allow.send_replace(records / 3 * 2);
-    printed.until(records / 2).await;
+    printed.until(records / 3 + records / 30).await;
+    printed.until_of(0, records / 3).await;
     let committed = processes.remove(0).kill(&client).await;
     for (partition, before) in before {
         assert!(committed[&partition] >= before, "{partition} went back");
@@ -220,7 +233,7 @@ async fn every_record_is_processed_though_one_member_is_killed_and_one_added() {
         assert!(process.terminate().success());
     }
 
-    printed.read();
+    printed.read(u64::MAX);
     assert_eq!(printed.begun, "", "lines are whole");
     check(&printed, records, &committed);
     let description = describe(&client).await;
