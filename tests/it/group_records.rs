@@ -39,8 +39,12 @@ async fn where_nothing_was_committed_the_member_says_where_to_begin() {
         (Position::TimestampMs(150), 1),
         (Position::TimestampMs(301), 3),
     ];
-    for (start, offset) in starts {
-        let mut member = Member::join(broker.connect().await, starting(start)).await;
+    for (number, (start, offset)) in starts.into_iter().enumerate() {
+        let another = v1::Join {
+            group: format!("g{number}"),
+            ..starting(start)
+        };
+        let mut member = Member::join(broker.connect().await, another).await;
         let assigned = member.assignment().await;
         let only = &assigned.partitions[0];
         assert_eq!((only.offset, only.committed), (offset, false), "{start:?}");

@@ -21,6 +21,7 @@ mod group_members;
 mod group_records;
 mod group_requests;
 mod group_sharing;
+mod group_starts;
 mod group_verbs;
 mod groups;
 mod health;

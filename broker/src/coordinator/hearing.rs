@@ -38,6 +38,12 @@ impl GroupTask {
             }
             Message::Heartbeat(member) => self.apply(Event::Heartbeat(member)),
             Message::Commit(member, commit) => self.commit(member, commit),
+            Message::Begin {
+                member,
+                generation,
+                starts,
+                reply,
+            } => self.begin(member, generation, starts, reply),
             Message::Revoked(member, partitions) => {
                 self.apply(Event::Revoked { member, partitions });
             }
@@ -158,7 +164,7 @@ impl GroupTask {
     }
 
     /// Takes room for an offset that is to be written.
-    fn submit_offset(
+    pub(super) fn submit_offset(
         &mut self,
         partition: TopicPartition,
         offset: Offset,
@@ -172,7 +178,7 @@ impl GroupTask {
         self.offsets.submit(partition, committed, topic_is_known)
     }
 
-    fn write_submitted(&mut self, submitted: &Submitted) {
+    pub(super) fn write_submitted(&mut self, submitted: &Submitted) {
         let stored = StoredOffset {
             offset: submitted.committed.offset.0,
             committed_ms: submitted.committed.at_ms,

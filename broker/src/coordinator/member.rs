@@ -1,9 +1,13 @@
 //! A member, as its stream has it.
 
-use tokio::sync::mpsc;
+use std::collections::HashSet;
 
-use super::message::{Commit, MemberEvent, Message};
-use crate::group::{MemberId, TopicPartition};
+use tokio::sync::{mpsc, oneshot};
+
+use super::log::LogError;
+use super::message::{Commit, CommitError, MemberEvent, Message};
+use crate::group::{Generation, MemberId, TopicPartition};
+use crate::model::Offset;
 
 /// A member of a group, from its join on. Dropped without a word, it is found out
 /// to be gone when its group tells it something, or doesn't hear of it in time.
@@ -44,6 +48,14 @@ impl Member {
         self.tell(Message::Commit(self.id, commit)).await;
     }
 
+    /// Says where partitions begin, while other things are said.
+    pub fn starter(&self) -> Starter {
+        Starter {
+            id: self.id,
+            group: self.group.clone(),
+        }
+    }
+
     /// It no longer works on these.
     pub async fn revoked(&self, partitions: Vec<TopicPartition>) {
         self.tell(Message::Revoked(self.id, partitions)).await;
@@ -72,5 +84,34 @@ impl Member {
     async fn tell(&self, message: Message) {
         // A group that has ended needs no telling; its end is told by `event`.
         let _ = self.group.send(message).await;
+    }
+}
+
+/// Says for a member where partitions begin.
+#[derive(Debug)]
+pub struct Starter {
+    id: MemberId,
+    group: mpsc::Sender<Message>,
+}
+
+impl Starter {
+    /// The member is about to begin with partitions of an assignment for which nothing
+    /// was committed: that is committed for it. Returns those that are its still, once
+    /// it is durable; fails for all of them.
+    pub async fn begin(
+        &self,
+        generation: Generation,
+        starts: Vec<(TopicPartition, Offset)>,
+    ) -> Result<HashSet<TopicPartition>, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        let begin = Message::Begin {
+            member: self.id,
+            generation,
+            starts,
+            reply,
+        };
+        let is_there = self.group.send(begin).await.is_ok();
+        let answer = if is_there { answer.await.ok() } else { None };
+        answer.unwrap_or(Err(CommitError::Log(LogError::Stopping)))
     }
 }

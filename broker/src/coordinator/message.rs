@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::beginnings::BeginReply;
 use super::log::LogError;
 use super::view::{GroupDescription, GroupSummary};
 use super::{GroupError, JoinError};
@@ -30,6 +31,14 @@ pub(super) enum Message {
     },
     Heartbeat(MemberId),
     Commit(MemberId, Commit),
+    /// A member found out where partitions begin for which nothing was committed.
+    Begin {
+        member: MemberId,
+        /// In which they were assigned.
+        generation: Generation,
+        starts: Vec<(TopicPartition, Offset)>,
+        reply: BeginReply,
+    },
     Revoked(MemberId, Vec<TopicPartition>),
     Stalled(MemberId),
     Resumed(MemberId),

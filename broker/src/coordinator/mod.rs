@@ -7,6 +7,7 @@
 //! members are told events that the layers above turn into records and responses.
 
 mod absence;
+mod beginnings;
 mod counters;
 mod error;
 mod fold;
@@ -42,7 +43,7 @@ use crate::model::{Offset, TopicId};
 pub use error::{GroupError, JoinError};
 pub use fold::{Fold, FoldError};
 pub use log::{Durable, GroupLog, LogError, LogFuture};
-pub use member::Member;
+pub use member::{Member, Starter};
 pub use message::{
     Assignment, Commit, CommitAnswer, CommitError, CommitPosition, CommitRoom, EndReason, Identity,
     MemberEvent,

@@ -4,6 +4,9 @@
 //! also if that was just now. The record of a commit lies in the log before that of
 //! the generation in which the partition goes on, and the assignment is told once
 //! the latter is durable: by then the commit is durable as well, or was refused.
+//!
+//! And when nobody has committed anything? Where the first owner was to begin: unless
+//! that is the beginning, it is committed before the owner is told.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use crate::model::Offset;
 /// A committed offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
-    /// One past the last record that was processed.
+    /// One past the last record that was processed, or where the group began.
     pub offset: Offset,
     /// When it was committed: milliseconds since the Unix epoch.
     pub at_ms: i64,

@@ -37,7 +37,7 @@ pub(super) struct StoredGroup {
 /// How far a group has come in a partition.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub(super) struct StoredOffset {
-    /// One past the last record that was processed.
+    /// One past the last record that was processed, or where the group began.
     #[prost(uint64, tag = "1")]
     pub(super) offset: u64,
     /// When it was committed: milliseconds since the Unix epoch.

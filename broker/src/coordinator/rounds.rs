@@ -6,6 +6,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use tokio::sync::mpsc;
 
+use super::beginnings::BeginInFlight;
 use super::log::{LogError, LogWriter, Written, outcome};
 use super::message::{CommitError, CommitRoom, MemberEvent, Reply};
 use super::offsets::Submitted;
@@ -20,6 +21,9 @@ pub(super) enum Then {
     Commit(CommitInFlight),
     /// What depends on this generation is told.
     Generation(Generation),
+    /// A member begins to read partitions, where the group is to go on if it doesn't
+    /// commit anything.
+    Begin(BeginInFlight),
     /// A reset is carried out, and answered.
     Reset {
         submitted: Vec<Submitted>,
@@ -38,6 +42,7 @@ impl Then {
     fn submitted(&self) -> Vec<&Submitted> {
         match self {
             Then::Commit(commit) => commit.submitted.iter().map(|(_, offset)| offset).collect(),
+            Then::Begin(begin) => begin.submitted.iter().collect(),
             Then::Reset { submitted, .. } => submitted.iter().collect(),
             Then::Generation(_) | Then::Forgotten { .. } | Then::Deleted(_) => Vec::new(),
         }

@@ -226,6 +226,7 @@ impl GroupTask {
             match then {
                 Then::Commit(commit) => self.settle_commit(commit, outcome),
                 Then::Generation(generation) => self.settle_generation(generation, outcome),
+                Then::Begin(begin) => self.settle_begin(begin, outcome),
                 Then::Reset { submitted, reply } => self.settle_reset(&submitted, reply, outcome),
                 Then::Forgotten { partitions, reply } => {
                     if outcome.is_ok() {

@@ -1,6 +1,7 @@
 //! Groups over a log that the test holds back, fails or loses, in time that stands
 //! still but when nothing else is left to do.
 
+mod beginnings;
 mod deletion;
 mod fold;
 mod format_page;

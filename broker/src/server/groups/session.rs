@@ -306,7 +306,9 @@ impl Session {
                 partitions,
             } => {
                 let broker = self.context.broker.clone();
-                let opening = start::positions(broker, partitions, self.terms.start);
+                let starter = self.member.starter();
+                let start = self.terms.start;
+                let opening = start::start(broker, starter, generation, partitions, start);
                 self.opening = Some((generation, Box::pin(opening)));
             }
             MemberEvent::Revoke {

@@ -8,7 +8,7 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use statecast_proto::reason::Reason;
 
 use crate::broker::{Broker, Topic};
-use crate::coordinator::Assignment;
+use crate::coordinator::{Assignment, Starter};
 use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::model::Offset;
@@ -51,9 +51,36 @@ pub(super) async fn opened(
     opened
 }
 
-/// The places where reading begins. Partitions whose topic was deleted meanwhile
-/// are left out: they will be said to be lost.
-pub(super) async fn positions(
+/// Finds out where the partitions of an assignment begin. Where that isn't at their
+/// beginning and nothing was committed, it is committed before anybody is told: what
+/// comes from then on is the group's to read, though this member may go before it has
+/// read anything.
+///
+/// Partitions that went on meanwhile, or whose topic was deleted, are left out: they
+/// will be said to be lost.
+pub(super) async fn start(
+    broker: Broker,
+    member: Starter,
+    generation: Generation,
+    assignments: Vec<Assignment>,
+    start: GroupStart,
+) -> Result<Vec<Started>, Refusal> {
+    let mut started = positions(broker, assignments, start).await?;
+    let is_to_be_committed =
+        |started: &Started| !started.committed && start != GroupStart::Earliest;
+    let places = started.iter().filter(|started| is_to_be_committed(started));
+    let places = places.map(|started| (started.partition, started.opened.position));
+    let places: Vec<(TopicPartition, Offset)> = places.collect();
+    if places.is_empty() {
+        return Ok(started);
+    }
+    let kept = member.begin(generation, places).await?;
+    started.retain(|started| !is_to_be_committed(started) || kept.contains(&started.partition));
+    Ok(started)
+}
+
+/// The places where reading begins.
+async fn positions(
     broker: Broker,
     assignments: Vec<Assignment>,
     start: GroupStart,

@@ -1,0 +1,83 @@
+//! Where a group begins: what it was to begin with isn't lost, whoever reads it.
+
+use statecast_proto::v1;
+use statecast_proto::v1::group_start::Position;
+
+use crate::support::{Member, TestBroker, batch, join, position};
+
+fn starting(position: Position) -> v1::Join {
+    v1::Join {
+        start: Some(v1::GroupStart {
+            position: Some(position),
+        }),
+        ..join("g", &["t"])
+    }
+}
+
+fn latest() -> v1::Join {
+    starting(Position::Latest(v1::Latest {}))
+}
+
+/// A broker with a topic `t` of so many partitions, each with three records.
+async fn broker_with(partitions: u32) -> TestBroker {
+    let broker = TestBroker::start().await;
+    broker.create_topic("t", partitions).await;
+    for partition in 0..partitions {
+        broker.produce("t", partition, batch(3)).await;
+    }
+    broker
+}
+
+/// Numbers, and offsets that reading begins at, in the order of the numbers.
+fn begins(assigned: &v1::Assigned) -> Vec<(u32, u64)> {
+    let partitions = assigned.partitions.iter();
+    partitions.map(|p| (p.partition, p.offset)).collect()
+}
+
+#[tokio::test]
+async fn what_comes_while_nobody_is_there_is_read_by_who_comes_next() {
+    let broker = broker_with(1).await;
+    let mut member = Member::join(broker.connect().await, latest()).await;
+    assert_eq!(begins(&member.assignment().await), [(0, 3)]);
+    member.leave().await;
+    broker.produce("t", 0, batch(7)).await;
+    let broker = broker.restart().await;
+    let mut member = Member::join(broker.connect().await, latest()).await;
+    let assigned = member.assignment().await;
+    assert_eq!(begins(&assigned), [(0, 3)]);
+    assert!(assigned.partitions[0].committed);
+    let read = member.batches().await.remove(0).batch.unwrap();
+    assert_eq!((read.base_offset, read.next_offset), (3, 10));
+}
+
+#[tokio::test]
+async fn what_a_member_read_and_did_not_commit_is_read_by_the_next_owner() {
+    let broker = broker_with(2).await;
+    let time = Position::TimestampMs(i64::MAX);
+    let mut first = Member::join(broker.connect().await, starting(time)).await;
+    assert_eq!(begins(&first.assignment().await), [(0, 3), (1, 3)]);
+    for partition in 0..2 {
+        broker.produce("t", partition, batch(2)).await;
+        first.batches().await;
+    }
+    let mut second = Member::join(broker.connect().await, latest()).await;
+    let revoke = first.revocation().await;
+    let moving = revoke.partitions[0].partition;
+    first.yield_up(revoke.partitions).await;
+    assert_eq!(begins(&second.assignment().await), [(moving, 3)]);
+}
+
+#[tokio::test]
+async fn a_group_that_began_at_the_end_has_nothing_before_it_to_catch_up_with() {
+    let broker = broker_with(1).await;
+    let mut member = Member::join(broker.connect().await, latest()).await;
+    member.assignment().await;
+    let described = broker.describe_group("g").await;
+    let only = &described.partitions[0];
+    assert_eq!((only.committed_offset, only.lag), (Some(3), 0));
+    broker.produce("t", 0, batch(2)).await;
+    let described = broker.describe_group("g").await;
+    assert_eq!(described.partitions[0].lag, 2);
+    member.commit_all(vec![position("t", 0, 5)]).await;
+    assert_eq!(broker.describe_group("g").await.partitions[0].lag, 0);
+}
