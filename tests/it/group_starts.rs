@@ -81,3 +81,63 @@ async fn a_group_that_began_at_the_end_has_nothing_before_it_to_catch_up_with() 
     member.commit_all(vec![position("t", 0, 5)]).await;
     assert_eq!(broker.describe_group("g").await.partitions[0].lag, 0);
 }
+
+/// Gives `t` so many partitions.
+async fn grow(broker: &TestBroker, partitions: u32) {
+    let grown = v1::AlterTopicRequest {
+        name: "t".to_owned(),
+        partitions: Some(partitions),
+        config: None,
+    };
+    broker.admin().alter_topic(grown).await.unwrap();
+}
+
+/// Names, numbers, offsets that reading begins at, and whether they were committed,
+/// of the next so many partitions.
+async fn places(member: &mut Member, count: usize) -> Vec<(String, u32, u64, bool)> {
+    let mut places = Vec::new();
+    while places.len() < count {
+        let assigned = member.assignment().await.partitions.into_iter();
+        places.extend(assigned.map(|p| (p.topic, p.partition, p.offset, p.committed)));
+    }
+    places.sort();
+    places
+}
+
+fn place(topic: &str, partition: u32, offset: u64, committed: bool) -> (String, u32, u64, bool) {
+    (topic.to_owned(), partition, offset, committed)
+}
+
+#[tokio::test]
+async fn what_is_created_after_the_group_began_is_read_from_its_beginning() {
+    let broker = broker_with(1).await;
+    let everything = v1::Join {
+        topics: vec!["*".to_owned()],
+        ..latest()
+    };
+    let mut member = Member::join(broker.connect().await, everything.clone()).await;
+    assert_eq!(places(&mut member, 1).await, [place("t", 0, 3, false)]);
+    member.leave().await;
+    // While nobody is there, and a start of the broker lies in between.
+    grow(&broker, 2).await;
+    broker.produce("t", 1, batch(4)).await;
+    let broker = broker.restart().await;
+    broker.create_topic("new", 1).await;
+    broker.produce("new", 0, batch(5)).await;
+
+    let mut member = Member::join(broker.connect().await, everything).await;
+    let expected = [
+        place("new", 0, 0, false),
+        place("t", 0, 3, true),
+        place("t", 1, 0, false),
+    ];
+    assert_eq!(places(&mut member, 3).await, expected);
+    let described = broker.describe_group("g").await.partitions;
+    let lags: Vec<u64> = described.iter().map(|partition| partition.lag).collect();
+    assert_eq!(lags, [5, 0, 4]);
+
+    // While somebody is there.
+    grow(&broker, 3).await;
+    broker.produce("t", 2, batch(1)).await;
+    assert_eq!(places(&mut member, 1).await, [place("t", 2, 0, false)]);
+}

@@ -49,6 +49,7 @@ impl Groups {
             fold,
             damaged,
             topics_damaged,
+            next_partition: registry.next_partition(),
         };
         let (known, topics) = watch::channel(known_topics(registry));
         let coordinator = Coordinator::start(recovered, Arc::new(log), topics, clock);

@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
 use crate::limits;
-use crate::model::{Offset, ProducerName, TopicConfig, TopicId, TopicName};
+use crate::model::{Offset, PartitionId, ProducerName, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
@@ -87,6 +87,12 @@ impl Broker {
     /// The topic with this id.
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
         self.shared.registry.get_by_id(id)
+    }
+
+    /// No topic has a partition with this id or a higher one; whatever is created from
+    /// now on does.
+    pub fn next_partition(&self) -> PartitionId {
+        self.shared.registry.next_partition()
     }
 
     /// The consumer groups.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::LookupError;
 use crate::metadata::TopicMeta;
-use crate::model::{TopicId, TopicName};
+use crate::model::{PartitionId, TopicId, TopicName};
 use crate::partition::{Engine, PartitionConfig, PartitionHandle};
 
 /// A topic with its partitions, as it was at some time.
@@ -119,6 +119,8 @@ pub(super) struct Registry {
 struct Topics {
     by_name: HashMap<TopicName, Arc<Topic>>,
     by_id: HashMap<TopicId, Arc<Topic>>,
+    /// Higher than the id of every partition that a topic has had here.
+    next_partition: PartitionId,
 }
 
 impl Registry {
@@ -134,9 +136,18 @@ impl Registry {
     pub(super) fn put(&self, topic: Arc<Topic>) {
         let mut topics = self.write();
         topics.by_id.insert(topic.meta.id, topic.clone());
+        let last = topic.meta.partition_ids().max();
+        let next = last.map_or(PartitionId(0), |last| PartitionId(last.0 + 1));
+        topics.next_partition = next.max(topics.next_partition);
         let before = topics.by_name.insert(topic.meta.name.clone(), topic);
         drop(topics);
         self.retire(before);
+    }
+
+    /// No topic here has a partition with this id or a higher one; whatever is created
+    /// from now on does.
+    pub(super) fn next_partition(&self) -> PartitionId {
+        self.read().next_partition
     }
 
     pub(super) fn remove(&self, name: &TopicName) {

@@ -126,5 +126,6 @@ fn presumed(offsets: &HashMap<TopicPartition, StoredOffset>) -> Option<StoredGro
         generation: 0,
         empty_since_ms: None,
         members: 0,
+        next_partition: None,
     })
 }

@@ -15,7 +15,7 @@ use super::task::{GroupTask, Phase};
 use super::view::{GroupDescription, GroupSummary, MemberDescription, PartitionDescription};
 use super::{GroupError, JoinError};
 use crate::group::{Effect, Event, JoinRequest, MemberId, TopicPartition};
-use crate::model::{Offset, TopicId};
+use crate::model::{Offset, PartitionId, TopicId};
 
 impl GroupTask {
     pub(super) fn hear(&mut self, message: Message) {
@@ -80,7 +80,7 @@ impl GroupTask {
         member: MemberId,
         request: JoinRequest,
         outbox: Outbox,
-    ) -> Result<(), JoinError> {
+    ) -> Result<PartitionId, JoinError> {
         if outbox.is_named && self.outboxes.has_away() {
             let members: HashSet<MemberId> = self.group.members().map(|view| view.id).collect();
             self.outboxes.sweep(|member| members.contains(&member));
@@ -107,7 +107,7 @@ impl GroupTask {
         self.perform(effects);
         match refused {
             Some(reason) => Err(JoinError::Refused(reason)),
-            None => Ok(()),
+            None => Ok(self.record.next_partition),
         }
     }
 
@@ -394,6 +394,7 @@ impl GroupTask {
             summary: self.summary(),
             members: members.collect(),
             partitions: partitions.collect(),
+            next_partition: self.record.next_partition,
         }
     }
 }

@@ -7,13 +7,15 @@ use tokio::sync::{mpsc, oneshot};
 use super::log::LogError;
 use super::message::{Commit, CommitError, MemberEvent, Message};
 use crate::group::{Generation, MemberId, TopicPartition};
-use crate::model::Offset;
+use crate::model::{Offset, PartitionId};
 
 /// A member of a group, from its join on. Dropped without a word, it is found out
 /// to be gone when its group tells it something, or doesn't hear of it in time.
 #[derive(Debug)]
 pub struct Member {
     id: MemberId,
+    /// When the group began, no partition had this id or a higher one.
+    next_partition: PartitionId,
     group: mpsc::Sender<Message>,
     events: mpsc::Receiver<MemberEvent>,
 }
@@ -21,10 +23,16 @@ pub struct Member {
 impl Member {
     pub(super) fn new(
         id: MemberId,
+        next_partition: PartitionId,
         group: mpsc::Sender<Message>,
         events: mpsc::Receiver<MemberEvent>,
     ) -> Member {
-        Member { id, group, events }
+        Member {
+            id,
+            next_partition,
+            group,
+            events,
+        }
     }
 
     /// Which one.
@@ -52,6 +60,7 @@ impl Member {
     pub fn starter(&self) -> Starter {
         Starter {
             id: self.id,
+            next_partition: self.next_partition,
             group: self.group.clone(),
         }
     }
@@ -91,10 +100,17 @@ impl Member {
 #[derive(Debug)]
 pub struct Starter {
     id: MemberId,
+    next_partition: PartitionId,
     group: mpsc::Sender<Message>,
 }
 
 impl Starter {
+    /// Whether a partition was created after the group began: then all of it is the
+    /// group's to read.
+    pub fn is_new(&self, partition: PartitionId) -> bool {
+        partition >= self.next_partition
+    }
+
     /// The member is about to begin with partitions of an assignment for which nothing
     /// was committed: that is committed for it. Returns those that are its still, once
     /// it is durable; fails for all of them.

@@ -13,7 +13,7 @@ use super::{GroupError, JoinError};
 use crate::group::{
     CommitRefusal, ExpelReason, Generation, JoinRequest, MemberId, RevokeReason, TopicPartition,
 };
-use crate::model::{Offset, TopicId};
+use crate::model::{Offset, PartitionId, TopicId};
 
 /// Where the answer to a message goes.
 pub(super) type Reply<T> = oneshot::Sender<Result<T, GroupError>>;
@@ -27,7 +27,8 @@ pub(super) enum Message {
         identity: Identity,
         /// Where the member is told things.
         outbox: mpsc::Sender<MemberEvent>,
-        reply: oneshot::Sender<Result<(), JoinError>>,
+        /// When the group began, no partition had this id or a higher one.
+        reply: oneshot::Sender<Result<PartitionId, JoinError>>,
     },
     Heartbeat(MemberId),
     Commit(MemberId, Commit),

@@ -38,7 +38,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::group::{GroupName, JoinRequest, MemberId, TopicPartition};
 use crate::limits;
-use crate::model::{Offset, TopicId};
+use crate::model::{Offset, PartitionId, TopicId};
 
 pub use error::{GroupError, JoinError};
 pub use fold::{Fold, FoldError};
@@ -84,6 +84,8 @@ pub struct Recovered {
     pub damaged: bool,
     /// Whether records of topics are lost: then none is known to be gone.
     pub topics_damaged: bool,
+    /// No topic has a partition with this id or a higher one.
+    pub next_partition: PartitionId,
 }
 
 impl Coordinator {
@@ -125,7 +127,10 @@ impl Coordinator {
             },
             tasks: TaskTracker::new(),
         };
-        for group in groups {
+        for mut group in groups {
+            // Absent when an older version, or damage, lost it.
+            let next_partition = &mut group.stored.next_partition;
+            next_partition.get_or_insert(recovered.next_partition.0);
             let name = group.name.clone();
             let begun = coordinator
                 .registry
@@ -147,15 +152,17 @@ impl Coordinator {
     }
 
     /// Makes somebody a member of a group, which begins with its first one.
+    /// `next_partition` is higher than the id of every partition that there is.
     pub async fn join(
         &self,
         group: &GroupName,
         request: JoinRequest,
         identity: Identity,
+        next_partition: PartitionId,
     ) -> Result<Member, JoinError> {
         let member = MemberId(self.last_member.fetch_add(1, Ordering::Relaxed) + 1);
         while !self.shared.stopping.is_cancelled() {
-            let begin = |id| self.begin(self.new_group(group), false, id);
+            let begin = |id| self.begin(self.new_group(group, next_partition), false, id);
             let mailbox = self
                 .registry
                 .get_or_begin(group, begin)
@@ -173,14 +180,13 @@ impl Coordinator {
             if mailbox.send(join).await.is_ok()
                 && let Ok(joined) = answer.await
             {
-                joined?;
-                return Ok(Member::new(member, mailbox, events));
+                return Ok(Member::new(member, joined?, mailbox, events));
             }
         }
         Err(JoinError::Stopping)
     }
 
-    fn new_group(&self, name: &GroupName) -> LoadedGroup {
+    fn new_group(&self, name: &GroupName, next_partition: PartitionId) -> LoadedGroup {
         // No two groups of a name have the same, even if the clock is set back.
         let now_ms = self.shared.clock.now_ms();
         let next = |last: i64| Some(now_ms.max(last.saturating_add(1)));
@@ -191,6 +197,7 @@ impl Coordinator {
             name: name.clone(),
             stored: StoredGroup {
                 created_ms: now_ms.max(before.saturating_add(1)),
+                next_partition: Some(next_partition.0),
                 ..StoredGroup::default()
             },
             offsets: HashMap::new(),

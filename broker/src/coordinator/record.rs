@@ -32,6 +32,10 @@ pub(super) struct StoredGroup {
     /// How many members it had: after a start they are waited for.
     #[prost(uint32, tag = "4")]
     pub(super) members: u32,
+    /// When the group began, no partition had this id or a higher one: those that
+    /// have are read from their beginning. Absent in records that are older than this.
+    #[prost(uint32, optional, tag = "5")]
+    pub(super) next_partition: Option<u32>,
 }
 
 /// How far a group has come in a partition.

@@ -34,6 +34,7 @@ use super::topics::KnownTopics;
 use crate::clock::Clock;
 use crate::group::{Effect, Event, Generation, Group, GroupName, TopicPartition};
 use crate::limits;
+use crate::model::PartitionId;
 
 /// What all groups share.
 #[derive(Debug, Clone)]
@@ -75,6 +76,8 @@ pub(super) struct GroupTask {
 pub(super) struct Record {
     /// Tells it from others of its name: milliseconds since the Unix epoch.
     pub(super) created_ms: i64,
+    /// When the group began, no partition had this id or a higher one.
+    pub(super) next_partition: PartitionId,
     /// Whether there may be a record.
     pub(super) exists: bool,
     durable_generation: Generation,
@@ -121,6 +124,7 @@ impl GroupTask {
             rounds: Rounds::new(shared.writer.clone()),
             record: Record {
                 created_ms: stored.created_ms,
+                next_partition: PartitionId(stored.next_partition.unwrap_or(u32::MAX)),
                 exists: is_recorded,
                 durable_generation: stored.generation(),
                 rewrite_at: None,
@@ -214,6 +218,7 @@ impl GroupTask {
             generation: generation.0,
             empty_since_ms: self.absence.since_ms(),
             members: u32::try_from(self.group.members().count()).expect("they are bounded"),
+            next_partition: Some(self.record.next_partition.0),
         };
         self.rounds.write(stored.record(&self.name));
         self.rounds.then(Then::Generation(generation));

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::group::{Generation, MemberName, Subscription, Topic};
-use crate::model::{LogRecord, NewRecord, TopicId, TopicName};
+use crate::model::{LogRecord, NewRecord, PartitionId, TopicId, TopicName};
 
 /// A log in memory.
 #[derive(Debug, Clone)]
@@ -134,6 +134,7 @@ impl Fixture {
             fold: log.fold(),
             damaged: false,
             topics_damaged: false,
+            next_partition: PartitionId(20),
         };
         let groups = Coordinator::start(
             recovered,
@@ -197,7 +198,8 @@ impl Fixture {
             address: "here".to_owned(),
         };
         let group = GroupName::try_from(group).unwrap();
-        self.groups.join(&group, request, identity).await
+        let next = PartitionId(20);
+        self.groups.join(&group, request, identity, next).await
     }
 
     /// Numbers of the partitions of `t`, each with what is committed.

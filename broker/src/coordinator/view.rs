@@ -2,6 +2,7 @@
 
 use super::offsets::Committed;
 use crate::group::{Generation, GroupName, GroupState, MemberId, TopicPartition};
+use crate::model::PartitionId;
 
 /// A group in a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub struct GroupDescription {
     pub members: Vec<MemberDescription>,
     /// What is read or was committed, in ascending order.
     pub partitions: Vec<PartitionDescription>,
+    /// When it began, no partition had this id or a higher one.
+    pub next_partition: PartitionId,
 }
 
 /// A member.

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A partition of this data directory. Assigned once, never reused: files are
 /// named by it. Not the number of a partition within its topic.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct PartitionId(pub u32);
 
 impl fmt::Display for PartitionId {

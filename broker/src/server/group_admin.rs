@@ -46,6 +46,7 @@ pub(super) async fn describe(
         summary: group,
         members,
         partitions: all,
+        ..
     } = described;
     let mut partitions = partitions(context, all).await?;
     partitions.sort_by(|a, b| (&a.topic, a.partition).cmp(&(&b.topic, b.partition)));

@@ -17,7 +17,8 @@ use crate::error::Error;
 /// be a commit for each record.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Where a group begins in a partition for which it has committed nothing.
+/// Where a group begins in a partition for which it has committed nothing; one that
+/// was created after the group began it reads from the beginning, whatever this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum GroupStart {

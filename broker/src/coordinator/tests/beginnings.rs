@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 
 use super::*;
+use crate::coordinator::record::{StoredGroup, StoredOffset};
 
 /// Partitions of `t` with where they begin.
 fn starts(starts: &[(u32, u64)]) -> Vec<(TopicPartition, Offset)> {
@@ -77,4 +78,45 @@ async fn a_beginning_that_is_not_written_is_none() {
     let begun = member.starter().begin(generation, starts(&[(0, 8)])).await;
     assert_eq!(begun, Ok(all(&[0])));
     assert_eq!(fixture.committed("g").await, [(0, 8)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_are_new_to_a_group_that_began_before_them_also_after_a_crash() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    let (generation, _) = assignment(&mut member).await;
+    let is_new = |member: &Member, id| member.starter().is_new(PartitionId(id));
+    assert!(!is_new(&member, 19) && is_new(&member, 20));
+    // It has committed something, so it stays.
+    let begun = member.starter().begin(generation, starts(&[(0, 7)])).await;
+    begun.unwrap();
+    // An older version doesn't say so.
+    let old = StoredGroup {
+        created_ms: 1,
+        ..StoredGroup::default()
+    };
+    let offset = StoredOffset {
+        offset: 1,
+        committed_ms: 1,
+        group_created_ms: 1,
+    };
+    let name = GroupName::try_from("old").unwrap();
+    let records = [old.record(&name), offset.record(&name, t(0))];
+    fixture.log.records.lock().unwrap().extend(records);
+
+    let recovered = Recovered {
+        fold: fixture.log.fold(),
+        damaged: false,
+        topics_damaged: false,
+        next_partition: PartitionId(30),
+    };
+    let topics = fixture.topics.subscribe();
+    let log = Arc::new(fixture.log.fork());
+    let groups = Coordinator::start(recovered, log, topics, Clock::of(|| 1_000_000));
+    let next = |group| {
+        let described = groups.describe(group);
+        async { described.await.unwrap().next_partition }
+    };
+    assert_eq!(next("g").await, PartitionId(20));
+    assert_eq!(next("old").await, PartitionId(30));
 }

@@ -233,6 +233,7 @@ async fn a_topic_that_is_unknown_to_a_damaged_catalog_keeps_its_offsets() {
             fold: log.fold(),
             damaged: false,
             topics_damaged,
+            next_partition: PartitionId(20),
         };
         let topics = watch::Sender::new(KnownTopics::default());
         let groups = Coordinator::start(

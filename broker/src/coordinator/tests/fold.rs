@@ -9,6 +9,7 @@ fn group(created_ms: i64, generation: u64) -> StoredGroup {
         generation,
         empty_since_ms: None,
         members: 0,
+        next_partition: None,
     }
 }
 

@@ -62,6 +62,7 @@ fn stored_group() -> StoredGroup {
         generation: 7,
         empty_since_ms: Some(1_700_000_360_000),
         members: 0,
+        next_partition: Some(20),
     }
 }
 

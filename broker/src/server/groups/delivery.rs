@@ -80,6 +80,7 @@ impl Delivery {
             partition,
             opened,
             committed,
+            ..
         } = started;
         let assigned = v1::AssignedPartition {
             topic: opened.topic.to_string(),

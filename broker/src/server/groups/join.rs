@@ -55,8 +55,10 @@ pub(super) async fn join(
         let (terms, request) = terms(&join)?;
         let client = join.client;
         let identity = Identity { client, address };
-        let groups = context.broker.groups();
-        let member = groups.join(&terms.group, request, identity).await?;
+        let broker = &context.broker;
+        let groups = broker.groups();
+        let member = groups.join(&terms.group, request, identity, broker.next_partition());
+        let member = member.await?;
         Ok((member, terms))
     };
     Some(joined.await)

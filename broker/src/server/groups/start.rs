@@ -31,6 +31,8 @@ pub(super) struct Started {
     pub(super) partition: TopicPartition,
     pub(super) opened: Opened,
     pub(super) committed: bool,
+    /// It was found out just now, and isn't the beginning.
+    is_chosen: bool,
 }
 
 /// Partitions of a generation, while it is found out where they begin.
@@ -65,23 +67,22 @@ pub(super) async fn start(
     assignments: Vec<Assignment>,
     start: GroupStart,
 ) -> Result<Vec<Started>, Refusal> {
-    let mut started = positions(broker, assignments, start).await?;
-    let is_to_be_committed =
-        |started: &Started| !started.committed && start != GroupStart::Earliest;
-    let places = started.iter().filter(|started| is_to_be_committed(started));
+    let mut started = positions(broker, &member, assignments, start).await?;
+    let places = started.iter().filter(|started| started.is_chosen);
     let places = places.map(|started| (started.partition, started.opened.position));
     let places: Vec<(TopicPartition, Offset)> = places.collect();
     if places.is_empty() {
         return Ok(started);
     }
     let kept = member.begin(generation, places).await?;
-    started.retain(|started| !is_to_be_committed(started) || kept.contains(&started.partition));
+    started.retain(|started| !started.is_chosen || kept.contains(&started.partition));
     Ok(started)
 }
 
 /// The places where reading begins.
 async fn positions(
     broker: Broker,
+    member: &Starter,
     assignments: Vec<Assignment>,
     start: GroupStart,
 ) -> Result<Vec<Started>, Refusal> {
@@ -93,6 +94,11 @@ async fn positions(
     let starts = places.into_iter().filter_map(|(topic, assignment)| {
         let number = assignment.partition.partition;
         let partition = topic.partition(number).ok()?.clone();
+        // What came since the group began is the group's to read.
+        let start = match member.is_new(partition.id()) {
+            true => GroupStart::Earliest,
+            false => start,
+        };
         let broker = &broker;
         Some(async move {
             let mut opened = Opened::new(&topic, number, &partition, Offset::ZERO);
@@ -103,6 +109,7 @@ async fn positions(
                 partition: assignment.partition,
                 opened,
                 committed: assignment.committed.is_some(),
+                is_chosen: assignment.committed.is_none() && start != GroupStart::Earliest,
             })
         })
     });
