@@ -51,8 +51,8 @@ async fn where_nothing_was_committed_the_member_says_where_to_begin() {
         member.leave().await;
     }
     let fail = starting(Position::Fail(v1::GroupStartFail {}));
-    let mut member = Member::join(broker.connect().await, fail.clone()).await;
-    let info = error_info(&member.failure().await);
+    let failed = Member::try_join(broker.connect().await, fail.clone()).await;
+    let info = error_info(&failed.err().unwrap());
     assert_eq!(info.reason, "NO_COMMITTED_OFFSET");
     assert_eq!(info.metadata["topic"], "t");
     assert_eq!(info.metadata["partition"], "0");

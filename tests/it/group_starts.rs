@@ -3,7 +3,7 @@
 use statecast_proto::v1;
 use statecast_proto::v1::group_start::Position;
 
-use crate::support::{Member, TestBroker, batch, join, position};
+use crate::support::{Member, TestBroker, batch, error_info, join, position};
 
 fn starting(position: Position) -> v1::Join {
     v1::Join {
@@ -140,4 +140,53 @@ async fn what_is_created_after_the_group_began_is_read_from_its_beginning() {
     grow(&broker, 3).await;
     broker.produce("t", 2, batch(1)).await;
     assert_eq!(places(&mut member, 1).await, [place("t", 2, 0, false)]);
+}
+
+#[tokio::test]
+async fn who_starts_nowhere_fails_at_the_join_or_not_at_all() {
+    let broker = broker_with(2).await;
+    let fail = v1::Join {
+        topics: vec!["*".to_owned()],
+        ..starting(Position::Fail(v1::GroupStartFail {}))
+    };
+    let mut committed = Member::join(broker.connect().await, join("g", &["t"])).await;
+    committed.settle(2).await;
+    committed.commit_all(vec![position("t", 0, 1)]).await;
+    let before = broker.describe_group("g").await.group;
+    // Though it may never have got the other one.
+    let failed = Member::try_join(broker.connect().await, fail.clone()).await;
+    let info = error_info(&failed.err().unwrap());
+    assert_eq!(info.reason, "NO_COMMITTED_OFFSET");
+    assert_eq!(
+        (&*info.metadata["topic"], &*info.metadata["partition"]),
+        ("t", "1")
+    );
+    assert_eq!(
+        broker.describe_group("g").await.group,
+        before,
+        "nobody noticed"
+    );
+    committed.commit_all(vec![position("t", 1, 2)]).await;
+    committed.leave().await;
+
+    let mut first = Member::join(broker.connect().await, fail.clone()).await;
+    let expected = [place("t", 0, 1, true), place("t", 1, 2, true)];
+    assert_eq!(places(&mut first, 2).await, expected);
+    // What is created now doesn't end it, nor those that join then.
+    grow(&broker, 3).await;
+    broker.produce("t", 2, batch(2)).await;
+    assert_eq!(places(&mut first, 1).await, [place("t", 2, 0, false)]);
+    broker.create_topic("new", 1).await;
+    assert_eq!(places(&mut first, 1).await, [place("new", 0, 0, false)]);
+    let mut second = Member::join(broker.connect().await, fail).await;
+    tokio::join!(first.settle(2), second.settle(2));
+}
+
+#[tokio::test]
+async fn who_starts_nowhere_waits_for_topics_that_do_not_exist_yet() {
+    let broker = TestBroker::start().await;
+    let fail = starting(Position::Fail(v1::GroupStartFail {}));
+    let mut member = Member::join(broker.connect().await, fail).await;
+    broker.create_topic("t", 1).await;
+    assert_eq!(places(&mut member, 1).await, [place("t", 0, 0, false)]);
 }

@@ -30,7 +30,7 @@ pub enum GroupStart {
     /// The first record at or after this time: milliseconds since the Unix
     /// epoch.
     Time(i64),
-    /// Nowhere: the consumer fails with
+    /// Nowhere: it can't be opened, and fails with
     /// [`Reason::NoCommittedOffset`](crate::Reason::NoCommittedOffset).
     Fail,
 }

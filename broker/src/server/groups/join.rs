@@ -9,7 +9,7 @@ use statecast_proto::v1::{self, consume_request::Request, group_start::Position}
 use tokio_stream::StreamExt;
 use tonic::{Status, Streaming};
 
-use super::start::GroupStart;
+use super::start::{GroupStart, expect_commits};
 use crate::coordinator::{EndReason, Identity, JoinError, Member};
 use crate::group::{ExpelReason, GroupName, JoinRequest, MemberName, Subscription};
 use crate::limits;
@@ -56,6 +56,9 @@ pub(super) async fn join(
         let client = join.client;
         let identity = Identity { client, address };
         let broker = &context.broker;
+        if terms.start == GroupStart::Fail {
+            expect_commits(broker, &terms.group, &request.subscription).await?;
+        }
         let groups = broker.groups();
         let member = groups.join(&terms.group, request, identity, broker.next_partition());
         let member = member.await?;

@@ -1,5 +1,6 @@
 //! Where a member begins to read what it was assigned.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use statecast_proto::reason::Reason;
 
 use crate::broker::{Broker, Topic};
 use crate::coordinator::{Assignment, Starter};
-use crate::group::{Generation, TopicPartition};
+use crate::group::{Generation, GroupName, Subscription, TopicPartition};
 use crate::limits;
 use crate::model::Offset;
 use crate::server::error::Refusal;
@@ -51,6 +52,45 @@ pub(super) async fn opened(
     let opened = (*generation, future.await);
     *opening = None;
     opened
+}
+
+/// For a member that starts nowhere by itself: fails if the group has committed nothing
+/// for one of the partitions that it is to read, other than those that are new to the
+/// group. Only the join fails so: whatever is created later begins at its beginning,
+/// and does nothing to members that are there.
+pub(super) async fn expect_commits(
+    broker: &Broker,
+    group: &GroupName,
+    subscription: &Subscription,
+) -> Result<(), Refusal> {
+    let described = broker.groups().describe(group.as_str()).await.ok();
+    let next_partition = described.as_ref().map(|group| group.next_partition);
+    let next_partition = next_partition.unwrap_or_else(|| broker.next_partition());
+    let partitions = described.map(|group| group.partitions).unwrap_or_default();
+    let committed = partitions.iter().filter(|of| of.committed.is_some());
+    let committed: HashSet<TopicPartition> = committed.map(|of| of.partition).collect();
+    let (topics, _) = broker.topics("", "", usize::MAX);
+    for topic in topics {
+        let topic_name = &topic.meta().name;
+        if !subscription.fits(topic_name.as_str()) {
+            continue;
+        }
+        for (number, partition) in (0..).zip(topic.partitions()) {
+            let place = TopicPartition {
+                topic: topic.meta().id,
+                partition: number,
+            };
+            if partition.id() < next_partition && !committed.contains(&place) {
+                return Err(nothing_committed().about(topic_name.as_str(), number));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn nothing_committed() -> Refusal {
+    let message = "the group has committed nothing for this partition";
+    Refusal::new(Reason::NoCommittedOffset, message)
 }
 
 /// Finds out where the partitions of an assignment begin. Where that isn't at their
@@ -145,9 +185,7 @@ async fn position(
                 .await?;
             Ok(found.unwrap_or(range.high_watermark))
         }
-        GroupStart::Fail => {
-            let message = "the group has committed nothing for this partition";
-            Err(Refusal::new(Reason::NoCommittedOffset, message))
-        }
+        // The group was forgotten while the member joined.
+        GroupStart::Fail => Err(nothing_committed()),
     }
 }
