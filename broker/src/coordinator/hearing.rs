@@ -8,7 +8,7 @@ use super::message::{
     MemberEvent, Message, Reply,
 };
 use super::offsets::{Committed, Full, Submitted};
-use super::outboxes::Outbox;
+use super::outboxes::{Line, Outbox};
 use super::record::{StoredOffset, offset_tombstone};
 use super::rounds::{CommitInFlight, Then};
 use super::task::{GroupTask, Phase};
@@ -28,7 +28,7 @@ impl GroupTask {
                 reply,
             } => {
                 let outbox = Outbox {
-                    sender: outbox,
+                    line: Line::new(outbox),
                     identity,
                     is_named: request.name.is_some(),
                     joined_ms: self.shared.clock.now_ms(),
@@ -117,7 +117,7 @@ impl GroupTask {
         let Some(outbox) = self.outboxes.get(member) else {
             return;
         };
-        let outbox = outbox.sender.clone();
+        let line = outbox.line.clone();
         let mut submitted = Vec::with_capacity(commit.positions.len());
         let mut refused = Vec::new();
         for position in commit.positions {
@@ -127,7 +127,8 @@ impl GroupTask {
             }
         }
         self.rounds.then(Then::Commit(CommitInFlight {
-            outbox,
+            member,
+            line,
             id: commit.id,
             submitted,
             refused,
@@ -206,9 +207,7 @@ impl GroupTask {
             refused,
             room: commit.room,
         };
-        // A member that doesn't take it is noticed when it is told something else,
-        // or isn't heard of any more.
-        let _ = commit.outbox.try_send(MemberEvent::Committed(answer));
+        self.outboxes.answer(commit.member, &commit.line, answer);
     }
 
     pub(super) fn settle_offset(&mut self, submitted: &Submitted, outcome: &Result<(), LogError>) {

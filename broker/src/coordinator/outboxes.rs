@@ -2,17 +2,55 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::counters::Counters;
-use super::message::{Identity, MemberEvent};
+use super::message::{CommitAnswer, Identity, MemberEvent};
 use crate::group::{Event, MemberId};
+
+/// The way to a member. Who has missed something once is told nothing more: it would
+/// take the next answer to a commit for the one that it missed.
+#[derive(Debug, Clone)]
+pub(super) struct Line {
+    sender: mpsc::Sender<MemberEvent>,
+    has_missed: Arc<AtomicBool>,
+}
+
+impl Line {
+    pub(super) fn new(sender: mpsc::Sender<MemberEvent>) -> Line {
+        Line {
+            sender,
+            has_missed: Arc::default(),
+        }
+    }
+
+    fn tell(&self, event: MemberEvent) -> Result<(), Untold> {
+        if self.has_missed.load(Ordering::Relaxed) {
+            return Err(Untold::Missed);
+        }
+        self.sender.try_send(event).map_err(|error| match error {
+            TrySendError::Full(_) => {
+                self.has_missed.store(true, Ordering::Relaxed);
+                Untold::Missed
+            }
+            TrySendError::Closed(_) => Untold::Gone,
+        })
+    }
+}
+
+/// Why a member isn't told something.
+enum Untold {
+    /// It doesn't take what it is told.
+    Missed,
+    Gone,
+}
 
 /// A member, as far as the group itself doesn't know it.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    pub(super) sender: mpsc::Sender<MemberEvent>,
+    pub(super) line: Line,
     pub(super) identity: Identity,
     /// Whether it may come again under a name.
     pub(super) is_named: bool,
@@ -92,16 +130,27 @@ impl Outboxes {
         let Some(outbox) = self.connected.get(&member) else {
             return;
         };
-        match outbox.sender.try_send(event) {
+        match outbox.line.tell(event) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => {
-                self.remove(member);
-                self.fallen.push(Event::Leave(member));
-            }
-            Err(TrySendError::Closed(_)) => {
+            Err(Untold::Missed) => self.give_up(member),
+            Err(Untold::Gone) => {
                 self.set_away(member);
                 self.fallen.push(Event::Disconnected(member));
             }
+        }
+    }
+
+    /// Answers a commit of a member, also when it has left meanwhile. That its stream is
+    /// gone is noticed when it is told something else, or isn't heard of any more.
+    pub(super) fn answer(&mut self, member: MemberId, line: &Line, answer: CommitAnswer) {
+        if let Err(Untold::Missed) = line.tell(MemberEvent::Committed(answer)) {
+            self.give_up(member);
+        }
+    }
+
+    fn give_up(&mut self, member: MemberId) {
+        if self.remove(member).is_some() {
+            self.fallen.push(Event::Leave(member));
         }
     }
 

@@ -4,13 +4,12 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use tokio::sync::mpsc;
-
 use super::beginnings::BeginInFlight;
 use super::log::{LogError, LogWriter, Written, outcome};
-use super::message::{CommitError, CommitRoom, MemberEvent, Reply};
+use super::message::{CommitError, CommitRoom, Reply};
 use super::offsets::Submitted;
-use crate::group::{Generation, TopicPartition};
+use super::outboxes::Line;
+use crate::group::{Generation, MemberId, TopicPartition};
 use crate::limits;
 use crate::model::NewRecord;
 
@@ -53,7 +52,8 @@ impl Then {
 #[derive(Debug)]
 pub(super) struct CommitInFlight {
     /// Kept even when the member leaves: it is told what became of its commits.
-    pub(super) outbox: mpsc::Sender<MemberEvent>,
+    pub(super) line: Line,
+    pub(super) member: MemberId,
     pub(super) id: u64,
     /// With the places of the positions in what the member sent.
     pub(super) submitted: Vec<(usize, Submitted)>,

@@ -330,3 +330,24 @@ async fn after_a_crash_the_first_one_back_does_not_get_what_others_had() {
     assert_eq!(assignment(&mut first).await.1.len(), 2);
     assert_eq!(assignment(&mut second).await.1.len(), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_member_that_misses_an_answer_is_told_nothing_more() {
+    let fixture = Fixture::new();
+    let mut member = fixture.join("g").await;
+    assignment(&mut member).await;
+    let fits = u64::try_from(limits::MEMBER_OUTBOX).unwrap();
+    for id in 0..=fits {
+        member.commit(commit(id, &[(0, id)])).await;
+    }
+    // The last one finds no room, and nobody may take another one's answer for its.
+    while fixture.committed("g").await != [(0, fits)] {}
+    for id in 0..fits {
+        assert_eq!(answer(&mut member).await.id, id);
+    }
+    assert!(member.event().await.is_none());
+    let next = fixture.join("g").await;
+    let described = fixture.groups.describe("g").await.unwrap();
+    assert_eq!(described.members.len(), 1, "it had to go");
+    assert_eq!(described.members[0].id, next.id());
+}
