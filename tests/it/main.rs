@@ -5,6 +5,7 @@
 
 mod bad_batches;
 mod client_examples;
+mod commit_memory;
 mod compacted;
 mod containers;
 mod endings;

@@ -12,9 +12,7 @@ use tonic::Code;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::fetch::{batches, earliest, fetch};
-use crate::support::{
-    HalfSent, Member, TestBroker, batch, encode, error_info, join, position, record,
-};
+use crate::support::{HalfSent, Member, TestBroker, batch, encode, error_info, join, record};
 
 const KIB: u32 = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -127,7 +125,7 @@ async fn a_large_request_keeps_its_room_until_it_is_in_the_log() {
 }
 
 /// A connection that takes nothing that isn't read.
-async fn narrow(broker: &TestBroker) -> Channel {
+pub async fn narrow(broker: &TestBroker) -> Channel {
     Endpoint::try_from(format!("http://{}", broker.address()))
         .unwrap()
         .initial_stream_window_size(0)
@@ -266,70 +264,6 @@ async fn answers_that_nobody_reads_hold_no_more_than_there_is_room_for() {
         assert_eq!(answer.results.len(), 4096);
     }
     drop((unread, read));
-    broker
-        .until("statecast_answering_bytes", |held| held == 0)
-        .await;
-}
-
-/// Says commits without end, each of so many positions that are refused, and never
-/// hears the answers.
-async fn commit_and_hear_nothing(broker: &TestBroker, group: &str) -> Member {
-    let member = Member::open(narrow(broker).await).await;
-    member.say(Request::Join(join(group, &["t"]))).await;
-    for commit_id in 0..20 {
-        let refused = vec![position("t", 7, 0); 1000];
-        member.commit(commit_id, refused).await;
-    }
-    member
-}
-
-#[tokio::test]
-async fn commits_whose_answers_nobody_takes_hold_no_more_than_there_is_room_for() {
-    let broker = TestBroker::start_with(ServerOptions {
-        answering_bytes: 8 * MIB,
-        stalled: NEVER,
-        ..ServerOptions::default()
-    })
-    .await;
-    broker.create_topic("t", 1).await;
-    // A commit takes up to 1.4 MiB: one member's would fill the room.
-    let mut still = Vec::new();
-    for number in 0..4 {
-        still.push(commit_and_hear_nothing(&broker, &format!("g{number}")).await);
-    }
-    broker
-        .until("statecast_answering_bytes", |held| held > 6 * MIB)
-        .await;
-    // A small one goes on all the same, and so do its answers.
-    let mut member = Member::join(broker.connect().await, join("well", &["t"])).await;
-    member.assignment().await;
-    for _ in 0..100 {
-        member.commit_all(vec![position("t", 0, 0)]).await;
-        assert!(broker.metric("statecast_answering_bytes").await <= 8 * MIB);
-    }
-    drop(still);
-    broker
-        .until("statecast_answering_bytes", |held| held == 0)
-        .await;
-}
-
-#[tokio::test]
-async fn commits_whose_answers_nobody_takes_make_way_for_those_of_others() {
-    let broker = TestBroker::start_with(ServerOptions {
-        answering_bytes: 2 * MIB,
-        stalled: Duration::from_millis(50),
-        ..ServerOptions::default()
-    })
-    .await;
-    broker.create_topic("t", 1).await;
-    let still = commit_and_hear_nothing(&broker, "still").await;
-    broker
-        .until("statecast_answering_bytes", |held| held > MIB)
-        .await;
-    let mut member = Member::join(broker.connect().await, join("well", &["t"])).await;
-    member.assignment().await;
-    member.commit_all(vec![position("t", 0, 0); 1000]).await;
-    drop((still, member));
     broker
         .until("statecast_answering_bytes", |held| held == 0)
         .await;

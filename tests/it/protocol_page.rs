@@ -143,6 +143,12 @@ fn bounds_in_the_text_are_those_of_the_code() {
         bytes(limits::BYTES_IN_FLIGHT)
     );
     assert!(page.contains(&in_flight), "{in_flight}");
+    let commits = format!(
+        "With {} commits, or {} positions of commits,",
+        number(limits::COMMITS_IN_FLIGHT),
+        number(limits::COMMIT_POSITIONS_IN_FLIGHT)
+    );
+    assert!(page.contains(&commits), "{commits}");
     let message = format!("A gRPC message over {}", bytes(limits::MESSAGE_BYTES));
     assert!(page.contains(&message), "{message}");
     let heartbeat = format!("said for {} seconds", limits::HEARTBEAT.as_secs());

@@ -44,6 +44,19 @@ impl Call {
         call.expect("every call comes in through `bounded`").clone()
     }
 
+    /// A call that nobody made.
+    #[cfg(test)]
+    pub(super) fn of_nobody(memory: Arc<Memory>, connection: Arc<Connection>) -> Arc<Call> {
+        Arc::new(Call {
+            _place: memory.calls.take(1).expect("there are others"),
+            memory,
+            connection,
+            received: Mutex::default(),
+            sending: Mutex::default(),
+            _in_flight: TaskTracker::new().token(),
+        })
+    }
+
     /// Room in a budget, in its turn, that the client has to get on with.
     pub(super) async fn take(&self, budget: &Arc<Budget>, bytes: usize) -> Held {
         match budget.try_take(bytes) {

@@ -115,9 +115,16 @@ impl Commits {
         self.waiting = None;
     }
 
-    /// Whether all were answered by the group.
-    pub(super) fn are_answered(&self) -> bool {
-        self.unanswered.is_empty()
+    /// Whether all that were heard were answered by the group.
+    pub(super) fn are_settled(&self) -> bool {
+        self.unanswered.is_empty() && !self.is_waiting()
+    }
+
+    /// Whether it is the broker's doing that no other is heard: there is no memory, or
+    /// the group hasn't answered. A member that doesn't take its answers keeps itself
+    /// waiting.
+    pub(super) fn keep_waiting(&self) -> bool {
+        !self.has_room() && !self.are_settled()
     }
 
     /// Takes a request, at once if there is room for it.
@@ -277,5 +284,70 @@ impl From<LogError> for Refusal {
             LogError::Stopping => Reason::Stopping,
         };
         Refusal::new(reason, &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::ServerOptions;
+    use crate::server::connection::Connection;
+    use crate::server::memory::Memory;
+
+    fn commits() -> Commits {
+        let memory = Arc::new(Memory::new(&ServerOptions::default()));
+        let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), 1));
+        let call = Call::of_nobody(memory, connection);
+        Commits::new(GroupName::try_from("g").unwrap(), call)
+    }
+
+    /// Takes a commit, which the group hears of.
+    async fn begin(commits: &mut Commits, id: u64) {
+        let request = v1::Commit {
+            commit_id: id,
+            positions: vec![v1::CommitPosition::default()],
+        };
+        let admitted = match commits.take(request).unwrap() {
+            Some(admitted) => admitted,
+            None => {
+                assert!(commits.keep_waiting() && !commits.are_settled());
+                commits.admitted().await
+            }
+        };
+        commits.unanswered.push_back(Unanswered {
+            id,
+            room: admitted.room,
+            places: vec![Place {
+                topic: "t".to_owned(),
+                partition: 0,
+                asked: None,
+            }],
+            refused: Vec::new(),
+        });
+        commits.count += 1;
+        commits.positions += 1;
+    }
+
+    #[tokio::test]
+    async fn the_broker_keeps_a_member_waiting_until_all_is_answered_and_no_longer() {
+        let mut commits = commits();
+        let all = limits::COMMITS_IN_FLIGHT as u64;
+        for id in 0..all {
+            assert!(commits.has_room() && !commits.keep_waiting());
+            begin(&mut commits, id).await;
+        }
+        for id in 0..all {
+            assert!(!commits.has_room() && commits.keep_waiting());
+            let answered = commits.answer(CommitAnswer {
+                id,
+                refused: Vec::new(),
+                room: Arc::new(()),
+            });
+            drop(answered);
+        }
+        // It is the member that doesn't take its answers now.
+        assert!(!commits.has_room() && !commits.keep_waiting());
+        commits.sent(1);
+        assert!(commits.has_room());
     }
 }

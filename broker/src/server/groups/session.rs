@@ -146,7 +146,7 @@ impl Session {
             if self.outgoing.is_overflowing() && self.end.is_none() {
                 self.break_off(unread()).await;
             }
-            let answered = self.commits.are_answered() || self.is_silent;
+            let answered = self.commits.are_settled() || self.is_silent;
             if answered
                 && self.outgoing.is_empty()
                 && let Some(end) = self.end.take()
@@ -206,13 +206,14 @@ impl Session {
         let waits = lasts && !takes;
         let stalls_at = self.delivery.stalls_at();
         let awaits_room = self.commits.is_waiting();
+        let keeps_waiting = self.commits.keep_waiting();
         let draining = &self.context.draining;
         tokio::select! {
             request = incoming.next(), if hears => Next::Request(request),
             said = self.member.event(), if listens => Next::Said(said),
             (generation, opened) = opened(&mut self.opening) => Next::Opened(generation, opened),
             commit = self.commits.admitted(), if awaits_room => Next::Admitted(commit),
-            () = sleep_until(self.excuse_at), if awaits_room => Next::Waiting,
+            () = sleep_until(self.excuse_at), if keeps_waiting => Next::Waiting,
             worked = self.delivery.work(), if works => Next::Worked(worked),
             permit = responses.reserve(), if sends || waits => permit.map_or(Next::Gone, Next::Sendable),
             () = at(stalls_at), if lasts => Next::Stalled,
@@ -354,13 +355,17 @@ impl Session {
                 }
                 self.outgoing.push(answered.said);
             }
-            MemberEvent::Ended(reason) => self.end_with(Err(Refusal::from(reason).into())),
+            MemberEvent::Ended(reason) => {
+                self.commits.forget_waiting();
+                self.end_with(Err(Refusal::from(reason).into()));
+            }
         }
     }
 
     /// The group says nothing more.
     fn fall_silent(&mut self) {
         self.is_silent = true;
+        self.commits.forget_waiting();
         if self.end.is_none() {
             let refusal = match self.context.draining.is_cancelled() {
                 true => Refusal::stopping(),
@@ -394,14 +399,15 @@ impl Session {
     /// The member can't go on.
     async fn break_off(&mut self, refusal: Refusal) {
         self.member.leave().await;
+        self.commits.forget_waiting();
         self.end_with(Err(refusal.into()));
     }
 
-    /// Sends no more records, and ends once the commits are answered.
+    /// Sends no more records, and ends once the commits are answered, also one that
+    /// waits for room: it has been heard.
     fn end_with(&mut self, end: Result<(), Status>) {
         self.end.get_or_insert(end);
         self.opening = None;
-        self.commits.forget_waiting();
         self.delivery.clear();
     }
 }
