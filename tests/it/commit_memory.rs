@@ -26,15 +26,22 @@ async fn commit_and_hear_nothing(broker: &TestBroker, group: &str) -> Member {
     member
 }
 
-#[tokio::test]
-async fn commits_whose_answers_nobody_takes_hold_no_more_than_there_is_room_for() {
+/// A broker with a topic `t` of one partition, and so much room for answers; who keeps
+/// others waiting for it has to go after a time.
+async fn broker_with_room(bytes: usize, stalled: Duration) -> TestBroker {
     let broker = TestBroker::start_with(ServerOptions {
-        answering_bytes: 8 * MIB,
-        stalled: NEVER,
+        answering_bytes: bytes,
+        stalled,
         ..ServerOptions::default()
     })
     .await;
     broker.create_topic("t", 1).await;
+    broker
+}
+
+#[tokio::test]
+async fn commits_whose_answers_nobody_takes_hold_no_more_than_there_is_room_for() {
+    let broker = broker_with_room(8 * MIB, NEVER).await;
     // A commit takes up to 1.4 MiB: one member's would fill the room.
     let mut still = Vec::new();
     for number in 0..4 {
@@ -58,13 +65,7 @@ async fn commits_whose_answers_nobody_takes_hold_no_more_than_there_is_room_for(
 
 #[tokio::test]
 async fn commits_whose_answers_nobody_takes_make_way_for_those_of_others() {
-    let broker = TestBroker::start_with(ServerOptions {
-        answering_bytes: 2 * MIB,
-        stalled: Duration::from_millis(50),
-        ..ServerOptions::default()
-    })
-    .await;
-    broker.create_topic("t", 1).await;
+    let broker = broker_with_room(2 * MIB, Duration::from_millis(50)).await;
     let still = commit_and_hear_nothing(&broker, "still").await;
     broker
         .until("statecast_answering_bytes", |held| held > MIB)
@@ -80,13 +81,7 @@ async fn commits_whose_answers_nobody_takes_make_way_for_those_of_others() {
 
 #[tokio::test]
 async fn a_commit_that_waits_for_room_when_the_broker_stops_is_answered() {
-    let broker = TestBroker::start_with(ServerOptions {
-        answering_bytes: 2 * MIB,
-        stalled: NEVER,
-        ..ServerOptions::default()
-    })
-    .await;
-    broker.create_topic("t", 1).await;
+    let broker = broker_with_room(2 * MIB, NEVER).await;
     let still = commit_and_hear_nothing(&broker, "still").await;
     broker
         .until("statecast_answering_bytes", |held| held > MIB)
