@@ -42,9 +42,14 @@ fn settle(group: &mut Group, event: Event, now_ms: &mut u64) {
     *now_ms += REBALANCE_DELAY_MS;
     for effect in black_box(group.handle(Event::Tick, *now_ms)) {
         if let Effect::Revoke {
-            member, partitions, ..
+            member,
+            generation,
+            partitions,
+            ..
         } = effect
         {
+            let partitions = partitions.into_iter().map(|at| (at, generation));
+            let partitions = partitions.collect();
             black_box(group.handle(Event::Revoked { member, partitions }, *now_ms));
         }
     }

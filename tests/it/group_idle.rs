@@ -90,6 +90,27 @@ async fn a_member_that_gives_back_all_that_it_was_too_slow_with_gets_partitions_
 }
 
 #[tokio::test]
+async fn a_member_that_is_stuck_is_not_let_off_by_what_it_says_of_an_earlier_assignment() {
+    let broker = broker_with(1).await;
+    let mut member = Member::join(broker.connect().await, hurried()).await;
+    let assigned = member.assignment().await;
+    let revoke = member.revocation().await;
+    assert_eq!(revoke.reason(), RevokeReason::MaxProcessingTime);
+    let early = v1::Revoke {
+        generation: assigned.generation,
+        ..revoke.clone()
+    };
+    member.answer(&early).await;
+    let refused = member.find(|event| matches!(event, Event::Refused(_)).then_some(()));
+    refused.await;
+    assert!(broker.describe_group("g").await.members[0].stalled);
+    member.answer(&revoke).await;
+    while broker.describe_group("g").await.members[0].stalled {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
 async fn a_member_that_gives_back_too_late_gets_partitions_again() {
     let broker = broker_with(1).await;
     let slow = v1::Join {

@@ -65,8 +65,9 @@ impl Member {
         }
     }
 
-    /// It no longer works on these.
-    pub async fn revoked(&self, partitions: Vec<TopicPartition>) {
+    /// It no longer works on these; each with the generation of the
+    /// [`MemberEvent::Revoke`] that this answers.
+    pub async fn revoked(&self, partitions: Vec<(TopicPartition, Generation)>) {
         self.tell(Message::Revoked(self.id, partitions)).await;
     }
 

@@ -40,7 +40,8 @@ pub(super) enum Message {
         starts: Vec<(TopicPartition, Offset)>,
         reply: BeginReply,
     },
-    Revoked(MemberId, Vec<TopicPartition>),
+    /// Each with the generation in which it was asked for.
+    Revoked(MemberId, Vec<(TopicPartition, Generation)>),
     Stalled(MemberId),
     Resumed(MemberId),
     Leave(MemberId),

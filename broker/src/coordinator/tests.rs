@@ -253,11 +253,21 @@ async fn assignment(member: &mut Member) -> (Generation, Vec<(u32, Option<u64>)>
     }
 }
 
-async fn revocation(member: &mut Member) -> Vec<TopicPartition> {
+/// What is to be given back, and the generation in which that was decided.
+async fn revocation(member: &mut Member) -> (Generation, Vec<TopicPartition>) {
     match member.event().await {
-        Some(MemberEvent::Revoke { partitions, .. }) => partitions,
+        Some(MemberEvent::Revoke {
+            generation,
+            partitions,
+            ..
+        }) => (generation, partitions),
         other => panic!("a revocation, not {other:?}"),
     }
+}
+
+async fn give_back(member: &Member, asked: Generation, partitions: &[TopicPartition]) {
+    let partitions = partitions.iter().map(|partition| (*partition, asked));
+    member.revoked(partitions.collect()).await;
 }
 
 async fn answer(member: &mut Member) -> CommitAnswer {

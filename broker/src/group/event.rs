@@ -1,6 +1,6 @@
 //! What happens to a group.
 
-use super::{MemberId, MemberName, Subscription, TopicList, TopicPartition};
+use super::{Generation, MemberId, MemberName, Subscription, TopicList, TopicPartition};
 
 /// Something that happened. Events that name a member which isn't there, or
 /// partitions which it doesn't have, change nothing: they were on their way when
@@ -17,12 +17,14 @@ pub enum Event {
     /// Something was heard of a member. `Revoked` and `Resumed` say so too.
     Heartbeat(MemberId),
     /// A member no longer works on these partitions, which it was to give back.
-    /// Those that it was not asked for remain its own.
+    /// Those that it was not asked for remain its own, and so do those that it was
+    /// asked for anew: it may work on what it got in between.
     Revoked {
         /// Who.
         member: MemberId,
-        /// What.
-        partitions: Vec<TopicPartition>,
+        /// What, each with the generation of the [`Effect::Revoke`](super::Effect::Revoke)
+        /// that this answers.
+        partitions: Vec<(TopicPartition, Generation)>,
     },
     /// A member goes for good, and its partitions with it.
     Leave(MemberId),

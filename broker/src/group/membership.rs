@@ -98,7 +98,7 @@ impl Group {
         }
         member.presence = Presence::Away;
         for (partition, _, slot) in self.partitions.iter_mut() {
-            if slot.is_revoked_from(id) {
+            if slot.revoked_from(id).is_some() {
                 slot.release();
                 changes.free(partition);
             }

@@ -8,6 +8,7 @@
 //! | the plan wants it elsewhere | – | being given back; `Revoke` | the plan is remembered | – |
 //! | the plan wants it where it is | – | nothing | the plan is remembered: it comes back as a new assignment | – |
 //! | its owner says `Revoked` | – | nothing: it was not asked for | free | – |
+//! | its owner says so to an earlier `Revoke` | – | nothing | nothing: it has got it anew since | – |
 //! | the deadline passes | – | – | free; `Lost` | – |
 //! | its owner leaves, expires, or is gone without a name | – | free | free | free |
 //! | its owner is gone, and has a name | – | kept | free: nobody can commit it any more | – |
@@ -44,6 +45,8 @@ pub(super) enum Hold {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Revoking {
     pub(super) owner: MemberId,
+    /// In which this was decided.
+    pub(super) generation: Generation,
     /// From when on it is lost.
     pub(super) deadline_ms: u64,
     pub(super) reason: RevokeReason,
@@ -80,9 +83,12 @@ impl Slot {
         }
     }
 
-    /// Whether this member has it, and is to give it back.
-    pub(super) fn is_revoked_from(&self, member: MemberId) -> bool {
-        matches!(self.hold, Hold::Revoking(revoking) if revoking.owner == member)
+    /// How this member is to give it back, if it has it and is to.
+    pub(super) fn revoked_from(&self, member: MemberId) -> Option<Revoking> {
+        match self.hold {
+            Hold::Revoking(revoking) if revoking.owner == member => Some(revoking),
+            Hold::Free | Hold::Held(_) | Hold::Revoking(_) => None,
+        }
     }
 
     /// In which generation it was assigned last.
@@ -119,12 +125,13 @@ impl Slot {
     }
 
     /// Its owner is to give it back.
-    fn revoke(&mut self, deadline_ms: u64, reason: RevokeReason) {
+    fn revoke(&mut self, generation: Generation, deadline_ms: u64, reason: RevokeReason) {
         let Hold::Held(owner) = self.hold else {
             unreachable!("only what is held can be given back");
         };
         self.hold = Hold::Revoking(Revoking {
             owner,
+            generation,
             deadline_ms,
             reason,
         });
@@ -212,11 +219,12 @@ impl Partitions {
     pub(super) fn revoke(
         &mut self,
         partition: TopicPartition,
+        generation: Generation,
         deadline_ms: u64,
         reason: RevokeReason,
     ) {
         let slot = self.get_mut(partition).expect("it is planned");
-        slot.revoke(deadline_ms, reason);
+        slot.revoke(generation, deadline_ms, reason);
         self.deadline_ms = Some(
             self.deadline_ms
                 .map_or(deadline_ms, |at| at.min(deadline_ms)),

@@ -4,7 +4,7 @@ use super::assignment::{Seat, plan};
 use super::changes::Changes;
 use super::members::Presence;
 use super::partitions::{Hold, Slot};
-use super::{Group, MemberId, RevokeReason, TopicList, TopicPartition};
+use super::{Generation, Group, MemberId, RevokeReason, TopicList, TopicPartition};
 use crate::model::TopicId;
 
 impl Group {
@@ -76,20 +76,26 @@ impl Group {
         };
         let timeout_ms = u64::from(member.revoke_timeout_ms);
         let deadline_ms = self.now_ms.saturating_add(timeout_ms);
-        self.partitions.revoke(partition, deadline_ms, reason);
+        let generation = changes.generation();
+        self.partitions
+            .revoke(partition, generation, deadline_ms, reason);
         changes.revoke(owner, partition, deadline_ms, reason);
     }
 
-    /// A member gives back what it was asked for.
+    /// A member gives back what it was asked for, in the generation that it says.
     pub(super) fn give_back(
         &mut self,
         member: MemberId,
-        partitions: &[TopicPartition],
+        partitions: &[(TopicPartition, Generation)],
         changes: &mut Changes,
     ) {
-        for &partition in partitions {
+        for &(partition, generation) in partitions {
             let slot = self.partitions.get_mut(partition);
-            if let Some(slot) = slot.filter(|slot| slot.is_revoked_from(member)) {
+            let slot = slot.filter(|slot| {
+                let revoking = slot.revoked_from(member);
+                revoking.is_some_and(|revoking| revoking.generation == generation)
+            });
+            if let Some(slot) = slot {
                 slot.release();
                 changes.free(partition);
             }

@@ -37,9 +37,9 @@ pub struct Ownership {
     pub member: MemberId,
     /// The generation in which it was assigned.
     pub generation: Generation,
-    /// When it is to be given back: milliseconds, on the group's clock. Absent when
-    /// it isn't.
-    pub revoke_deadline_ms: Option<u64>,
+    /// In which generation it was decided that it is to be given back, and when it is:
+    /// milliseconds, on the group's clock. Absent when it isn't.
+    pub revoke: Option<(Generation, u64)>,
 }
 
 impl Group {
@@ -122,13 +122,13 @@ impl Group {
 }
 
 fn ownership(slot: &Slot) -> Option<Ownership> {
-    let revoke_deadline_ms = match slot.hold() {
-        Hold::Revoking(revoking) => Some(revoking.deadline_ms),
+    let revoke = match slot.hold() {
+        Hold::Revoking(revoking) => Some((revoking.generation, revoking.deadline_ms)),
         Hold::Free | Hold::Held(_) => None,
     };
     Some(Ownership {
         member: slot.owner()?,
         generation: slot.since(),
-        revoke_deadline_ms,
+        revoke,
     })
 }

@@ -53,8 +53,8 @@ struct Share {
     on_their_way: u32,
     /// Somebody asked for the commit of where it began.
     explicit: bool,
-    /// It is to be given back.
-    revoked: bool,
+    /// In which generation it was decided that it is to be given back, if it is.
+    revoked: Option<u64>,
     /// Who waits for a commit that wasn't sent yet.
     waiters: Vec<Waiter>,
 }
@@ -128,7 +128,7 @@ impl Shares {
                 committed,
                 on_their_way: 0,
                 explicit: false,
-                revoked: false,
+                revoked: None,
                 waiters: Vec::new(),
             },
         );
@@ -152,7 +152,7 @@ impl Shares {
 
     /// What the member has and isn't to give back, with what comes next.
     pub(super) fn positions(&self) -> impl Iterator<Item = CommitPosition> {
-        let kept = self.all.values().filter(|share| !share.revoked);
+        let kept = self.all.values().filter(|share| share.revoked.is_none());
         kept.map(|share| CommitPosition {
             topic: Arc::clone(&share.topic),
             partition: share.partition,
@@ -162,7 +162,9 @@ impl Shares {
 
     /// Whether the member has a share, and isn't to give it back.
     pub(super) fn is_kept(&self, id: ShareId) -> bool {
-        self.all.get(&id).is_some_and(|share| !share.revoked)
+        self.all
+            .get(&id)
+            .is_some_and(|share| share.revoked.is_none())
     }
 
     pub(super) fn ids(&self) -> BTreeSet<ShareId> {
@@ -172,7 +174,10 @@ impl Shares {
     /// Offsets of a partition arrived. Those of them that are to be handed out;
     /// `None` when none are.
     pub(super) fn arrive(&mut self, id: ShareId, offsets: Range<u64>) -> Option<Range<u64>> {
-        let share = self.all.get_mut(&id).filter(|share| !share.revoked)?;
+        let share = self
+            .all
+            .get_mut(&id)
+            .filter(|share| share.revoked.is_none())?;
         let from = share.next;
         share.next = from.max(offsets.end);
         (from < offsets.end).then_some(from..offsets.end)
@@ -180,7 +185,11 @@ impl Shares {
 
     /// What lies before `to` is handed out. False when it isn't to be.
     pub(super) fn hand(&mut self, id: ShareId, to: u64) -> bool {
-        let Some(share) = self.all.get_mut(&id).filter(|share| !share.revoked) else {
+        let Some(share) = self
+            .all
+            .get_mut(&id)
+            .filter(|share| share.revoked.is_none())
+        else {
             return false;
         };
         share.handed = share.handed.max(to);
@@ -231,7 +240,7 @@ impl Shares {
             return;
         }
         self.dirty.insert(id);
-        if share.revoked || !share.waiters.is_empty() {
+        if share.revoked.is_some() || !share.waiters.is_empty() {
             self.urgent.insert(id);
         }
     }
@@ -361,10 +370,10 @@ impl Shares {
         }
     }
 
-    /// A share is to be given back.
-    pub(super) fn revoke(&mut self, id: ShareId, reason: RevokeReason) {
+    /// A share is to be given back; in which generation that was decided, and why.
+    pub(super) fn revoke(&mut self, id: ShareId, generation: u64, reason: RevokeReason) {
         if let Some(share) = self.all.get_mut(&id) {
-            share.revoked = true;
+            share.revoked = Some(generation);
             self.revoked.insert(id);
             if reason == RevokeReason::MaxProcessingTime {
                 self.stuck.insert(id);
@@ -386,11 +395,16 @@ impl Shares {
         self.revoked.iter().any(|id| self.all[id].is_settled())
     }
 
-    /// Gives back all shares that are to be and can be.
-    pub(super) fn give_back(&mut self) -> Vec<TopicPartition> {
+    /// Gives back shares that are to be and can be: at most so many, all of them in
+    /// answer to one generation, which is returned with them.
+    pub(super) fn give_back(&mut self, most: usize) -> Option<(u64, Vec<TopicPartition>)> {
         let settled = |id: &ShareId| self.all[id].is_settled();
-        let settled: Vec<ShareId> = self.revoked.iter().copied().filter(settled).collect();
-        settled.into_iter().filter_map(|id| self.lose(id)).collect()
+        let mut settled = self.revoked.iter().copied().filter(settled).peekable();
+        let generation = self.all[settled.peek()?].revoked?;
+        let same = settled.filter(|id| self.all[id].revoked == Some(generation));
+        let same: Vec<ShareId> = same.take(most).collect();
+        let given = same.into_iter().filter_map(|id| self.lose(id));
+        Some((generation, given.collect()))
     }
 
     /// A share is gone. Whoever waits to commit it is told so.
@@ -551,7 +565,7 @@ mod tests {
         let mut shares = Shares::default();
         let id = share(&mut shares, 0, 3);
         shares.process(id, 2);
-        shares.revoke(id, RevokeReason::Rebalance);
+        shares.revoke(id, 8, RevokeReason::Rebalance);
         assert!(!shares.hand(id, 4), "nothing more is handed out");
         assert!(shares.arrive(id, 3..9).is_none());
         assert!(!shares.can_return());
@@ -563,7 +577,7 @@ mod tests {
         assert!(!shares.can_return(), "it isn't answered");
         shares.committed(id, 3);
         assert!(shares.can_return());
-        assert_eq!(shares.give_back().len(), 1);
+        assert_eq!(shares.give_back(10).unwrap().1.len(), 1);
         assert!(shares.find("t", 0).is_none());
     }
 
@@ -576,7 +590,7 @@ mod tests {
             let mut shares = Shares::default();
             let id = share(&mut shares, 0, 10);
             shares.process(id, 4);
-            shares.revoke(id, reason);
+            shares.revoke(id, 8, reason);
             shares.let_go();
             assert!(
                 !shares.can_return(),
@@ -592,7 +606,7 @@ mod tests {
     fn released_share_goes_with_what_was_not_processed() {
         let mut shares = Shares::default();
         let id = share(&mut shares, 0, 3);
-        shares.revoke(id, RevokeReason::Rebalance);
+        shares.revoke(id, 8, RevokeReason::Rebalance);
         assert!(!shares.can_return());
         shares.release(id);
         assert!(shares.can_return());

@@ -12,7 +12,7 @@ use statecast_proto::v1::consume_response::Event;
 use tokio_stream::StreamExt;
 
 use crate::fake_broker::fetched;
-use crate::fake_groups::{FakeGroups, FakeMember, positions};
+use crate::fake_groups::{FakeGroups, FakeMember, REVOKED_IN, positions};
 
 const REBALANCE: v1::RevokeReason = v1::RevokeReason::Rebalance;
 
@@ -600,6 +600,7 @@ fn revoked(partition: u32) -> Said {
     };
     Said::Revoked(v1::Revoked {
         partitions: vec![place],
+        generation: Some(REVOKED_IN),
     })
 }
 

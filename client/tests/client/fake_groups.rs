@@ -19,6 +19,9 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::fake_broker::fetched;
 
+/// The generation of each revoke.
+pub(crate) const REVOKED_IN: u64 = 9;
+
 /// As good as never, in a test.
 pub(crate) const NEVER: std::time::Duration = std::time::Duration::from_secs(3600);
 
@@ -140,6 +143,7 @@ impl FakeMember {
         loop {
             match self.hears().await.unwrap() {
                 Said::Revoked(revoked) => {
+                    assert_eq!(revoked.generation, Some(REVOKED_IN));
                     return revoked.partitions.iter().map(|p| p.partition).collect();
                 }
                 Said::Credit(_) => {}
@@ -214,7 +218,7 @@ impl FakeMember {
 
     pub(crate) async fn revokes(&self, partition: u32, reason: v1::RevokeReason) {
         self.says(Event::Revoke(v1::Revoke {
-            generation: 9,
+            generation: REVOKED_IN,
             partitions: vec![place(partition)],
             deadline_ms: 10_000,
             reason: reason.into(),

@@ -45,7 +45,8 @@ def consume():
         if heard.HasField("truncated") or heard.HasField("quarantined"):
             print("missing records:", heard, file=sys.stderr)
         if heard.HasField("revoke"):  # All that came of these was printed and committed already.
-            requests.put(ConsumeRequest(revoked=Revoked(partitions=heard.revoke.partitions)))
+            requests.put(ConsumeRequest(revoked=Revoked(partitions=heard.revoke.partitions,
+                                                        generation=heard.revoke.generation)))
         for gone in [*heard.revoke.partitions, *heard.lost.partitions]:
             generations.pop((gone.topic, gone.partition), None)
         if heard.HasField("caught_up"):  # Without this it stays, and reads what comes.

@@ -98,9 +98,22 @@ impl Member {
         self.say(Request::Commit(commit)).await;
     }
 
-    /// Gives these back.
+    /// Gives these back, without a generation.
     pub async fn give_back(&self, partitions: Vec<v1::TopicPartition>) {
-        self.say(Request::Revoked(v1::Revoked { partitions })).await;
+        let revoked = v1::Revoked {
+            partitions,
+            generation: None,
+        };
+        self.say(Request::Revoked(revoked)).await;
+    }
+
+    /// Gives back what this asked for.
+    pub async fn answer(&self, revoke: &v1::Revoke) {
+        let revoked = v1::Revoked {
+            partitions: revoke.partitions.clone(),
+            generation: Some(revoke.generation),
+        };
+        self.say(Request::Revoked(revoked)).await;
     }
 
     /// Takes more.

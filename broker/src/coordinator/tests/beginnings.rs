@@ -47,8 +47,8 @@ async fn a_partition_that_went_on_meanwhile_begins_where_its_owner_says() {
     let mut first = fixture.join("g").await;
     let (generation, _) = assignment(&mut first).await;
     let mut second = fixture.join("g").await;
-    let moving = revocation(&mut first).await;
-    first.revoked(moving.clone()).await;
+    let (asked, moving) = revocation(&mut first).await;
+    give_back(&first, asked, &moving).await;
     let (later, _) = assignment(&mut second).await;
     let second_begins = second.starter();
     let begun = second_begins.begin(later, vec![(moving[0], Offset(5))]);

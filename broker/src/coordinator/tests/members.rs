@@ -25,8 +25,8 @@ async fn a_generation_is_higher_than_all_before_a_crash() {
     let (mut last, _) = assignment(&mut first).await;
     commit_all(&mut first, &[(0, 1)]).await;
     let mut second = fixture.join("g").await;
-    let moving = revocation(&mut first).await;
-    first.revoked(moving).await;
+    let (asked, moving) = revocation(&mut first).await;
+    give_back(&first, asked, &moving).await;
     let (generation, _) = assignment(&mut second).await;
     assert!(generation > last);
     last = generation;
@@ -68,7 +68,7 @@ async fn the_next_owner_begins_at_what_was_just_committed() {
     let mut first = fixture.join("g").await;
     assignment(&mut first).await;
     let mut second = fixture.join("g").await;
-    let moving = revocation(&mut first).await;
+    let (asked, moving) = revocation(&mut first).await;
     fixture.log.set_flushing(false);
     first
         .commit(commit(
@@ -76,7 +76,7 @@ async fn the_next_owner_begins_at_what_was_just_committed() {
             &[(moving[0].partition, 7), (moving[1].partition, 8)],
         ))
         .await;
-    first.revoked(moving.clone()).await;
+    give_back(&first, asked, &moving).await;
     hears_nothing(&mut second).await;
     fixture.log.set_flushing(true);
     let (_, got) = assignment(&mut second).await;
@@ -189,8 +189,8 @@ async fn a_named_member_gets_back_what_it_had_and_its_former_self_has_to_go() {
     let mut other = fixture.join("g").await;
     assignment(&mut other).await;
     let mut named = fixture.join_named("g", "n").await;
-    let moving = revocation(&mut other).await;
-    other.revoked(moving.clone()).await;
+    let (asked, moving) = revocation(&mut other).await;
+    give_back(&other, asked, &moving).await;
     let (_, had) = assignment(&mut named).await;
     commit_all(&mut named, &[(had[0].0, 9)]).await;
     named.disconnected().await;
@@ -319,8 +319,8 @@ async fn after_a_crash_the_first_one_back_does_not_get_what_others_had() {
     assignment(&mut first).await;
     commit_all(&mut first, &[(0, 1)]).await;
     let mut second = fixture.join("g").await;
-    let moving = revocation(&mut first).await;
-    first.revoked(moving).await;
+    let (asked, moving) = revocation(&mut first).await;
+    give_back(&first, asked, &moving).await;
     assert_eq!(assignment(&mut second).await.1.len(), 2);
 
     let fixture = fixture.crash();

@@ -43,7 +43,7 @@ fn a_thousand_members_that_join_within_two_seconds_move_little() {
             } = effect
             {
                 moved += partitions.len();
-                effects.extend(scene.tell(Event::Revoked { member, partitions }));
+                effects.extend(scene.revoked(member.0, &partitions));
             }
         }
     }

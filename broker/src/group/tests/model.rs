@@ -9,12 +9,21 @@ use crate::group::{
 use crate::limits::TICK_LATENESS_MS;
 use crate::model::TopicId;
 
+/// A partition that is to be given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Revoke {
+    /// In which that was decided.
+    pub(super) generation: Generation,
+    pub(super) deadline_ms: u64,
+    reason: RevokeReason,
+}
+
 /// A partition that a member has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Holding {
     pub(super) since: Generation,
-    /// Until when it is to be given back, and why.
-    pub(super) revoke: Option<(u64, RevokeReason)>,
+    /// How it is to be given back, if it is.
+    pub(super) revoke: Option<Revoke>,
 }
 
 /// A member.
@@ -151,9 +160,9 @@ impl Model {
             Event::Join { member, request } => self.join(*member, request),
             Event::Revoked { member, partitions } => {
                 if let Some(member) = self.members.get_mut(member) {
-                    let asked = |held: Option<&Holding>| held.is_some_and(|h| h.revoke.is_some());
-                    for partition in partitions {
-                        if asked(member.has.get(partition)) {
+                    for (partition, generation) in partitions {
+                        let revoke = member.has.get(partition).and_then(|held| held.revoke);
+                        if revoke.is_some_and(|revoke| revoke.generation == *generation) {
                             member.has.remove(partition);
                         }
                     }
@@ -254,8 +263,8 @@ impl Model {
             member
                 .has
                 .retain(|partition, holding| match holding.revoke {
-                    Some((deadline_ms, reason)) if deadline_ms <= now_ms => {
-                        losses.insert((*id, *partition, reason));
+                    Some(revoke) if revoke.deadline_ms <= now_ms => {
+                        losses.insert((*id, *partition, revoke.reason));
                         false
                     }
                     _ => true,
@@ -366,7 +375,12 @@ impl Model {
         };
         assert_eq!(why, expected);
         let holding = member.has.get_mut(&what);
-        let before = holding.expect("it has it").revoke.replace((at_ms, why));
+        let revoke = Revoke {
+            generation: self.generation,
+            deadline_ms: at_ms,
+            reason: why,
+        };
+        let before = holding.expect("it has it").revoke.replace(revoke);
         assert_eq!(before, None, "{what:?} is revoked twice");
     }
 

@@ -122,6 +122,39 @@ fn who_ignores_a_revoke_loses_at_the_deadline() {
 }
 
 #[test]
+fn what_comes_too_late_for_one_revoke_does_not_answer_the_next_one() {
+    let mut scene = Scene::new(2);
+    scene.join(1);
+    scene.settle();
+    scene.join(2);
+    let effects = scene.wait(20);
+    let (_, moving, ..) = the_revoke(&effects);
+    assert_eq!(effects[0], generation(2));
+    // It is lost, comes back, and is wanted again.
+    scene.wait(5_000);
+    scene.tell(Event::Leave(MemberId(2)));
+    scene.wait(20);
+    assert_eq!(scene.has(1).len(), 2);
+    scene.join(3);
+    let effects = scene.wait(20);
+    assert_eq!(effects[0], generation(5));
+    assert_eq!(the_revoke(&effects).1, moving);
+
+    let mut answer = |asked| {
+        let partitions = moving.iter().map(|at| (*at, Generation(asked)));
+        scene.tell(Event::Revoked {
+            member: MemberId(1),
+            partitions: partitions.collect(),
+        })
+    };
+    for late in [2, 4] {
+        assert_eq!(answer(late), [], "to generation {late}");
+    }
+    let expected = [generation(6), assign(3, 6, moving.clone())];
+    assert_eq!(answer(5), expected);
+}
+
+#[test]
 fn who_has_no_time_to_give_back_loses_with_the_next_tick() {
     let mut scene = Scene::new(2);
     let mut impatient = request(None, &["*"]);

@@ -107,10 +107,16 @@ impl Scene {
         self.request(member, request(Some(name), &["*"]))
     }
 
+    /// A member answers what it was asked last.
     pub(super) fn revoked(&mut self, member: u64, partitions: &[TopicPartition]) -> Vec<Effect> {
+        let asked = |&partition| {
+            let revoke = self.group.owner(partition).and_then(|owner| owner.revoke);
+            (partition, revoke.map_or(Generation(1), |revoke| revoke.0))
+        };
+        let partitions = partitions.iter().map(asked).collect();
         self.tell(Event::Revoked {
             member: MemberId(member),
-            partitions: partitions.to_vec(),
+            partitions,
         })
     }
 
@@ -142,7 +148,7 @@ impl Scene {
                 member, partitions, ..
             } = effect.clone()
             {
-                effects.extend(self.tell(Event::Revoked { member, partitions }));
+                effects.extend(self.revoked(member.0, &partitions));
             }
             next += 1;
         }

@@ -138,7 +138,7 @@ impl World {
         }
         let held = self.group.partitions();
         let held = held.filter_map(|(partition, owner)| {
-            let owner = owner.filter(|owner| owner.revoke_deadline_ms.is_none())?;
+            let owner = owner.filter(|owner| owner.revoke.is_none())?;
             Some((partition, owner.member))
         });
         let is_former = |id: MemberId, request: &JoinRequest| {
@@ -222,8 +222,11 @@ impl World {
         for (partition, ownership) in self.group.partitions() {
             assert_eq!(ownership, self.group.owner(partition));
             let owner = self.model.owner(partition);
-            let expected = owner.map(|(id, has)| (id, has.since, has.revoke.map(|(at, _)| at)));
-            let found = ownership.map(|o| (o.member, o.generation, o.revoke_deadline_ms));
+            let expected = owner.map(|(id, has)| {
+                let revoke = has.revoke.map(|of| (of.generation, of.deadline_ms));
+                (id, has.since, revoke)
+            });
+            let found = ownership.map(|o| (o.member, o.generation, o.revoke));
             assert_eq!(found, expected, "{partition:?}");
             settled &= owner.is_some_and(|(_, has)| has.revoke.is_none());
         }
@@ -287,7 +290,7 @@ impl World {
         self.tell(event(member));
     }
 
-    /// A member gives something back, be it asked for or not.
+    /// A member gives something back, be it asked for or not, or asked for anew.
     fn revoked(&mut self) {
         let member = self.some_member();
         let mut partitions = self.model.partitions.clone();
@@ -296,14 +299,27 @@ impl World {
             partition: 7,
         });
         partitions.retain(|_| !self.random.one_in(3));
+        let is_late = self.random.one_in(2);
+        let asked = |partition| {
+            let held = self.model.members.get(&member)?.has.get(&partition)?;
+            let asked = held.revoke.map(|revoke| revoke.generation);
+            Some(asked.unwrap_or(held.since))
+        };
+        let partitions = partitions.into_iter().map(|partition| {
+            let before = Generation(self.model.generation.0 / 2);
+            let asked = asked(partition).filter(|_| !is_late);
+            (partition, asked.unwrap_or(before))
+        });
+        let partitions = partitions.collect();
         self.tell(Event::Revoked { member, partitions });
     }
 
     /// Members are asked, and answer in their manner.
     fn answer(&mut self) {
         let asked = self.model.members.iter().filter_map(|(id, member)| {
-            let asked = member.has.iter().filter(|(_, has)| has.revoke.is_some());
-            let asked: Vec<TopicPartition> = asked.map(|(at, _)| *at).collect();
+            let asked = member.has.iter();
+            let asked = asked.filter_map(|(at, has)| Some((*at, has.revoke?.generation)));
+            let asked: Vec<(TopicPartition, Generation)> = asked.collect();
             (member.connected && !asked.is_empty()).then_some((*id, asked))
         });
         for (member, partitions) in asked.collect::<Vec<_>>() {
@@ -413,9 +429,7 @@ impl World {
             }
             return;
         };
-        let in_time = has
-            .revoke
-            .is_none_or(|(deadline_ms, _)| at_ms < deadline_ms);
+        let in_time = has.revoke.is_none_or(|revoke| at_ms < revoke.deadline_ms);
         if !in_time || generation.is_some_and(|generation| generation != has.since) {
             assert_eq!(result, Err(CommitRefusal::StaleGeneration));
             return;

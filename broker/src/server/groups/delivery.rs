@@ -1,7 +1,8 @@
 //! The records of a member: which partitions it has, what of them is to be sent
 //! next, and how much it takes.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use statecast_proto::v1::{self, consume_response::Event};
@@ -30,8 +31,9 @@ pub(super) struct Delivery {
     /// What it takes still.
     credit: Credit,
     progress: Progress,
-    /// What it had when it stalled, and hasn't said since that it gives back.
-    unreturned: HashSet<TopicPartition>,
+    /// What it had when it stalled, and hasn't said since that it gives back, with
+    /// the assignments that it was told of.
+    unreturned: HashMap<TopicPartition, Generation>,
     /// Of a response.
     max_bytes: usize,
     /// Something was sent since it was said that everything was read.
@@ -48,6 +50,8 @@ struct Share {
     reading: Option<(SlotId, Holding)>,
     /// Of the last assignment that was sent to the member; `ZERO` before that.
     told: Generation,
+    /// In which it was decided that it is to be given back, if it is.
+    asked: Option<Generation>,
 }
 
 /// Something that is ready to be sent, in the order in which it was read.
@@ -67,7 +71,7 @@ impl Delivery {
             by_slot: HashMap::new(),
             credit: Credit::new(terms.capacity),
             progress: Progress::new(terms),
-            unreturned: HashSet::new(),
+            unreturned: HashMap::new(),
             max_bytes: terms.max_bytes,
             is_behind: false,
             next: None,
@@ -98,15 +102,28 @@ impl Delivery {
             topic,
             reading: Some((slot, holding)),
             told: Generation::ZERO,
+            asked: None,
         };
         self.shares.insert(partition, share);
         self.is_behind = true;
         Ok(assigned)
     }
 
+    /// The member is to give this partition back. Returns how it knows it, if it does.
+    pub(super) fn revoke(
+        &mut self,
+        partition: TopicPartition,
+        generation: Generation,
+    ) -> Option<v1::TopicPartition> {
+        let name = self.end(partition)?;
+        let share = self.shares.get_mut(&partition)?;
+        share.asked = Some(generation);
+        Some(name)
+    }
+
     /// Nothing more of this partition is sent. Returns how the member knows it, if
     /// it does.
-    pub(super) fn revoke(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
+    fn end(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
         let share = self.shares.get_mut(&partition)?;
         let name = v1::TopicPartition {
             topic: share.topic.to_string(),
@@ -121,7 +138,7 @@ impl Delivery {
 
     /// The member has this partition no longer. Returns how it knows it, if it does.
     pub(super) fn lose(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
-        let name = self.revoke(partition);
+        let name = self.end(partition);
         self.shares.remove(&partition);
         name
     }
@@ -153,10 +170,10 @@ impl Delivery {
         }
     }
 
-    /// Whether the member is to give this partition back.
-    pub(super) fn is_revoked(&self, partition: TopicPartition) -> bool {
-        let share = self.shares.get(&partition);
-        share.is_some_and(|share| share.reading.is_none())
+    /// In which generation it was decided that the member is to give this partition
+    /// back, if it is.
+    pub(super) fn asked(&self, partition: TopicPartition) -> Option<Generation> {
+        self.shares.get(&partition)?.asked
     }
 
     /// The member has nothing any more.
@@ -211,19 +228,26 @@ impl Delivery {
 
     pub(super) fn set_stalled(&mut self) {
         self.progress.set_stalled();
-        self.unreturned = self.shares.keys().copied().collect();
+        let told = self.shares.iter();
+        self.unreturned = told.map(|(at, share)| (*at, share.told)).collect();
     }
 
-    /// The member says that it no longer works on a partition.
-    pub(super) fn let_go(&mut self, partition: TopicPartition) {
-        self.unreturned.remove(&partition);
+    /// The member says that it no longer works on a partition; in answer to which
+    /// generation's revoke, if it says so. One before the assignment of what it had is
+    /// about something else.
+    pub(super) fn let_go(&mut self, partition: TopicPartition, answers: Option<Generation>) {
+        if let Entry::Occupied(unreturned) = self.unreturned.entry(partition)
+            && answers.is_none_or(|generation| generation > *unreturned.get())
+        {
+            unreturned.remove();
+        }
     }
 
     /// Whether the member had stalled, and has said of all that it had then that it
     /// no longer works on it. What is deleted meanwhile it can't name any more.
     pub(super) fn has_let_go(&mut self, broker: &Broker) -> bool {
         self.unreturned
-            .retain(|partition| broker.topic_by_id(partition.topic).is_some());
+            .retain(|partition, _| broker.topic_by_id(partition.topic).is_some());
         self.progress.has_stalled() && self.unreturned.is_empty()
     }
 

@@ -259,7 +259,7 @@ impl Session {
                     Err(refusal) => self.refuse(refusal).await,
                 }
             }
-            Some(Request::Revoked(revoked)) => self.give_back(&revoked.partitions).await,
+            Some(Request::Revoked(revoked)) => self.give_back(&revoked).await,
             Some(Request::Heartbeat(_)) => self.member.heartbeat().await,
             Some(Request::Credit(credit)) => {
                 self.delivery.give(allowance(credit));
@@ -320,7 +320,7 @@ impl Session {
             } => {
                 let partitions = partitions.into_iter();
                 let partitions: VecDeque<_> = partitions
-                    .filter_map(|partition| self.delivery.revoke(partition))
+                    .filter_map(|partition| self.delivery.revoke(partition, generation))
                     .collect();
                 if !partitions.is_empty() {
                     self.outgoing.push(Said::Revoke {

@@ -148,7 +148,7 @@ impl Member {
         let shares = self.found(&revoke.partitions);
         let reason = RevokeReason::from_wire(revoke.reason());
         for (share, _) in &shares {
-            self.shares.revoke(*share, reason);
+            self.shares.revoke(*share, revoke.generation, reason);
         }
         let deadline = now + Duration::from_millis(revoke.deadline_ms.into());
         self.look_for_stuck(reason);

@@ -12,6 +12,9 @@ use crate::consumer::shares::SentCommit;
 const COMMITS_IN_FLIGHT: usize = 16;
 /// The broker takes no more positions in one commit.
 const POSITIONS_PER_COMMIT: usize = 10_000;
+/// Partitions that are given back at once: the broker takes no message of more than
+/// 16 MiB, and names may be long.
+const PARTITIONS_PER_REVOKED: usize = 10_000;
 
 enum Kind {
     Commit,
@@ -69,8 +72,11 @@ impl Member {
         match kind {
             Kind::Commit => Some(Request::Commit(self.cut_commit())),
             Kind::Revoked => {
-                let partitions = self.shares.give_back().iter().map(wire_place).collect();
-                Some(Request::Revoked(v1::Revoked { partitions }))
+                let (generation, given) = self.shares.give_back(PARTITIONS_PER_REVOKED)?;
+                Some(Request::Revoked(v1::Revoked {
+                    partitions: given.iter().map(wire_place).collect(),
+                    generation: Some(generation),
+                }))
             }
             Kind::Credit => Some(Request::Credit(self.credit.give())),
             Kind::Goodbye(goodbye) => {
@@ -210,6 +216,48 @@ mod tests {
         assert!(matches!(member.next_request(), Some(Request::Leave(_))));
         assert!(member.is_done() && !member.has_request());
         member.farewell().unwrap();
+    }
+
+    /// Partitions are revoked that nobody works on.
+    fn revoke(member: &mut Member, generation: u64, partitions: &[u32]) {
+        let place = |&partition: &u32| v1::TopicPartition {
+            topic: "t".to_owned(),
+            partition,
+        };
+        let revoke = v1::Revoke {
+            generation,
+            partitions: partitions.iter().map(place).collect(),
+            ..v1::Revoke::default()
+        };
+        let revoke = Event::Revoke(revoke);
+        member.hear(revoke, clock::now()).unwrap();
+    }
+
+    #[test]
+    fn what_is_given_back_names_the_generation_in_which_it_was_asked_for() {
+        let mut member = member();
+        let assigned = |partition| v1::AssignedPartition {
+            topic: "t".to_owned(),
+            partition,
+            ..v1::AssignedPartition::default()
+        };
+        let assigned = Event::Assigned(v1::Assigned {
+            generation: 2,
+            partitions: (1..4).map(assigned).collect(),
+        });
+        member.hear(assigned, clock::now()).unwrap();
+        revoke(&mut member, 3, &[1]);
+        revoke(&mut member, 4, &[2, 3]);
+        for (generation, expected) in [(3, vec![1]), (4, vec![2, 3])] {
+            let Some(Request::Revoked(revoked)) = member.next_request() else {
+                panic!("nobody works on them");
+            };
+            assert_eq!(revoked.generation, Some(generation));
+            let partitions = revoked.partitions.iter();
+            let partitions: Vec<u32> = partitions.map(|p| p.partition).collect();
+            assert_eq!(partitions, expected);
+        }
+        assert!(!member.has_request());
     }
 
     #[test]

@@ -1,15 +1,22 @@
 //! A member gives partitions back.
+//!
+//! What it says may be late: the partition was lost meanwhile, came back, and is to be
+//! given back once more, or the member has stalled with it. So it is held against the
+//! generation in which the partition was asked for: here, as far as the member was told,
+//! and once more by the group, which may be further.
 
 use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 
 use super::Session;
-use crate::group::TopicPartition;
+use crate::group::{Generation, TopicPartition};
 use crate::limits;
 use crate::server::error::Refusal;
 
 impl Session {
-    pub(super) async fn give_back(&mut self, named: &[v1::TopicPartition]) {
+    pub(super) async fn give_back(&mut self, revoked: &v1::Revoked) {
+        let named = &revoked.partitions;
+        let answers = revoked.generation.map(Generation);
         if named.len() > limits::PARTITIONS as usize {
             let refusal = Refusal::invalid("more partitions than there can be")
                 .beyond(named.len(), limits::PARTITIONS);
@@ -18,10 +25,10 @@ impl Session {
         let mut partitions = Vec::with_capacity(named.len());
         let mut refused = None;
         for named in named {
-            match self.revoked(named) {
-                Ok(partition) => {
+            match self.revoked(named, answers) {
+                Ok((partition, asked)) => {
                     self.delivery.lose(partition);
-                    partitions.push(partition);
+                    partitions.push((partition, asked));
                 }
                 Err(refusal) => refused = refused.or(Some(refusal)),
             }
@@ -36,18 +43,32 @@ impl Session {
         }
     }
 
-    /// Which partition is meant, if the member is to give it back.
-    fn revoked(&mut self, named: &v1::TopicPartition) -> Result<TopicPartition, Refusal> {
+    /// Which partition is meant, if the member is to give it back, and in which
+    /// generation it was asked to.
+    fn revoked(
+        &mut self,
+        named: &v1::TopicPartition,
+        answers: Option<Generation>,
+    ) -> Result<(TopicPartition, Generation), Refusal> {
         let topic = self.context.broker.topic(&named.topic)?;
         let partition = TopicPartition {
             topic: topic.meta().id,
             partition: named.partition,
         };
-        self.delivery.let_go(partition);
-        if self.delivery.is_revoked(partition) {
-            return Ok(partition);
-        }
-        let message = "the member has no such partition that it is to give back";
-        Err(Refusal::new(Reason::NotAssigned, message).about(&named.topic, named.partition))
+        self.delivery.let_go(partition, answers);
+        let (reason, message) = match self.delivery.asked(partition) {
+            Some(asked) if answers.is_none_or(|generation| generation >= asked) => {
+                return Ok((partition, asked));
+            }
+            Some(_) => (
+                Reason::StaleGeneration,
+                "the partition came back since then, and is to be given back once more",
+            ),
+            None => (
+                Reason::NotAssigned,
+                "the member has no such partition that it is to give back",
+            ),
+        };
+        Err(Refusal::new(reason, message).about(&named.topic, named.partition))
     }
 }
