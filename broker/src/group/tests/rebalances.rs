@@ -155,6 +155,37 @@ fn what_comes_too_late_for_one_revoke_does_not_answer_the_next_one() {
 }
 
 #[test]
+fn who_names_a_generation_is_told_that_it_is_past_however_many_owners_ago() {
+    let mut scene = Scene::new(1);
+    scene.join(1);
+    scene.settle();
+    for next in 2..=3 {
+        scene.join(next);
+        scene.wait(20);
+        scene.tell(Event::Leave(MemberId(next - 1)));
+        scene.wait(20);
+        assert_eq!(scene.has(next).len(), 1);
+    }
+    let since = scene.group.owner(at(1, 0)).unwrap().generation;
+    assert_eq!(since, Generation(3));
+    let commit = |member, generation: Option<u64>| {
+        let (member, generation) = (MemberId(member), generation.map(Generation));
+        let group = &scene.group;
+        group.check_commit(member, at(1, 0), generation, scene.now_ms)
+    };
+    let stale = Err(CommitRefusal::StaleGeneration);
+    assert_eq!(commit(1, Some(1)), stale, "two owners ago");
+    assert_eq!(commit(2, Some(2)), stale);
+    assert_eq!(commit(2, None), stale, "the last one is known");
+    // These say nothing of an assignment that was.
+    let not_assigned = Err(CommitRefusal::NotAssigned);
+    for generation in [None, Some(0), Some(3), Some(4)] {
+        assert_eq!(commit(1, generation), not_assigned, "{generation:?}");
+    }
+    assert_eq!(commit(3, Some(3)), Ok(()));
+}
+
+#[test]
 fn who_has_no_time_to_give_back_loses_with_the_next_tick() {
     let mut scene = Scene::new(2);
     let mut impatient = request(None, &["*"]);
