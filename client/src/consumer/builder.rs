@@ -206,7 +206,9 @@ impl ConsumerBuilder {
     /// Whether a record counts as processed once the next one is asked for.
     /// Without it only what is [marked](Consumer::mark_processed) or
     /// [committed](Consumer::commit) does; the other records come again when their
-    /// partition goes on, here or elsewhere. Default: true.
+    /// partition goes on, here or elsewhere. So a partition that is revoked waits for
+    /// them until its deadline, unless [`Consumer::give_back`] says that it needn't.
+    /// Default: true.
     pub fn auto_commit(mut self, auto_commit: bool) -> Self {
         self.settings.auto_commit = auto_commit;
         self

@@ -79,7 +79,8 @@ pub enum GroupEvent {
     },
     /// These partitions are given back: no more of their records come. What was
     /// handed out can be committed until the deadline; when all of it is, they
-    /// go on at once.
+    /// go on at once. So they do when
+    /// [`Consumer::give_back`](super::Consumer::give_back) says that the rest won't be.
     Revoked {
         /// The partitions.
         partitions: Vec<TopicPartition>,

@@ -205,6 +205,15 @@ impl Consumer {
         self.handle().mark_processed(position)
     }
 
+    /// Nothing of a partition that is to be given back is worked on any more: it goes on
+    /// as soon as what counts as processed of it is committed. Without this, and with
+    /// [`auto_commit(false)`](ConsumerBuilder::auto_commit), it goes on once everything
+    /// that was handed out of it is marked or committed, or at the deadline, since
+    /// nobody else can tell what is still worked on. Does nothing to other partitions.
+    pub fn give_back(&self, partition: &TopicPartition) {
+        self.handle().give_back(partition);
+    }
+
     /// Commits what is processed, and leaves. A consumer with a member name only
     /// pauses: it keeps its partitions for the session timeout, and gets them
     /// when it comes again.

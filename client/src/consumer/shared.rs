@@ -201,6 +201,12 @@ impl ConsumerHandle {
         Ok(())
     }
 
+    /// As [`Consumer::give_back`](super::Consumer::give_back).
+    pub fn give_back(&self, partition: &TopicPartition) {
+        self.shared
+            .with(|member| member.shares.drop_rest(partition));
+    }
+
     /// Hands out nothing more: the consumer's stream ends, and
     /// [`for_each_concurrent_by_key`](super::Consumer::for_each_concurrent_by_key)
     /// once what it has begun is finished. The consumer keeps its partitions

@@ -8,7 +8,8 @@
 //! - what was handed out and isn't processed is in flight. A share that is to be
 //!   given back goes once nothing of it is, and all that was processed is
 //!   committed. When the broker takes the user for stuck, what is in flight is
-//!   waited for only until the user waits for more itself.
+//!   waited for only until the user waits for more itself; and it isn't when the user
+//!   says that it is done with it.
 //!
 //! A partition that comes back is another share: what was begun in the one
 //! before has no effect on it.
@@ -215,6 +216,15 @@ impl Shares {
     pub(super) fn release(&mut self, id: ShareId) {
         if let Some(share) = self.all.get_mut(&id) {
             share.handed = share.processed;
+        }
+    }
+
+    /// Nothing of a partition is worked on any more, if it is to be given back.
+    pub(super) fn drop_rest(&mut self, place: &TopicPartition) {
+        if let Some(id) = self.find(&place.topic, place.partition)
+            && self.revoked.contains(&id)
+        {
+            self.release(id);
         }
     }
 

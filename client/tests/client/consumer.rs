@@ -5,7 +5,9 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use statecast_client::{Consumer, Error, GroupEvent, GroupStart, Reason, Record, RevokeReason};
+use statecast_client::{
+    CommitPosition, Consumer, Error, GroupEvent, GroupStart, Reason, Record, RevokeReason,
+};
 use statecast_proto::v1;
 use statecast_proto::v1::consume_request::Request as Said;
 use statecast_proto::v1::consume_response::Event;
@@ -342,6 +344,35 @@ async fn batch_in_hand_can_be_committed_after_the_revoke() {
     });
     committed.unwrap();
     assert_eq!(member.hears_revoked().await, [0]);
+}
+
+#[tokio::test]
+async fn revoked_partition_goes_when_the_user_says_that_it_is_done_with_it() {
+    let groups = FakeGroups::start().await;
+    let builder = groups.consumer().await.auto_commit(false);
+    let (consumer, mut member) = tokio::join!(builder.open(), groups.join());
+    let mut consumer = consumer.unwrap();
+    member.assigns(7, &[(0, 0), (1, 0)]).await;
+    for partition in 0..2 {
+        member.sends(partition, 0, &["a", "b"]).await;
+        consumer.next_batch().await.unwrap().unwrap();
+    }
+    member.revokes(0, REBALANCE).await;
+    let GroupEvent::Revoked { partitions, .. } = told(&mut consumer).await else {
+        panic!("revoked");
+    };
+    // What isn't to be given back stays, and can be committed.
+    let mut kept = partitions[0].clone();
+    kept.partition = 1;
+    consumer.give_back(&kept);
+    consumer.give_back(&partitions[0]);
+    assert_eq!(member.hears_revoked().await, [0]);
+    let position = CommitPosition {
+        topic: kept.topic,
+        partition: 1,
+        offset: 2,
+    };
+    consumer.mark_processed(position).unwrap();
 }
 
 #[tokio::test]
