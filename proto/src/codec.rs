@@ -1,7 +1,13 @@
 //! The gRPC codec of our messages: prost's, with a buffer of the right size for
 //! what is sent, and a bound on what a message that is received may unfold to. Two bytes of a `repeated` message become a struct of seventy, so a
 //! bound on the size of a message alone would let 16 MiB become half a gigabyte.
+//!
+//! What is repeated lies in the message itself, but for what a member of a group says:
+//! that is in the one field of its request, which may come several times and then is
+//! one. There the fields of fields are counted, too. Elsewhere they aren't: they may be
+//! bytes that are no message.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 
 use bytes::Buf;
@@ -10,9 +16,11 @@ use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic_prost::ProstDecoder;
 
+use crate::v1;
+
 /// The most fields of a message that is decoded, repeated ones counted each.
-/// The largest that is of use has 65,536: a position for each record of a call.
-const MAX_FIELDS: usize = 100_000;
+/// The largest that is of use gives back all 100,000 partitions that there can be.
+const MAX_FIELDS: usize = 1 << 17;
 
 /// Encodes `T` and decodes `U`.
 #[derive(Debug)]
@@ -68,14 +76,19 @@ impl<T: Message> Encoder for ReservingEncoder<T> {
 #[derive(Debug)]
 pub struct BoundedDecoder<U>(ProstDecoder<U>);
 
-impl<U: Message + Default> Decoder for BoundedDecoder<U> {
+impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     type Item = U;
     type Error = Status;
 
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let message = buf.chunk();
         let whole = message.get(..buf.remaining());
-        if whole.is_some_and(|message| fields_exceed(message, MAX_FIELDS)) {
+        let is_deep = TypeId::of::<U>() == TypeId::of::<v1::ConsumeRequest>();
+        let exceeds = |message| match is_deep {
+            true => all_fields_exceed(message, MAX_FIELDS),
+            false => fields_exceed(message, MAX_FIELDS),
+        };
+        if whole.is_some_and(exceeds) {
             let text = format!("a message has at most {MAX_FIELDS} fields");
             return Err(Status::invalid_argument(text));
         }
@@ -89,26 +102,42 @@ impl<U: Message + Default> Decoder for BoundedDecoder<U> {
 
 /// Whether an encoded message has more than `max` fields. Of bytes that are no
 /// message the decoder tells.
-fn fields_exceed(mut message: &[u8], max: usize) -> bool {
-    for _ in 0..max {
-        if message.is_empty() || skip_field(&mut message).is_none() {
-            return false;
-        }
-    }
-    !message.is_empty()
+fn fields_exceed(message: &[u8], max: usize) -> bool {
+    fields(message).take(max + 1).count() > max
 }
 
-fn skip_field(bytes: &mut &[u8]) -> Option<()> {
+/// As [`fields_exceed`], with the fields of the messages in it.
+fn all_fields_exceed(message: &[u8], max: usize) -> bool {
+    let mut counts = fields(message).map(|field| 1 + fields(field).take(max).count());
+    let mut left = max;
+    counts.any(|count| {
+        let exceeds = count > left;
+        left = left.saturating_sub(count);
+        exceeds
+    })
+}
+
+/// The fields of an encoded message, as far as it is one: of those with a length what
+/// they hold, and nothing of others.
+fn fields(mut message: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || match message.is_empty() {
+        true => None,
+        false => take_field(&mut message),
+    })
+}
+
+fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     let tag = take_varint(bytes)?;
-    let len = match tag & 7 {
-        0 => return take_varint(bytes).map(|_| ()),
-        1 => 8,
-        2 => usize::try_from(take_varint(bytes)?).ok()?,
-        5 => 4,
+    let (len, holds) = match tag & 7 {
+        0 => return take_varint(bytes).map(|_| &[][..]),
+        1 => (8, false),
+        2 => (usize::try_from(take_varint(bytes)?).ok()?, true),
+        5 => (4, false),
         _ => return None,
     };
-    *bytes = bytes.get(len..)?;
-    Some(())
+    let (field, rest) = bytes.split_at_checked(len)?;
+    *bytes = rest;
+    Some(if holds { field } else { &[] })
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -127,7 +156,6 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::v1;
 
     fn request(batches: usize) -> Vec<u8> {
         let batch = v1::PartitionBatch {
@@ -147,6 +175,32 @@ mod tests {
         assert!(fields_exceed(&request(6), 5));
     }
 
+    /// What a member says in a request, `times` times with so many positions each.
+    fn commit(positions: usize, times: usize) -> Vec<u8> {
+        let commit = v1::Commit {
+            commit_id: 7,
+            positions: vec![v1::CommitPosition::default(); positions],
+        };
+        let request = Some(v1::consume_request::Request::Commit(commit));
+        v1::ConsumeRequest { request }.encode_to_vec().repeat(times)
+    }
+
+    #[test]
+    fn what_a_member_repeats_is_counted_though_it_lies_deeper() {
+        // The request has one field, and the commit an id.
+        assert!(!all_fields_exceed(&commit(5, 1), 7));
+        assert!(all_fields_exceed(&commit(6, 1), 7));
+        // What comes again is added to what came before.
+        let both = v1::ConsumeRequest::decode(&*commit(5, 2)).unwrap();
+        let Some(v1::consume_request::Request::Commit(both)) = both.request else {
+            panic!("{both:?}");
+        };
+        assert_eq!(both.positions.len(), 10);
+        assert!(!all_fields_exceed(&commit(5, 2), 14));
+        assert!(all_fields_exceed(&commit(5, 2), 13));
+        assert!(!all_fields_exceed(&[], 0));
+    }
+
     #[test]
     fn every_kind_of_field_is_one() {
         // A varint of two bytes, 8 bytes, 3 bytes with a length, 4 bytes.
@@ -159,6 +213,7 @@ mod tests {
     fn bytes_that_are_no_message_are_left_to_the_decoder() {
         for nonsense in [&b"\x0b"[..], b"\x0a\x05aa", b"\xff\xff", &[0x80; 20]] {
             assert!(!fields_exceed(nonsense, 100));
+            assert!(!all_fields_exceed(nonsense, 100));
         }
     }
 }

@@ -92,6 +92,39 @@ async fn a_join_that_makes_no_sense_is_refused() {
 }
 
 #[tokio::test]
+async fn a_message_that_unfolds_to_too_much_is_refused_before_it_does() {
+    let (broker, mut member) = with_member().await;
+    let many = 1 << 18;
+    let topics = v1::Join {
+        topics: vec![String::new(); many],
+        ..join("h", &[])
+    };
+    let places = v1::Revoked {
+        partitions: vec![v1::TopicPartition::default(); many],
+        generation: None,
+    };
+    let positions = v1::Commit {
+        positions: vec![v1::CommitPosition::default(); many],
+        ..v1::Commit::default()
+    };
+    let joined = Request::Join(join("h", &["t"]));
+    for requests in [
+        vec![Request::Join(topics)],
+        vec![joined.clone(), Request::Revoked(places)],
+        vec![joined, Request::Commit(positions)],
+    ] {
+        let mut greedy = Member::open(broker.connect().await).await;
+        for request in requests {
+            greedy.say(request).await;
+        }
+        let status = greedy.failure().await;
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("fields"), "{status:?}");
+    }
+    assert_unharmed(&broker, &mut member).await;
+}
+
+#[tokio::test]
 async fn a_join_comes_first_and_once() {
     let (broker, mut member) = with_member().await;
     let too_early = [

@@ -35,21 +35,23 @@ pub(super) async fn join(
     context: &Context,
     incoming: &mut Streaming<v1::ConsumeRequest>,
     address: String,
-) -> Option<Result<(Member, Terms), Refusal>> {
+) -> Option<Result<(Member, Terms), Status>> {
     let first = tokio::select! {
         first = incoming.next() => first,
         () = tokio::time::sleep(limits::GREETING) => {
-            return Some(Err(Refusal::invalid("the first request, a join, didn't come in time")));
+            let late = Refusal::invalid("the first request, a join, didn't come in time");
+            return Some(Err(late.into()));
         }
-        () = context.draining.cancelled() => return Some(Err(Refusal::stopping())),
+        () = context.draining.cancelled() => return Some(Err(Refusal::stopping().into())),
     };
     let request = match first? {
         Ok(v1::ConsumeRequest { request }) => request,
-        // The message is none of ours, or the connection is gone.
-        Err(status) => return refused_by_transport(&status),
+        // The message is none of ours; or nobody is there to be told so.
+        Err(status) => return Some(Err(status)),
     };
     let Some(Request::Join(join)) = request else {
-        return Some(Err(Refusal::invalid("the first request has to be a join")));
+        let refusal = Refusal::invalid("the first request has to be a join");
+        return Some(Err(refusal.into()));
     };
     let joined = async {
         let (terms, request) = terms(&join)?;
@@ -64,12 +66,7 @@ pub(super) async fn join(
         let member = member.await?;
         Ok((member, terms))
     };
-    Some(joined.await)
-}
-
-fn refused_by_transport(status: &Status) -> Option<Result<(Member, Terms), Refusal>> {
-    tracing::debug!(%status, "a member went before it joined");
-    None
+    Some(joined.await.map_err(|refusal: Refusal| refusal.into()))
 }
 
 /// What a join asks for, if it makes sense.

@@ -70,7 +70,7 @@ async fn converse(
             let session = Session::new(context, member, terms, call);
             session.run(incoming, responses).await
         }
-        Some(Err(refusal)) => Err(refusal.into()),
+        Some(Err(status)) => Err(status),
         None => Ok(()),
     }
 }
