@@ -3,14 +3,18 @@
 //! | the group | what is done |
 //! |---|---|
 //! | has members | nothing; its record says so since the first one joined |
-//! | has none, and has committed nothing | it is deleted at once: there is nothing to keep |
+//! | has none, and has committed nothing, or had the last of it forgotten | it is deleted at once: there is nothing to keep |
+//! | has none, and all topics are gone for which it committed something | it is kept as long as if they were there: new ones of their names are new to it |
 //! | has none, for less than the retention | it is kept, and its record says since when |
 //! | has none, for longer, but the broker started a moment ago | it is kept for a while |
 //! | has none, for longer | it is deleted with what it committed |
 //!
 //! The retention goes on while the broker is off, so it may be over when it starts;
-//! but then nobody has had a chance to come again, and the clock may be wrong. A group whose record says that it has members, when the broker starts, had them
-//! until the broker ended: it is without them since the start.
+//! but then nobody has had a chance to come again, and the clock may be wrong. That
+//! while begins anew with each start: how long all runs of the broker were together
+//! isn't known, and a group that is kept for too long does less harm than one that
+//! is forgotten. A group whose record says that it has members, when the broker
+//! starts, had them until the broker ended: it is without them since the start.
 
 use std::time::Duration;
 
@@ -23,6 +27,9 @@ use crate::limits;
 pub(super) struct Absence {
     /// Milliseconds since the Unix epoch.
     since_ms: Option<i64>,
+    /// The group's record says so, or is about to: it had committed something then, and
+    /// nobody has had all of that forgotten.
+    is_recorded: bool,
     /// When to look at it again.
     look_at: Option<Instant>,
     /// The broker has started long enough ago by then.
@@ -46,6 +53,7 @@ impl Absence {
     pub(super) fn since(since_ms: Option<i64>, not_before: Instant) -> Absence {
         Absence {
             since_ms,
+            is_recorded: since_ms.is_some(),
             look_at: None,
             not_before,
         }
@@ -69,12 +77,11 @@ impl Absence {
 
     /// There are no members, and it is `now_ms` since the Unix epoch.
     pub(super) fn look(&mut self, has_offsets: bool, now_ms: i64) -> Verdict {
-        let is_new = self.since_ms.is_none();
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         if self.look_at.is_some_and(|at| at > Instant::now()) {
             return Verdict::Keep;
         }
-        if !has_offsets {
+        if !has_offsets && !self.is_recorded {
             return Verdict::Delete;
         }
         // A clock that was set back makes it last longer.
@@ -86,10 +93,16 @@ impl Absence {
             return Verdict::Delete;
         }
         self.look_at = Some(now + left);
-        match is_new {
-            true => Verdict::Record,
-            false => Verdict::Keep,
+        match std::mem::replace(&mut self.is_recorded, true) {
+            false => Verdict::Record,
+            true => Verdict::Keep,
         }
+    }
+
+    /// Somebody has what the group committed forgotten, perhaps all of it.
+    pub(super) fn look_again(&mut self) {
+        self.is_recorded = false;
+        self.look_at = None;
     }
 
     /// The deletion failed: it is tried again later.

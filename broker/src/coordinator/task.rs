@@ -237,6 +237,7 @@ impl GroupTask {
                     if outcome.is_ok() {
                         self.offsets
                             .forget(|partition| partitions.contains(&partition));
+                        self.absence.look_again();
                     }
                     let _ = reply.send(outcome.clone().map_err(GroupError::from));
                 }

@@ -151,7 +151,8 @@ async fn what_is_forgotten_of_a_topic_includes_what_is_on_its_way() {
         fixture.log.set_flushing(true);
     });
     forgotten.unwrap();
-    assert_eq!(fixture.committed("g").await, []);
+    tokio::time::sleep(MOMENT).await;
+    assert!(is_gone(&fixture, "g").await, "nothing is left of it");
     let after = fixture.crash();
     let mut member = after.join("g").await;
     let (_, got) = assignment(&mut member).await;
@@ -159,6 +160,33 @@ async fn what_is_forgotten_of_a_topic_includes_what_is_on_its_way() {
         got.iter().all(|(_, committed)| committed.is_none()),
         "{got:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_without_members_goes_with_the_last_that_is_forgotten_of_it_but_not_with_its_topic()
+{
+    for by_hand in [true, false] {
+        let fixture = abandoned().await;
+        assert_eq!(fixture.committed("g").await.len(), 2);
+        if by_hand {
+            fixture.groups.forget("g", TopicId(1)).await.unwrap();
+        } else {
+            let others = vec![topic(2, "u", 1)];
+            fixture.topics.send_replace(KnownTopics::new(others));
+        }
+        // At once, and not when it has been abandoned for long enough.
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(is_gone(&fixture, "g").await, by_hand);
+        let log = fixture.log.fork();
+        log.compact();
+        assert_eq!(log.len(), usize::from(!by_hand));
+        let after = fixture.crash();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(is_gone(&after, "g").await, by_hand);
+        after.pass(RETENTION_MS);
+        tokio::time::sleep(Duration::from_millis(RETENTION_MS as u64)).await;
+        assert!(is_gone(&after, "g").await);
+    }
 }
 
 #[tokio::test(start_paused = true)]
