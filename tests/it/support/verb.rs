@@ -2,8 +2,16 @@
 
 use std::io::Write;
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::statecast;
+
+/// A verb that doesn't end by itself within this has failed.
+const LONGEST: Duration = Duration::from_secs(120);
 
 /// A verb with its arguments and its input.
 pub struct Verb {
@@ -51,9 +59,22 @@ impl Verb {
         // A verb that fails early doesn't read it all.
         let _ = stdin.write_all(self.input.as_bytes());
         drop(stdin);
+        let pid = Pid::from_child(&child);
+        let (ended, end) = mpsc::sync_channel::<()>(0);
+        let watch = thread::spawn(move || {
+            if end.recv_timeout(LONGEST) == Err(mpsc::RecvTimeoutError::Timeout) {
+                // It isn't waited for to the end while this runs, so it is the same one.
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
         let output = child.wait_with_output().expect("it can be waited for");
+        drop(ended);
+        watch.join().expect("it only waits");
         Done {
-            code: output.status.code().expect("it ends by itself"),
+            code: output
+                .status
+                .code()
+                .expect("it ends by itself, and in time"),
             stdout: String::from_utf8(output.stdout).expect("text"),
             stderr: String::from_utf8(output.stderr).expect("text"),
         }
