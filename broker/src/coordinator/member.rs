@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::log::LogError;
 use super::message::{Commit, CommitError, MemberEvent, Message};
 use crate::group::{Generation, MemberId, TopicPartition};
+use crate::limits;
 use crate::model::{Offset, PartitionId};
 
 /// A member of a group, from its join on. Dropped without a word, it is found out
@@ -114,8 +115,23 @@ impl Starter {
 
     /// The member is about to begin with partitions of an assignment for which nothing
     /// was committed: that is committed for it. Returns those that are its still, once
-    /// it is durable; fails for all of them.
+    /// it is durable; fails for all of them. While the disk is full it goes on trying:
+    /// nothing is lost by waiting, and nothing else can change hands meanwhile either.
     pub async fn begin(
+        &self,
+        generation: Generation,
+        starts: Vec<(TopicPartition, Offset)>,
+    ) -> Result<HashSet<TopicPartition>, CommitError> {
+        loop {
+            let begun = self.try_begin(generation, starts.clone()).await;
+            if begun != Err(CommitError::Log(LogError::DiskFull)) {
+                return begun;
+            }
+            tokio::time::sleep(limits::RETRY_AFTER).await;
+        }
+    }
+
+    async fn try_begin(
         &self,
         generation: Generation,
         starts: Vec<(TopicPartition, Offset)>,

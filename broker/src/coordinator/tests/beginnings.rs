@@ -70,14 +70,39 @@ async fn a_beginning_that_is_not_written_is_none() {
     let fixture = Fixture::new();
     let mut member = fixture.join("g").await;
     let (generation, _) = assignment(&mut member).await;
-    fixture.log.fail(Some(LogError::DiskFull));
+    let broken = LogError::ReadOnly("broken".into());
+    fixture.log.fail(Some(broken.clone()));
     let begun = member.starter().begin(generation, starts(&[(0, 7)])).await;
-    assert_eq!(begun, Err(CommitError::Log(LogError::DiskFull)));
+    assert_eq!(begun, Err(CommitError::Log(broken)));
     assert_eq!(fixture.committed("g").await, []);
     fixture.log.fail(None);
     let begun = member.starter().begin(generation, starts(&[(0, 8)])).await;
     assert_eq!(begun, Ok(all(&[0])));
     assert_eq!(fixture.committed("g").await, [(0, 8)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_waits_while_the_disk_is_full_and_ends_when_it_is_nobodys_any_more() {
+    for is_there in [true, false] {
+        let fixture = Fixture::new();
+        let mut member = fixture.join("g").await;
+        let (generation, _) = assignment(&mut member).await;
+        fixture.log.fail(Some(LogError::DiskFull));
+        let starter = member.starter();
+        let mut begun = pin!(starter.begin(generation, starts(&[(0, 7)])));
+        let wait = std::time::Duration::from_secs(5);
+        let early = tokio::time::timeout(wait, begun.as_mut()).await;
+        assert!(early.is_err(), "not {early:?}");
+        assert_eq!(fixture.committed("g").await, []);
+        if is_there {
+            fixture.log.fail(None);
+            assert_eq!(begun.await, Ok(all(&[0])));
+            assert_eq!(fixture.committed("g").await, [(0, 7)]);
+        } else {
+            member.leave().await;
+            assert_eq!(begun.await, Ok(HashSet::new()));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]
