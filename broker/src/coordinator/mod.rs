@@ -221,20 +221,20 @@ impl Coordinator {
     /// Everything about a group.
     pub async fn describe(&self, group: &str) -> Result<GroupDescription, GroupError> {
         let described = ask(&self.mailbox(group)?, Message::Describe).await;
-        described.ok_or_else(|| GroupError::NotFound(group.to_owned()))
+        described.ok_or_else(|| self.unanswered(group))
     }
 
     /// Forgets a group that has no members, with what it committed.
     pub async fn delete(&self, group: &str) -> Result<(), GroupError> {
         let deleted = ask(&self.mailbox(group)?, Message::Delete).await;
-        deleted.unwrap_or_else(|| Err(GroupError::NotFound(group.to_owned())))
+        deleted.unwrap_or_else(|| Err(self.unanswered(group)))
     }
 
     /// Forgets what a group has committed for a topic that no member reads.
     pub async fn forget(&self, group: &str, topic: TopicId) -> Result<(), GroupError> {
         let forget = |reply| Message::Forget { topic, reply };
         let forgotten = ask(&self.mailbox(group)?, forget).await;
-        forgotten.unwrap_or_else(|| Err(GroupError::NotFound(group.to_owned())))
+        forgotten.unwrap_or_else(|| Err(self.unanswered(group)))
     }
 
     /// Commits other offsets for a group: all of them, unless it fails. With `force`
@@ -251,13 +251,22 @@ impl Coordinator {
             reply,
         };
         let reset = ask(&self.mailbox(group)?, reset).await;
-        reset.unwrap_or_else(|| Err(GroupError::NotFound(group.to_owned())))
+        reset.unwrap_or_else(|| Err(self.unanswered(group)))
     }
 
     fn mailbox(&self, group: &str) -> Result<mpsc::Sender<Message>, GroupError> {
         let name = GroupName::try_from(group).ok();
         let mailbox = name.and_then(|name| self.registry.get(&name));
-        mailbox.ok_or_else(|| GroupError::NotFound(group.to_owned()))
+        mailbox.ok_or_else(|| self.unanswered(group))
+    }
+
+    /// Why nobody answers for a group: there is none, or its task has ended before it
+    /// came to that.
+    fn unanswered(&self, group: &str) -> GroupError {
+        match self.shared.stopping.is_cancelled() {
+            true => GroupError::Log(LogError::Stopping),
+            false => GroupError::NotFound(group.to_owned()),
+        }
     }
 
     /// Figures of all groups.

@@ -349,6 +349,21 @@ async fn a_forced_reset_that_fails_takes_nothing_from_members() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_stop_leaves_unanswered_is_not_said_to_be_about_no_group() {
+    let stopping = GroupError::Log(LogError::Stopping);
+    let fixture = abandoned().await;
+    fixture.log.set_flushing(false);
+    let to = vec![(t(0), Offset(1))];
+    let (reset, ()) = tokio::join!(fixture.groups.reset("g", to, false), async {
+        // It is on its way into the log.
+        tokio::time::sleep(MOMENT).await;
+        fixture.groups.stop().await;
+    });
+    assert_eq!(reset, Err(stopping.clone()));
+    assert_eq!(fixture.groups.delete("g").await, Err(stopping));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_committed_while_a_reset_is_on_its_way_does_not_undo_it() {
     let fixture = Fixture::new();
     let mut member = fixture.join("g").await;
