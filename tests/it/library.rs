@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use statecast_client::{
-    Backoff, Client, Compression, Error, HeaderRef, Producer, Reason, Record, RecordRef, Start,
-    TopicConfig,
+    Backoff, Client, Compression, Error, GroupEvent, HeaderRef, Producer, Reason, Record,
+    RecordRef, Start, TopicConfig,
 };
 use tempfile::TempDir;
 use tokio_stream::StreamExt;
@@ -358,6 +358,32 @@ async fn topics_that_come_and_go_are_noticed() {
     create(&client, "t", 1).await;
     let position = send(&producer, "t", "anew").await.await.unwrap();
     assert_eq!((position.partition, position.offset), (0, Some(0)));
+}
+
+#[tokio::test]
+async fn a_consumer_whose_topic_is_gone_has_nothing_left_to_commit() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 1).await;
+    let producer = client.producer();
+    send(&producer, "t", "processed").await.await.unwrap();
+    let consumer = client.consumer("g").topic("t").auto_commit(false);
+    let never = consumer.commit_interval(Duration::from_secs(3600));
+    let mut consumer = never.open().await.unwrap();
+    let batch = consumer.next_batch().await.unwrap().unwrap();
+    consumer.mark_processed(&batch).unwrap();
+    let phoenix = phoenix.crash_and_return();
+    // What it had is lost, and comes again.
+    while !matches!(
+        consumer.next_event().await.unwrap().unwrap(),
+        GroupEvent::Assigned { .. }
+    ) {}
+    client.admin().delete_topic("t").await.unwrap();
+    while !consumer.assignment().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    consumer.close().await.unwrap();
+    drop(phoenix);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! What a consumer, its handles and its session share.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -119,6 +120,7 @@ impl Shared {
                 .describe_group(&self.settings.group)
                 .await
         {
+            let mut there = BTreeSet::new();
             for partition in group.partitions {
                 let place = TopicPartition {
                     topic: partition.topic.into(),
@@ -128,7 +130,10 @@ impl Shared {
                 if partition.member_id.is_some_and(|owner| owner != id) {
                     unsettled.goes_on(&place);
                 }
+                there.insert(place);
             }
+            // The group names all that its members read, as far as there are topics.
+            unsettled.keep(&there);
         }
         unsettled.outcome()
     }

@@ -3,9 +3,10 @@
 //! Nobody can commit it any more: the partition came back, or went elsewhere, with
 //! what the group had committed. It is settled once its records are handed out
 //! again, here or to another member, or turn out to be committed: an answer may have
-//! been lost with the connection.
+//! been lost with the connection. Or once its topic is gone: then there is nothing left
+//! that could be processed twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::event::TopicPartition;
 use crate::error::Error;
@@ -35,6 +36,11 @@ impl Unsettled {
     /// Another member has the partition.
     pub(super) fn goes_on(&mut self, place: &TopicPartition) {
         self.0.remove(place);
+    }
+
+    /// There are no other partitions than these.
+    pub(super) fn keep(&mut self, there: &BTreeSet<TopicPartition>) {
+        self.0.retain(|place, _| there.contains(place));
     }
 
     /// Fails unless all is settled.
@@ -79,5 +85,10 @@ mod tests {
         unsettled.add(place(1), 3);
         unsettled.goes_on(&place(1));
         assert!(unsettled.is_empty());
+        unsettled.add(place(2), 3);
+        unsettled.keep(&BTreeSet::from([place(2), place(3)]));
+        unsettled.outcome().unwrap_err();
+        unsettled.keep(&BTreeSet::from([place(3)]));
+        unsettled.outcome().unwrap();
     }
 }
