@@ -17,6 +17,7 @@ mod lanes;
 mod member;
 mod prefix;
 mod session;
+mod share;
 mod shared;
 mod shares;
 mod unsettled;

@@ -23,6 +23,7 @@ use statecast_proto::v1;
 use tokio::sync::oneshot;
 
 use super::event::{CommitPosition, RevokeReason, TopicPartition};
+use super::share::Share;
 use crate::error::Error;
 
 /// Who waits for a commit.
@@ -31,53 +32,6 @@ pub(super) type Waiter = oneshot::Sender<Result<(), Error>>;
 /// A partition from when it was assigned until it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct ShareId(u64);
-
-#[derive(Debug)]
-struct Share {
-    topic: Arc<str>,
-    partition: u32,
-    generation: u64,
-    /// Where reading began.
-    start: u64,
-    /// What the broker sends next.
-    next: u64,
-    /// One past what was handed out.
-    handed: u64,
-    /// Everything before it was processed.
-    processed: u64,
-    /// What the last commit that was sent says; `None` when nothing is
-    /// committed at all.
-    sent: Option<u64>,
-    /// What the broker has answered.
-    committed: Option<u64>,
-    /// Commits that weren't answered yet.
-    on_their_way: u32,
-    /// Somebody asked for the commit of where it began.
-    explicit: bool,
-    /// In which generation it was decided that it is to be given back, if it is.
-    revoked: Option<u64>,
-    /// Who waits for a commit that wasn't sent yet.
-    waiters: Vec<Waiter>,
-}
-
-impl Share {
-    fn place(&self) -> TopicPartition {
-        TopicPartition {
-            topic: Arc::clone(&self.topic),
-            partition: self.partition,
-        }
-    }
-
-    /// Whether there is something to commit.
-    fn is_dirty(&self) -> bool {
-        Some(self.processed) > self.sent && (self.processed > self.start || self.explicit)
-    }
-
-    /// Whether it can be given back.
-    fn is_settled(&self) -> bool {
-        self.handed == self.processed && !self.is_dirty() && self.on_their_way == 0
-    }
-}
 
 /// A commit of one share, on its way.
 #[derive(Debug)]
