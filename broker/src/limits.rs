@@ -376,8 +376,8 @@ pub const REFUSALS_UNTOLD: usize = 16;
 /// are more.
 pub const PARTITIONS_PER_EVENT: usize = 10_000;
 
-/// Partitions in events that a member hasn't taken yet. A member that doesn't read
-/// what it is told, for as long as that takes, has to go.
+/// Partitions in events that a member hasn't taken yet: up to 12 MiB of memory. A member
+/// that doesn't read what it is told, for as long as that takes, has to go.
 pub const PARTITIONS_UNTOLD: usize = 250_000;
 
 /// Producers whose last batches a partition knows. Beyond that, those go that have

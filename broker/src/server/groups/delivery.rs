@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::credit::Credit;
 use super::join::Terms;
+use super::outgoing::{Begun, Place};
 use super::progress::{Holding, Progress};
 use super::start::Started;
 use crate::broker::Broker;
@@ -79,19 +80,21 @@ impl Delivery {
     }
 
     /// The member has a partition from now on; returns what it is told of it.
-    pub(super) fn add(&mut self, started: Started) -> Result<v1::AssignedPartition, Refusal> {
+    pub(super) fn add(&mut self, started: Started) -> Result<Begun, Refusal> {
         let Started {
             partition,
             opened,
             committed,
             ..
         } = started;
-        let assigned = v1::AssignedPartition {
-            topic: opened.topic.to_string(),
-            partition: opened.number,
-            offset: opened.position.0,
+        let begun = Begun {
+            place: Place {
+                topic: opened.topic.clone(),
+                partition: opened.number,
+            },
+            offset: opened.position,
             committed,
-            high_watermark: opened.partition.high_watermark().0,
+            high_watermark: opened.partition.high_watermark(),
         };
         self.lose(partition);
         let topic = opened.topic.clone();
@@ -106,7 +109,7 @@ impl Delivery {
         };
         self.shares.insert(partition, share);
         self.is_behind = true;
-        Ok(assigned)
+        Ok(begun)
     }
 
     /// The member is to give this partition back. Returns how it knows it, if it does.
@@ -114,7 +117,7 @@ impl Delivery {
         &mut self,
         partition: TopicPartition,
         generation: Generation,
-    ) -> Option<v1::TopicPartition> {
+    ) -> Option<Place> {
         let name = self.end(partition)?;
         let share = self.shares.get_mut(&partition)?;
         share.asked = Some(generation);
@@ -123,10 +126,10 @@ impl Delivery {
 
     /// Nothing more of this partition is sent. Returns how the member knows it, if
     /// it does.
-    fn end(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
+    fn end(&mut self, partition: TopicPartition) -> Option<Place> {
         let share = self.shares.get_mut(&partition)?;
-        let name = v1::TopicPartition {
-            topic: share.topic.to_string(),
+        let name = Place {
+            topic: share.topic.clone(),
             partition: partition.partition,
         };
         if let Some((slot, holding)) = share.reading.take() {
@@ -137,7 +140,7 @@ impl Delivery {
     }
 
     /// The member has this partition no longer. Returns how it knows it, if it does.
-    pub(super) fn lose(&mut self, partition: TopicPartition) -> Option<v1::TopicPartition> {
+    pub(super) fn lose(&mut self, partition: TopicPartition) -> Option<Place> {
         let name = self.end(partition);
         self.shares.remove(&partition);
         name

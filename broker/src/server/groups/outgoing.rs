@@ -11,23 +11,62 @@ use tokio::time::Instant;
 use super::commit_room::{PER_REFUSAL, Room};
 use crate::group::{Generation, RevokeReason};
 use crate::limits;
+use crate::model::{Offset, TopicName};
 use crate::server::error::Refusal;
+
+/// A partition as the member knows it. A member that doesn't read may have to be told
+/// of many, so they share their names until they are told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) topic: TopicName,
+    pub(super) partition: u32,
+}
+
+/// A partition that the member gets, and where it begins.
+#[derive(Debug)]
+pub(super) struct Begun {
+    pub(super) place: Place,
+    pub(super) offset: Offset,
+    pub(super) committed: bool,
+    pub(super) high_watermark: Offset,
+}
+
+impl From<Place> for v1::TopicPartition {
+    fn from(place: Place) -> v1::TopicPartition {
+        v1::TopicPartition {
+            topic: place.topic.to_string(),
+            partition: place.partition,
+        }
+    }
+}
+
+impl From<Begun> for v1::AssignedPartition {
+    fn from(begun: Begun) -> v1::AssignedPartition {
+        v1::AssignedPartition {
+            topic: begun.place.topic.to_string(),
+            partition: begun.place.partition,
+            offset: begun.offset.0,
+            committed: begun.committed,
+            high_watermark: begun.high_watermark.0,
+        }
+    }
+}
 
 /// Something that the group has to say.
 #[derive(Debug)]
 pub(super) enum Said {
     Event(Event),
-    Assigned(Generation, VecDeque<v1::AssignedPartition>),
+    Assigned(Generation, VecDeque<Begun>),
     Revoke {
         generation: Generation,
-        partitions: VecDeque<v1::TopicPartition>,
+        partitions: VecDeque<Place>,
         /// Commits are taken until then.
         deadline: Instant,
         reason: RevokeReason,
     },
     Lost {
         generation: Generation,
-        partitions: VecDeque<v1::TopicPartition>,
+        partitions: VecDeque<Place>,
         reason: RevokeReason,
     },
     Committed {
@@ -152,9 +191,9 @@ impl Said {
     }
 }
 
-fn part<T>(partitions: &mut VecDeque<T>) -> Vec<T> {
+fn part<T: Into<U>, U>(partitions: &mut VecDeque<T>) -> Vec<U> {
     let count = partitions.len().min(limits::PARTITIONS_PER_EVENT);
-    partitions.drain(..count).collect()
+    partitions.drain(..count).map(T::into).collect()
 }
 
 fn reason_number(reason: RevokeReason) -> i32 {
@@ -172,9 +211,10 @@ mod tests {
 
     use super::*;
 
-    fn partitions(count: usize) -> VecDeque<v1::TopicPartition> {
-        let partition = |partition| v1::TopicPartition {
-            topic: "t".to_owned(),
+    fn partitions(count: usize) -> VecDeque<Place> {
+        let topic = TopicName::try_from("t").unwrap();
+        let partition = |partition| Place {
+            topic: topic.clone(),
             partition,
         };
         (0..u32::try_from(count).unwrap()).map(partition).collect()
@@ -209,6 +249,12 @@ mod tests {
     #[test]
     fn who_does_not_read_is_not_said_to_have_been_silent() {
         assert_eq!(unread().into_batch_error().reason, "MEMBER_NOT_READING");
+    }
+
+    #[test]
+    fn what_is_kept_for_who_takes_nothing_is_as_much_as_the_limit_says() {
+        let largest = size_of::<Begun>().max(size_of::<Place>());
+        assert!(limits::PARTITIONS_UNTOLD * largest <= 12 << 20);
     }
 
     #[test]
