@@ -41,6 +41,7 @@ impl Storage {
                 Err(error) => return Err(error),
             }
         }
+        date_unreadable(&mut sealed, active);
         Ok(Extents { sealed, active })
     }
 
@@ -138,6 +139,20 @@ pub(super) struct Extents {
     /// In order.
     pub(super) sealed: Vec<(SegmentName, SegmentExtent)>,
     pub(super) active: Option<SegmentState>,
+}
+
+/// A segment of whose batches none can be read, or has a record, tells no time: it is as
+/// old as the one behind it. It may be read another time, and isn't to go for that.
+fn date_unreadable(sealed: &mut [(SegmentName, SegmentExtent)], active: Option<SegmentState>) {
+    let mut later_ms = active.map_or(i64::MIN, |active| active.max_timestamp_ms);
+    let there = |extent: &SegmentExtent| *extent != SegmentExtent::OF_NOTHING;
+    let extents = sealed.iter_mut().map(|(_, extent)| extent);
+    for extent in extents.rev().filter(|extent| there(extent)) {
+        if extent.max_timestamp_ms == i64::MIN {
+            extent.max_timestamp_ms = later_ms;
+        }
+        later_ms = extent.max_timestamp_ms;
+    }
 }
 
 fn names(sealed: &[SealedSegment]) -> Vec<SegmentName> {
