@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::dir::{Dir, File, is_full, is_passing};
+use super::dir::{Dir, File, PAGE, is_full, is_passing};
 use super::lsn::Generation;
 use super::segment::SegmentState;
 use crate::model::{Offset, PartitionId};
@@ -24,7 +24,7 @@ pub(super) const FILE: &str = "checkpoint";
 const NEW_FILE: &str = "checkpoint.new";
 
 /// What file systems hand out: bytes.
-const BLOCK: u64 = 4096;
+const BLOCK: u64 = PAGE as u64;
 
 /// "SCP" and the format version, 1.
 const MAGIC: u32 = u32::from_le_bytes(*b"SCP\x01");
@@ -92,11 +92,15 @@ impl Checkpoint {
     /// Replaces the checkpoint of a data directory; durable on return. On a full
     /// disk a checkpoint that isn't larger than the one before is still stored.
     pub fn store(&self, dir: &dyn Dir) -> io::Result<()> {
-        let bytes = self.encode();
+        let mut bytes = self.encode();
+        let len = bytes.len() as u64;
         let file = open_new(dir)?;
-        claim(dir, file.as_ref(), bytes.len() as u64)?;
+        claim(dir, file.as_ref(), len)?;
+        // All of the last page: what is there was never flushed, and may not even be
+        // readable.
+        bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
         file.write_all_at(&bytes, 0)?;
-        file.set_len(bytes.len() as u64)?;
+        file.set_len(len)?;
         file.sync_data()?;
         dir.rename(Path::new(NEW_FILE), Path::new(FILE))?;
         // From here on, which of the two is on disk is open. Whatever the error
@@ -203,8 +207,13 @@ fn room_for(len: u64) -> u64 {
 
 fn extend(file: &dyn File, to: u64) -> io::Result<()> {
     let len = file.len()?;
-    let missing = usize::try_from(to.saturating_sub(len)).expect("a checkpoint fits in memory");
-    file.write_all_at(&vec![0; missing], len)
+    if len >= to {
+        return Ok(());
+    }
+    // What the last page holds means nothing.
+    let from = len / BLOCK * BLOCK;
+    let missing = usize::try_from(to - from).expect("a checkpoint fits in memory");
+    file.write_all_at(&vec![0; missing], from)
 }
 
 fn open_new(dir: &dyn Dir) -> io::Result<Arc<dyn File>> {

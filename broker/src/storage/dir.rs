@@ -21,6 +21,11 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+/// What is written in whole pages of this size need not be read before, and so can be
+/// written where it can't be read: bytes. File systems on Linux have blocks of this
+/// size, or smaller ones.
+pub const PAGE: usize = 4096;
+
 /// A file with bad sectors is read in pieces of this size: bytes. The kernel may
 /// lose a page for each; a smaller disk sector is never spared in vain.
 const SALVAGED: usize = 512;
@@ -128,10 +133,14 @@ pub trait File: Send + Sync + fmt::Debug {
         Ok(done)
     }
 
-    /// Writes all of `buf` at `position`, extending the file as needed. After
-    /// an error any part of it may have been written. The error [`is_passing`] only
-    /// if there was no room.
+    /// Writes all of `buf` at `position`, extending the file as needed. A [`PAGE`]
+    /// that is written in part may be read first, and that may fail. After an error
+    /// any part of it may have been written. The error [`is_passing`] only if there was
+    /// no room.
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()>;
+
+    /// As [`File::write_all_at`], one part behind the other, as if they were one.
+    fn write_parts_at(&self, parts: [&[u8]; 3], position: u64) -> io::Result<()>;
 
     /// Makes the contents and the length durable (`fdatasync`). No error
     /// [`is_passing`].

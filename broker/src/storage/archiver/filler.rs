@@ -55,9 +55,18 @@ impl<'a> Filler<'a> {
             let state = log.lock();
             (state.active, state.segment_bytes)
         };
+        let create = |base| SegmentWriter::create(dir, log.id(), base, manner.now_ms);
+        let mut sealed = Vec::new();
         let writer = match active {
-            Some(state) => SegmentWriter::open(dir, log.id(), state)?,
-            None => SegmentWriter::create(dir, log.id(), from, manner.now_ms)?,
+            None => create(from)?,
+            Some(state) => match SegmentWriter::open(dir, log.id(), state)? {
+                Some(writer) => writer,
+                // Without a footer, which would have to be written there, too.
+                None => {
+                    sealed.push(SealedSegment::known(state.base_offset.into(), &state));
+                    create(from)?
+                }
+            },
         };
         let begun_at = writer.state().len;
         Ok(Filler {
@@ -67,7 +76,7 @@ impl<'a> Filler<'a> {
             pace: manner.pace,
             segment_bytes,
             writer,
-            sealed: Vec::new(),
+            sealed,
             written: Vec::new(),
             begun_at,
             flushed: begun_at,

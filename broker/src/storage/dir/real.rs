@@ -1,7 +1,7 @@
 //! The real disk.
 
 use std::fs::{self, File as StdFile, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -232,6 +232,26 @@ impl File for RealFile {
 
     fn write_all_at(&self, buf: &[u8], position: u64) -> io::Result<()> {
         self.0.write_all_at(buf, position).map_err(unless_full)
+    }
+
+    fn write_parts_at(&self, parts: [&[u8]; 3], position: u64) -> io::Result<()> {
+        let mut parts = parts.map(IoSlice::new);
+        let mut left = &mut parts[..];
+        // Takes empty ones away.
+        IoSlice::advance_slices(&mut left, 0);
+        let mut at = position;
+        while !left.is_empty() {
+            match rustix::io::pwritev(&self.0, left, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    at += written as u64;
+                    IoSlice::advance_slices(&mut left, written);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(unless_full(error.into())),
+            }
+        }
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {

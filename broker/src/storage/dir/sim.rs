@@ -8,6 +8,9 @@
 //! - [`SimDir::fail_after`] makes a later operation fail; [`Fault`] says how.
 //! - [`SimDir::set_capacity`] fills the disk.
 //! - [`SimDir::flip_bit`] and [`SimDir::corrupt_sector`] damage what is at rest.
+//! - [`SimDir::break_sector`] makes a sector unreadable. Pages of 4096 bytes that are
+//!   written in part are read first, so such a write fails, too; one that is written
+//!   as a whole heals.
 
 mod content;
 mod names;
@@ -203,7 +206,8 @@ impl SimDir {
         });
     }
 
-    /// Makes a 512-byte sector of a file unreadable: `EIO`, until it is written.
+    /// Makes a 512-byte sector of a file unreadable: `EIO`, until the whole page that it
+    /// lies in is written.
     pub(crate) fn break_sector(&self, path: &Path, sector: u64) {
         self.damage(path, |content, _| content.make_bad(to_usize(sector)));
     }
@@ -466,15 +470,21 @@ impl File for SimFile {
             None | Some(Fault::Crash) => buf.len(),
             Some(_) => world.rng.index(buf.len()),
         };
-        let written = world.write(self.id, &buf[..wanted], to_usize(position));
+        let writable = world.file(self.id).writable(to_usize(position), wanted);
+        let written = world.write(self.id, &buf[..writable], to_usize(position));
         match fault {
             None if written == buf.len() => Ok(()),
+            None if writable < wanted && written == writable => Err(input_output_error()),
             None | Some(Fault::DiskFull) => Err(io::ErrorKind::StorageFull.into()),
             Some(Fault::QuotaFull) => Err(io::ErrorKind::QuotaExceeded.into()),
             Some(Fault::Crash) => Err(power_cut()),
             Some(Fault::ShortWrite) => Err(io::ErrorKind::WriteZero.into()),
             Some(_) => Err(input_output_error()),
         }
+    }
+
+    fn write_parts_at(&self, parts: [&[u8]; 3], position: u64) -> io::Result<()> {
+        self.write_all_at(&parts.concat(), position)
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -504,6 +514,7 @@ impl File for SimFile {
             None if growth as u64 > world.available_bytes() => {
                 return Err(io::ErrorKind::StorageFull.into());
             }
+            None if !world.file(self.id).can_end_at(len) => return Err(input_output_error()),
             None | Some(Fault::Crash) => world.file(self.id).set_len(len),
             Some(_) => {}
         }

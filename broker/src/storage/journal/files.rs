@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::PartitionId;
-use crate::storage::dir::{Dir, File};
+use crate::storage::dir::{Dir, File, PAGE};
 use crate::storage::lsn::{Generation, Lsn};
 
 /// Name of the journal's directory.
@@ -345,7 +345,8 @@ impl JournalFiles {
     }
 
     fn write_zeros(&self, file: &JournalFile) -> io::Result<()> {
-        let size = self.size.file_bytes as usize;
+        // Frames are written in whole pages.
+        let size = (self.size.file_bytes as usize).next_multiple_of(PAGE);
         let zeros = vec![0; ZEROS.min(size)];
         let mut position = 0;
         while position < size {

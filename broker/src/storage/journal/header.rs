@@ -6,7 +6,8 @@
 //! the first frames durable makes it durable too, and before that nothing of
 //! the file was acknowledged.
 //!
-//! The second copy is written again when more is durable ([`super::proof`]).
+//! It is written again, as a whole, with a second copy that says more, when more is
+//! durable ([`super::proof`]).
 
 use super::frame::seed;
 use crate::storage::lsn::{Generation, Lsn};
@@ -24,11 +25,6 @@ const MAGIC: u32 = u32::from_le_bytes(*b"SCJ\x01");
 
 /// Where the copies lie: bytes from the start of the file.
 const COPIES_AT: [usize; 2] = [0, 2048];
-
-/// The copy that is written again: bytes from the start of the file.
-pub(super) const PROOF_AT: u64 = 2048;
-
-const _: () = assert!(COPIES_AT[1] as u64 == PROOF_AT, "it is the second one");
 
 /// Bytes before the first frame.
 pub const FILE_HEADER_LEN: usize = 4096;
@@ -56,15 +52,20 @@ impl FileHeader {
 
     /// The bytes before the first frame.
     pub fn encode(&self) -> [u8; FILE_HEADER_LEN] {
+        self.encode_with(self)
+    }
+
+    /// The same with another second copy.
+    pub(super) fn encode_with(&self, second: &FileHeader) -> [u8; FILE_HEADER_LEN] {
         let mut out = [0; FILE_HEADER_LEN];
-        for at in COPIES_AT {
-            out[at..at + ENCODED_LEN].copy_from_slice(&self.encode_copy());
+        for (at, header) in COPIES_AT.into_iter().zip([self, second]) {
+            out[at..at + ENCODED_LEN].copy_from_slice(&header.encode_copy());
         }
         out
     }
 
     /// The bytes of one copy.
-    pub(super) fn encode_copy(&self) -> [u8; ENCODED_LEN] {
+    fn encode_copy(&self) -> [u8; ENCODED_LEN] {
         let mut copy = [0; ENCODED_LEN];
         copy[MAGIC_AT..][..4].copy_from_slice(&MAGIC.to_le_bytes());
         copy[GENERATION_AT..][..4].copy_from_slice(&self.generation.0.to_le_bytes());
@@ -139,12 +140,11 @@ mod tests {
 
     #[test]
     fn copy_that_says_more_is_durable_wins_while_it_is_whole() {
-        let mut bytes = header().encode();
         let later = FileHeader {
             flushed: Lsn::new(Generation(9), 8192),
             ..header()
         };
-        bytes[2048..][..ENCODED_LEN].copy_from_slice(&later.encode_copy());
+        let mut bytes = header().encode_with(&later);
         assert_eq!(FileHeader::decode(&bytes), Some(later));
         bytes[2050] ^= 1;
         assert_eq!(FileHeader::decode(&bytes), Some(header()));

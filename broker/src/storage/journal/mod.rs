@@ -15,6 +15,7 @@
 mod files;
 mod frame;
 mod header;
+mod page;
 mod place;
 mod proof;
 mod reader;

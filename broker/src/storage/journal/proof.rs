@@ -5,12 +5,15 @@
 //! there is none, and a broker may be idle or stopped for years: so it is noted in
 //! the header. Only in one of its copies: the other one stays, whatever a crash
 //! makes of this one. It may say less than is true, and never more.
+//!
+//! Both are written, though, and all of their page: if a sector of it can't be read, it
+//! can still be written.
 
 use std::io;
 use std::sync::Arc;
 
 use super::files::JournalFile;
-use super::header::{FileHeader, PROOF_AT};
+use super::header::FileHeader;
 use crate::storage::dir::is_passing;
 use crate::storage::lsn::Lsn;
 
@@ -18,14 +21,21 @@ use crate::storage::lsn::Lsn;
 #[derive(Debug)]
 pub struct Proof {
     file: Arc<JournalFile>,
-    /// As it was written last.
+    /// The copy that stays.
     header: FileHeader,
+    /// What the other one proves.
+    flushed: Lsn,
 }
 
 impl Proof {
     /// In the header of this file, which says `header`.
     pub fn new(file: Arc<JournalFile>, header: FileHeader) -> Proof {
-        Proof { file, header }
+        let flushed = header.flushed;
+        Proof {
+            file,
+            header,
+            flushed,
+        }
     }
 
     /// Whether it is in this file.
@@ -37,22 +47,19 @@ impl Proof {
     /// is to be flushed; `None` if nothing new was said, or there is no room for it
     /// on a disk that never writes to the same place.
     pub(super) fn write(&mut self, flushed: Lsn) -> io::Result<Option<Arc<JournalFile>>> {
-        if flushed <= self.header.flushed {
+        if flushed <= self.flushed {
             return Ok(None);
         }
-        let header = FileHeader {
+        let second = FileHeader {
             flushed,
             ..self.header
         };
-        match self
-            .file
-            .file()
-            .write_all_at(&header.encode_copy(), PROOF_AT)
-        {
+        let page = self.header.encode_with(&second);
+        match self.file.file().write_all_at(&page, 0) {
             Err(error) if is_passing(&error) => return Ok(None),
             written => written?,
         }
-        self.header = header;
+        self.flushed = flushed;
         Ok(Some(self.file.clone()))
     }
 }

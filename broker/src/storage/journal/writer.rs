@@ -6,12 +6,13 @@ use std::sync::Arc;
 use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFiles};
 use super::frame::{FRAME_ALIGN, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
+use super::page::BegunPage;
 use super::place::{Encoded, Placed, Placing, Target};
 use super::proof::Proof;
 use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
 use crate::model::{CheckedBatch, PartitionId};
-use crate::storage::dir::is_passing;
+use crate::storage::dir::{PAGE, is_passing};
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
@@ -82,6 +83,8 @@ struct Active {
     seed: u32,
     /// One past the last frame.
     position: u32,
+    /// Its last page.
+    page: BegunPage,
     frames: usize,
     touched: Vec<PartitionId>,
     /// Kept for internal partitions.
@@ -163,10 +166,7 @@ impl Writer {
         let active = self.active.as_mut().expect("a file is active after a roll");
         let written = match encoded.bytes.is_empty() {
             true => Ok(()),
-            false => active
-                .file
-                .file()
-                .write_all_at(&encoded.bytes, u64::from(active.position)),
+            false => active.write(&encoded.bytes),
         };
         if let Err(error) = written {
             encoded.take_back(taken);
@@ -174,6 +174,7 @@ impl Writer {
         }
         let start = Lsn::new(active.generation, active.position);
         active.position = encoded.end.position();
+        active.page.follow(&encoded.bytes);
         active.frames += encoded.frames;
         if !encoded.bytes.is_empty() {
             tail.push(start, encoded.bytes);
@@ -328,6 +329,7 @@ impl Writer {
             generation,
             seed: header.seed(),
             position,
+            page: BegunPage::default(),
             frames: 0,
             touched: Vec::new(),
             is_reserve,
@@ -346,6 +348,12 @@ impl Writer {
 }
 
 impl Active {
+    /// Writes frames behind the last one.
+    fn write(&self, frames: &[u8]) -> io::Result<()> {
+        let file = self.file.file().as_ref();
+        self.page.write(file, frames, self.position)
+    }
+
     /// Makes sure that nothing of a write that failed is ever read as frames.
     fn after_failed_write(&mut self, error: io::Error) -> AppendFailure {
         if !is_passing(&error) {
@@ -404,6 +412,6 @@ fn no_space_or_io(error: io::Error) -> AppendFailure {
 }
 
 const _: () = assert!(
-    FILE_HEADER_LEN.is_multiple_of(FRAME_ALIGN),
-    "the first frame is aligned"
+    FILE_HEADER_LEN.is_multiple_of(FRAME_ALIGN) && FILE_HEADER_LEN.is_multiple_of(PAGE),
+    "the first frame is aligned, and begins a page"
 );

@@ -84,7 +84,7 @@ impl Fixture {
     fn crash_and_reopen(&mut self, seed: u64, state: SegmentState) {
         self.writer = None;
         self.dir = self.dir.crash(seed);
-        self.writer = Some(SegmentWriter::open(&self.dir, ID, state).unwrap());
+        self.writer = Some(SegmentWriter::open(&self.dir, ID, state).unwrap().unwrap());
     }
 
     fn reader(&self) -> SegmentReader {
@@ -377,7 +377,11 @@ fn torn_tail_is_not_part_of_a_recovered_state() {
     assert_eq!(state.next_offset, Offset(BASE.0 + 57));
     assert_eq!(state.len, fixture.position_of(19));
     assert_eq!(state.batch_count, 19);
-    fixture.writer = Some(SegmentWriter::open(&fixture.dir, ID, state).unwrap());
+    fixture.writer = Some(
+        SegmentWriter::open(&fixture.dir, ID, state)
+            .unwrap()
+            .unwrap(),
+    );
     fixture.written.truncate(19);
     fixture.append(10, 99);
     fixture.check_every_offset(1 << 20);

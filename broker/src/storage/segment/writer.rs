@@ -10,7 +10,7 @@ use super::scan::SegmentScan;
 use super::state::SegmentState;
 use super::{SegmentName, index_path, log_path};
 use crate::model::{BatchHeader, Offset, PartitionId};
-use crate::storage::dir::{Dir, File};
+use crate::storage::dir::{Dir, File, PAGE, is_bad_sector};
 
 /// The active segment of a partition, open for appending.
 #[derive(Debug)]
@@ -35,12 +35,7 @@ impl SegmentWriter {
         created_ms: i64,
     ) -> io::Result<SegmentWriter> {
         let file = dir.create(&log_path(partition, base_offset))?;
-        let header = SegmentHeader {
-            partition,
-            base_offset,
-            created_ms,
-            compacted_to: Offset::ZERO,
-        };
+        let header = header_of(partition, base_offset, created_ms);
         file.write_all_at(&header.encode(), 0)?;
         Ok(SegmentWriter {
             partition,
@@ -54,14 +49,25 @@ impl SegmentWriter {
     }
 
     /// Goes on with a segment where `state` says that it ends; what lies behind
-    /// is cut off.
+    /// is cut off. `None` if its last page can't be read, and so not be written
+    /// without losing what may be read another time: then it ends as it is.
     pub fn open(
         dir: &dyn Dir,
         partition: PartitionId,
         state: SegmentState,
-    ) -> io::Result<SegmentWriter> {
+    ) -> io::Result<Option<SegmentWriter>> {
         let path = log_path(partition, state.base_offset);
         let (file, is_new) = open_or_create(dir, &path)?;
+        if !is_writable_at(file.as_ref(), state.len)? {
+            if state.batch_count > 0 {
+                let page_end = state.len.next_multiple_of(PAGE as u64);
+                file.set_len(page_end.min(file.len()?))?;
+                return Ok(None);
+            }
+            // There is nothing to lose.
+            let header = header_of(partition, state.base_offset, state.created_ms);
+            write_pages(file.as_ref(), header.encode().to_vec())?;
+        }
         // Shorter only when the file was damaged: the zeros that fill it read
         // as damage, too.
         if file.len()? != state.len {
@@ -79,7 +85,7 @@ impl SegmentWriter {
         if is_due(state.len, None) {
             writer.open_index(dir)?;
         }
-        Ok(writer)
+        Ok(Some(writer))
     }
 
     /// Makes the index end where the segment does.
@@ -87,17 +93,20 @@ impl SegmentWriter {
         let (file, is_new) =
             open_or_create(dir, &index_path(self.partition, self.state.base_offset))?;
         self.is_new |= is_new;
-        let mut bytes = vec![0; usize::try_from(file.len()?).expect("an index is small")];
-        let read = file.read_salvaging(&mut bytes, 0)?;
-        let found = Index::decode(&bytes[..read], self.state.len);
+        let len = usize::try_from(file.len()?).expect("an index is small");
+        // To the end of the last page: if that can't be read, nothing can be added.
+        let mut bytes = vec![0; len.next_multiple_of(PAGE)];
+        let found = match file.read_at(&mut bytes, 0) {
+            Err(error) if is_bad_sector(&error) => None,
+            read => Index::decode(&bytes[..read?], self.state.len),
+        };
         let count = found.as_ref().map(Index::len);
         let found = found.unwrap_or_default();
         let index = SegmentScan::complete_index(&self.file, found, self.state.len)?;
-        if count != Some(index.len()) {
-            file.write_all_at(&index.encode(), 0)?;
-        }
         self.index_len = (index.len() * ENTRY_LEN) as u64;
-        if file.len()? != self.index_len {
+        if count != Some(index.len()) {
+            write_pages(file.as_ref(), index.encode())?;
+        } else if file.len()? != self.index_len {
             file.set_len(self.index_len)?;
         }
         self.last_entry = index.last_position();
@@ -181,9 +190,39 @@ pub fn write_index(
     index: &Index,
 ) -> io::Result<()> {
     let (file, _) = open_or_create(dir, &index_path(partition, name))?;
-    let bytes = index.encode();
+    write_pages(file.as_ref(), index.encode())
+}
+
+fn header_of(partition: PartitionId, base_offset: Offset, created_ms: i64) -> SegmentHeader {
+    SegmentHeader {
+        partition,
+        base_offset,
+        created_ms,
+        compacted_to: Offset::ZERO,
+    }
+}
+
+/// Writes all of a file, in whole pages: what is there may not be readable.
+fn write_pages(file: &dyn File, mut bytes: Vec<u8>) -> io::Result<()> {
+    let len = bytes.len() as u64;
+    bytes.resize(bytes.len().next_multiple_of(PAGE), 0);
     file.write_all_at(&bytes, 0)?;
-    file.set_len(bytes.len() as u64)
+    file.set_len(len)
+}
+
+/// Whether a file can be written from `position` on: what is begun of its page is read
+/// first.
+fn is_writable_at(file: &dyn File, position: u64) -> io::Result<bool> {
+    let begun = position % PAGE as u64;
+    if begun == 0 {
+        return Ok(true);
+    }
+    let read = || file.read_at(&mut [0; PAGE], position - begun);
+    // Twice: a disk may fail to read what it reads the next time.
+    match read().or_else(|_| read()) {
+        Err(error) if is_bad_sector(&error) => Ok(false),
+        read => read.map(|_| true),
+    }
 }
 
 fn open_or_create(dir: &dyn Dir, path: &Path) -> io::Result<(Arc<dyn File>, bool)> {

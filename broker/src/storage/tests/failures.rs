@@ -149,7 +149,10 @@ fn nothing_is_removed_for_a_deletion_once_the_log_has_failed() {
 fn failure_to_cut_off_what_found_no_room_is_final() {
     let dir = SimDir::new();
     let storage = open(&dir);
-    append(&storage);
+    // The page that a frame begins has room to its end.
+    for _ in 0..3 {
+        append(&storage);
+    }
     dir.fill_up_to(100);
     dir.fail_after(1, Fault::WriteError);
     append(&storage);

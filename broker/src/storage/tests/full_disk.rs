@@ -266,7 +266,7 @@ fn nothing_of_an_append_that_was_refused_comes_back_with_a_power_cut() {
         let append = |count| {
             let append = |nth| JournalAppend {
                 log: storage.partition(ID),
-                batch: batch(nth, 1, 10),
+                batch: batch(nth, 1, 200),
                 unit_remaining: 0,
                 claim: Claim::User,
             };

@@ -1,5 +1,6 @@
 //! Storage as a whole, on the simulated disk, against a plain model.
 
+mod bad_sectors;
 mod compaction;
 mod damage;
 mod deletion;

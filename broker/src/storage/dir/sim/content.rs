@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::super::PAGE;
 use super::rng::SimRng;
 
 /// What a disk writes as one.
@@ -24,7 +25,7 @@ pub(super) struct Content {
     dirty: BTreeSet<usize>,
     /// Lengths the file had since the last flush.
     lengths: Vec<usize>,
-    /// Sectors that can't be read until they are written again.
+    /// Sectors that can't be read until the whole page is written.
     bad: BTreeSet<usize>,
     /// One clone per open handle: an unlinked file is freed with the last one.
     pub(super) handles: Arc<()>,
@@ -54,18 +55,35 @@ impl Content {
         self.bad.insert(sector);
     }
 
+    /// How much of a write of `len` bytes can be done: a page that is only written in
+    /// part is read first, and what is on a bad sector can't be.
+    pub(super) fn writable(&self, position: usize, len: usize) -> usize {
+        let end = position + len;
+        for page in position / PAGE..end.div_ceil(PAGE) {
+            let (from, to) = (page * PAGE, (page + 1) * PAGE);
+            let is_whole = position <= from && to <= end;
+            if !is_whole && self.is_bad(from, PAGE) {
+                return from.saturating_sub(position);
+            }
+        }
+        len
+    }
+
+    /// Whether the file can end at `len` instead: what is behind the end of the last
+    /// page is cleared, which takes reading it.
+    pub(super) fn can_end_at(&self, len: usize) -> bool {
+        let is_clear =
+            |end: usize| end.is_multiple_of(PAGE) || !self.is_bad(end / PAGE * PAGE, PAGE);
+        len == self.cached.len() || (is_clear(len.min(self.cached.len())))
+    }
+
     pub(super) fn write(&mut self, bytes: &[u8], position: usize, rng: &mut SimRng) {
         if bytes.is_empty() {
             return;
         }
         let end = position + bytes.len();
         for sector in position / SECTOR..end.div_ceil(SECTOR) {
-            if self.bad.remove(&sector) {
-                // What could not be read is not there to be written with the rest.
-                let sector = sector * SECTOR;
-                let held = sector.min(self.cached.len())..(sector + SECTOR).min(self.cached.len());
-                self.cached[held].fill(0);
-            }
+            self.bad.remove(&sector);
             // The older contents of a sector may have been written back
             // before it was written again.
             if !self.dirty.insert(sector) && rng.one_in(4) {
@@ -85,6 +103,9 @@ impl Content {
             self.dirty
                 .extend(len / SECTOR..self.cached.len().div_ceil(SECTOR));
             self.cached.truncate(len);
+            // What lies behind is nobody's any more.
+            self.bad
+                .split_off(&len.next_multiple_of(PAGE).div_euclid(SECTOR));
             self.remember_len();
         }
     }

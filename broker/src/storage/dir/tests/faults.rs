@@ -1,12 +1,12 @@
 //! What only the simulated tree does.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::storage::dir::sim::{Fault, SECTOR, SimDir};
-use crate::storage::dir::{Dir, File};
+use crate::storage::dir::{Dir, File, PAGE, is_bad_sector};
 
 fn path(path: &str) -> &Path {
     Path::new(path)
@@ -273,15 +273,31 @@ fn damage_at_rest_is_seen_at_once_and_after_a_crash() {
 }
 
 #[test]
-fn bad_sector_is_lost_until_it_is_written_and_so_is_what_is_not_written_of_it() {
-    let (dir, file) = with_durable_file(2 * SECTOR, 7);
-    dir.break_sector(path("a"), 1);
-    file.read_at(&mut [0], SECTOR as u64).unwrap_err();
-    file.write_all_at(&[8; 9], SECTOR as u64 + 3).unwrap();
-    let mut expected = [7; 2 * SECTOR];
-    expected[SECTOR..].fill(0);
-    expected[SECTOR + 3..][..9].fill(8);
+fn bad_sector_keeps_its_page_from_being_written_in_part() {
+    let (dir, file) = with_durable_file(3 * PAGE, 7);
+    let is_bad = |at: usize| file.read_at(&mut [0], at as u64).is_err();
+    dir.break_sector(path("a"), 9);
+    assert!(is_bad(PAGE + SECTOR) && !is_bad(PAGE));
+    let failed = |result: io::Result<()>| assert!(is_bad_sector(&result.unwrap_err()));
+    // The bad sector itself, others of its page, and all of it but a byte.
+    failed(file.write_all_at(&[8; SECTOR], (PAGE + SECTOR) as u64));
+    failed(file.write_all_at(&[8], PAGE as u64));
+    failed(file.write_parts_at([&[8], &[], &[8; PAGE - 2]], PAGE as u64 + 1));
+    failed(file.set_len((PAGE + 10) as u64));
+    // Pages before it are written all the same.
+    failed(file.write_all_at(&[8; 2 * PAGE - 1], 0));
+    let mut expected = [7; 3 * PAGE];
+    expected[..PAGE].fill(8);
+    file.write_parts_at([&[9; 10], &[9; PAGE - 10], &[]], PAGE as u64)
+        .unwrap();
+    expected[PAGE..2 * PAGE].fill(9);
     assert_eq!(contents(&dir, "a"), expected);
+    // What lies behind the end of the last page has to be read to make the file longer.
+    file.set_len((2 * PAGE + SECTOR) as u64).unwrap();
+    dir.break_sector(path("a"), 18);
+    failed(file.set_len((3 * PAGE) as u64));
+    file.set_len(2 * PAGE as u64).unwrap();
+    file.set_len(3 * PAGE as u64).unwrap();
 }
 
 #[test]
