@@ -179,13 +179,14 @@ impl Window {
     /// A window of these archived runs, oldest first; `None` if there is none, or
     /// they are not in order.
     pub(super) fn of_runs(runs: &[SequenceRun]) -> Option<Window> {
-        let (last, older) = runs.split_last()?;
+        let runs: Vec<SequenceRun> = runs.iter().copied().map(SequenceRun::bounded).collect();
+        let (&last, older) = runs.split_last()?;
         let ordered = |pair: &[SequenceRun]| {
             pair[0].count > 0 && pair[0].next_offset() <= pair[1].base_offset
         };
         let sound = runs.windows(2).all(ordered) && older.len() < limits::RUNS_PER_PRODUCER;
         let archived = |run: &SequenceRun| KnownRun {
-            run: run.bounded(),
+            run: *run,
             begins_file: false,
         };
         let packed = runs.windows(2).rev();
@@ -194,7 +195,7 @@ impl Window {
         older.reverse();
         older.shrink_to_fit();
         sound.then_some(Window {
-            last: archived(last),
+            last: archived(&last),
             older,
         })
     }
@@ -274,8 +275,8 @@ impl Window {
     }
 
     /// Takes a batch that is ahead of, or comes next to, what is known, and says
-    /// whether it begins a journal file for the producer. Keeps at most `keep` runs,
-    /// two at least. `shed` gets the runs that go for it, oldest first.
+    /// whether it begins a journal file for the producer. Keeps `keep` runs, or as many as
+    /// there are if those are more, and two at least. `shed` gets the runs that go for it, oldest first.
     pub(super) fn push(
         &mut self,
         batch: SequenceRun,
@@ -304,7 +305,7 @@ impl Window {
             };
             return Change::Restarted(Box::new(std::mem::replace(self, fresh)));
         };
-        // What is over goes one by one, where the bound became lower.
+        // Where the bound became lower, what is over stays, but nothing is added to it.
         let full = self.older.len() + 1 >= keep.max(2);
         let dropped = full.then(|| {
             shed(self.oldest());
@@ -530,6 +531,9 @@ mod tests {
         let long = [run(0, u32::MAX, 0)];
         let end = run(HALF, MAX_RUN, HALF.into());
         assert_eq!(of(&long).map(|w| runs(&w)), Some(vec![end]));
+        let before_long = [run(0, 2, 5), run(2, u32::MAX, 7)];
+        let end = run(2 + HALF, MAX_RUN, 7 + u64::from(HALF));
+        assert_eq!(of(&before_long).map(|w| runs(&w)), Some(vec![end]));
         let many = |n| (0..n).map(|nth| run(nth, 1, u64::from(nth)));
         let many = |n| many(n).collect::<Vec<SequenceRun>>();
         let most = u32::try_from(limits::RUNS_PER_PRODUCER).unwrap();
