@@ -21,7 +21,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::{Dir, File};
+use super::{Dir, File, PAGE};
 use content::Content;
 use names::Names;
 
@@ -210,6 +210,13 @@ impl SimDir {
     /// lies in is written.
     pub(crate) fn break_sector(&self, path: &Path, sector: u64) {
         self.damage(path, |content, _| content.make_bad(to_usize(sector)));
+    }
+
+    /// The same for all sectors of its page: what a file system makes of one.
+    pub(crate) fn break_page(&self, path: &Path, sector: u64) {
+        let sectors = (PAGE / SECTOR) as u64;
+        let first = sector / sectors * sectors;
+        (first..first + sectors).for_each(|sector| self.break_sector(path, sector));
     }
 
     fn damage(&self, path: &Path, change: impl FnOnce(&mut Content, &mut SimRng)) {

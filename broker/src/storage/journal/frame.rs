@@ -114,6 +114,34 @@ impl Frame {
     }
 }
 
+/// The salt of a file of this generation in which this head of a frame is valid: it
+/// follows from the checksum, which can be taken backwards. `None` if it is no head of a
+/// frame. That a second frame is valid with it says that it is right.
+pub fn salt_of(bytes: &[u8], generation: Generation) -> Option<u32> {
+    let head: &[u8; FRAME_PREFIX_LEN] = bytes.first_chunk()?;
+    let batch = BatchHeader::decode(&head[FRAME_HEADER_LEN..]).ok()?;
+    if u32::from_le_bytes(get(head, BODY_LEN_AT)) as usize != batch.batch_len() {
+        return None;
+    }
+    let end = u32::from_le_bytes(get(head, CRC_AT));
+    let covered = head[BODY_LEN_AT..].iter().rev().copied();
+    let seed = !covered.fold(!end, before_byte);
+    // Four bytes count as if they were part of the state before them.
+    let salt_and_state = [0; 4].into_iter().fold(!seed, before_byte);
+    let of_generation = crc32fast::hash(&generation.0.to_le_bytes());
+    Some(salt_and_state ^ !of_generation)
+}
+
+/// The state of a CRC-32 before a byte, told from the one behind it.
+fn before_byte(behind: u32, byte: u8) -> u32 {
+    const POLYNOMIAL: u32 = 0xedb8_8320;
+    let before_bit = |state: u32, _| match state >> 31 {
+        0 => state << 1,
+        _ => (state ^ POLYNOMIAL) << 1 | 1,
+    };
+    (0..8).fold(behind, before_bit) ^ u32::from(byte)
+}
+
 fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(bytes);
@@ -166,6 +194,18 @@ mod tests {
             Some(frame)
         );
         assert_eq!(frame.len(), 120);
+    }
+
+    #[test]
+    fn salt_follows_from_a_frame() {
+        for (generation, salt) in [(3, 7), (3, u32::MAX), (1, 0), (1 << 30, 0x8123_4567)] {
+            let generation = Generation(generation);
+            let mut bytes = frame().encode(seed(generation, salt));
+            assert_eq!(salt_of(&bytes, generation), Some(salt));
+            assert_ne!(salt_of(&bytes, generation.next()), Some(salt));
+            bytes[FRAME_HEADER_LEN + 20] ^= 1;
+            assert_eq!(salt_of(&bytes, generation), None, "it is no batch");
+        }
     }
 
     #[test]

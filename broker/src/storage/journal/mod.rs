@@ -15,6 +15,7 @@
 mod files;
 mod frame;
 mod header;
+mod headless;
 mod page;
 mod place;
 mod proof;

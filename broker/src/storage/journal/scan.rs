@@ -11,6 +11,7 @@ use std::sync::Arc;
 use super::files::JournalFile;
 use super::frame::{FRAME_ALIGN, FRAME_PREFIX_LEN, Frame, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
+use super::headless::{Headless, HeadlessFiles};
 use super::window::{WINDOW, Window};
 use crate::model::{BatchHeader, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::{File, is_bad_sector};
@@ -143,16 +144,27 @@ impl Chain {
                     used.insert(header.generation, (header, file));
                 }
                 Header::Blank => chain.spares.push(file),
-                Header::Damaged => unreadable.push(file),
+                Header::Damaged { has_bad_sector } => unreadable.push((file, has_bad_sector)),
             }
         }
-        chain.rebuild_headers(unreadable, &mut used)?;
-        chain.newest = used.last_key_value().map(|(&generation, _)| generation);
         let floor = archived.unwrap_or(Generation::ZERO);
+        let mut headless = chain.rebuild_headers(unreadable, floor, &mut used)?;
+        chain.newest = used.last_key_value().map(|(&generation, _)| generation);
         let mut wanted = chain.newest;
         let mut end = None;
         while let Some(generation) = wanted.filter(|&wanted| wanted > floor) {
-            if let Some((header, file)) = used.remove(&generation) {
+            let older = used.range(..generation).next_back();
+            let older = older.map(|(&older, _)| older);
+            let found = match used.remove(&generation) {
+                Some((header, file)) => Some((header, file)),
+                None => {
+                    let older = older.map_or(floor, |older| older.max(floor));
+                    let told = headless.take(generation, older, &chain.files)?;
+                    chain.rebuilt.extend(told.as_ref().map(|_| generation));
+                    told
+                }
+            };
+            if let Some((header, file)) = found {
                 wanted = Some(header.previous_end.generation());
                 chain.files.push(ChainFile { file, header, end });
                 // A header that was made again doesn't know.
@@ -160,54 +172,47 @@ impl Chain {
             } else if archived.is_some() {
                 // Lost. What is older still counts, but nobody says where it ends.
                 chain.missing.push(generation);
-                wanted = used
-                    .range(..generation)
-                    .next_back()
-                    .map(|(&older, _)| older);
+                wanted = older;
                 end = None;
             } else {
                 break;
             }
         }
         chain.files.reverse();
-        chain
-            .spares
-            .extend(used.into_values().map(|(_, file)| file));
+        let others = used.into_values().map(|(_, file)| file);
+        chain.spares.extend(others.chain(headless.into_files()));
         Ok(chain)
     }
 
     /// Finds out which of the files with unreadable headers are newer than all
-    /// others and were in use. An older one is either missed by the chain, or
-    /// archived; and one that was never flushed holds nothing that counts.
+    /// others and were in use. One that was never flushed holds nothing that counts. The
+    /// others, older ones, are returned: the chain may miss them.
     fn rebuild_headers(
         &mut self,
-        unreadable: Vec<Arc<JournalFile>>,
+        unreadable: Vec<(Arc<JournalFile>, bool)>,
+        floor: Generation,
         used: &mut BTreeMap<Generation, (FileHeader, Arc<JournalFile>)>,
-    ) -> io::Result<()> {
+    ) -> io::Result<HeadlessFiles> {
+        let mut others = HeadlessFiles::default();
         let mut claims = Vec::new();
-        for file in unreadable {
-            match first_generation(file.file().as_ref())? {
-                Some(generation) => claims.push((generation, file)),
-                None => self.spares.push(file),
+        for (file, has_bad_sector) in unreadable {
+            match Headless::look(file, has_bad_sector)? {
+                Ok(headless) => claims.push(headless),
+                Err(spare) => self.spares.push(spare),
             }
         }
-        claims.sort_by_key(|(generation, _)| *generation);
-        for (generation, file) in claims {
+        claims.sort_by_key(Headless::generation);
+        for headless in claims {
             let newest = used.last_key_value().map(|(_, (header, _))| *header);
-            let newest = newest.filter(|newest| newest.generation < generation);
-            let header = match newest {
-                Some(newest) => rebuilt_header(&file, generation, &newest)?,
-                None => None,
-            };
-            match header {
+            match headless.newest_header(newest.as_ref(), floor)? {
                 Some(header) => {
-                    self.rebuilt.push(generation);
-                    used.insert(generation, (header, file));
+                    self.rebuilt.push(header.generation);
+                    used.insert(header.generation, (header, headless.into_file()));
                 }
-                None => self.spares.push(file),
+                None => others.push(headless),
             }
         }
-        Ok(())
+        Ok(others)
     }
 
     /// Nothing from `generation` on counts: where the files before it end is
@@ -229,8 +234,11 @@ enum Header {
     Valid(FileHeader),
     /// The file was prepared, and never used.
     Blank,
-    /// Neither copy is what was written.
-    Damaged,
+    /// Neither copy is what was written. A crash may do that where it was not flushed,
+    /// but it makes no sector unreadable.
+    Damaged {
+        has_bad_sector: bool,
+    },
 }
 
 fn read_header(file: &dyn File) -> io::Result<Header> {
@@ -243,45 +251,8 @@ fn read_header(file: &dyn File) -> io::Result<Header> {
     Ok(match FileHeader::decode(&bytes[..len]) {
         Some(header) => Header::Valid(header),
         None if is_zero && !has_bad_sector => Header::Blank,
-        None => Header::Damaged,
+        None => Header::Damaged { has_bad_sector },
     })
-}
-
-/// The generation that the first frame of a file claims to be of; `None` if it
-/// doesn't look like one. Nothing else can be told without the header.
-fn first_generation(file: &dyn File) -> io::Result<Option<Generation>> {
-    let mut bytes = [0; FRAME_PREFIX_LEN];
-    let read = file.read_salvaging(&mut bytes, FILE_HEADER_LEN as u64)?;
-    let lsn = Frame::claimed_lsn(&bytes[..read]);
-    let first = lsn.filter(|lsn| lsn.position() as usize == FILE_HEADER_LEN);
-    Ok(first.map(Lsn::generation))
-}
-
-/// The header of a file that follows `newest`, told from its frames: if there
-/// are frames of the same run of the broker, and one of them proves that the
-/// header had been flushed. Where the file before it ends is not known.
-fn rebuilt_header(
-    file: &Arc<JournalFile>,
-    generation: Generation,
-    newest: &FileHeader,
-) -> io::Result<Option<FileHeader>> {
-    let header = FileHeader {
-        generation,
-        salt: newest.salt,
-        previous_end: Lsn::new(newest.generation, 0),
-        flushed: newest.flushed,
-    };
-    let chained = ChainFile {
-        file: file.clone(),
-        header,
-        end: None,
-    };
-    let is_proof = |found: &Scanned| match found {
-        Scanned::Frame(frame) => frame.flushed.generation() == generation,
-        Scanned::Gap { .. } => false,
-    };
-    let is_proven = scan_file(&chained)?.iter().any(is_proof);
-    Ok(is_proven.then_some(header))
 }
 
 /// Reads all frames of a file. Without an `end` the whole file is searched, so

@@ -19,7 +19,7 @@
 //! | I | a frame that begins behind the partition's next offset | frames between were lost to C or D | the offsets between are quarantined |
 //! | J | a file that the chain names is missing, and begins before `durable` | damage of a whole file | as C |
 //! | K | the same at or behind `durable` | its header was never flushed, only that of a later one | it and later files are void |
-//! | L | a newest file with an unreadable header whose frames prove that it was flushed | damage of a header | it is made again from the frames |
+//! | L | a file with an unreadable header that the chain names, or a newest one whose frames prove that it was flushed | damage of a header | it is made again from the frames |
 //!
 //! After C, D or J nobody knows which partitions lost their last batches. A
 //! partition without a frame behind the damage might give out offsets again
@@ -121,7 +121,8 @@ pub(super) fn replay(
     } = choose(chain)?;
 
     let mut replay = Replay::new(into, durable);
-    for generation in chain.missing {
+    let missing = chain.missing;
+    for &generation in &missing {
         replay.missing_file(generation, files.size().file_bytes);
     }
     let mut ended = Vec::new();
@@ -138,7 +139,12 @@ pub(super) fn replay(
     for spare in chain.spares {
         files.adopt_spare(spare);
     }
-    while ended.last().is_some_and(Replayed::is_empty) {
+    // What names a missing file is all that tells of it.
+    let tells = |file: &Replayed| missing.contains(&file.header.previous_end.generation());
+    while ended
+        .last()
+        .is_some_and(|file| file.is_empty() && !tells(file))
+    {
         let empty = ended.pop().expect("there is a last one");
         files.adopt_spare(empty.closed.file);
     }

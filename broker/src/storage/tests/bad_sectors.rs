@@ -1,6 +1,7 @@
 //! A sector somewhere that can't be read: what lies there is lost, and nothing else. The
 //! broker starts, takes appends, archives them, and keeps to that after a restart.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,6 +10,8 @@ use super::world::{Gentle, options};
 use crate::model::{Offset, PartitionId, ProducerStamp, Stamp};
 use crate::storage::dir::sim::SimDir;
 use crate::storage::dir::{Dir, PAGE};
+use crate::storage::journal::FileHeader;
+use crate::storage::lsn::Generation;
 use crate::storage::{Claim, JournalAppend, PartitionRetention, Prepared, Storage, segment};
 
 /// One with large segments, which have an index, and one with little in it.
@@ -286,4 +289,142 @@ fn room_for_a_checkpoint_that_a_crash_left_half_made_is_made_again() {
     assert!(file.len().unwrap() > 5_000);
     let appended = work(&storage);
     check(&storage, &appended);
+}
+
+/// As a file system loses it: both copies of the header at once.
+#[test]
+fn header_that_can_not_be_read_of_the_only_journal_file_since_a_start_is_told_from_its_frames() {
+    let [id, _] = IDS;
+    // Nothing but the header knows of the first batch that it was durable.
+    for (archived, count) in [(0, 1), (0, 2), (0, 5), (2, 1), (2, 5)] {
+        let mut dir = SimDir::new();
+        if archived > 0 {
+            let storage = open(&dir, 1);
+            for _ in 0..archived {
+                append(&storage, id);
+            }
+            archive(&storage);
+            dir = dir.crash(1);
+        }
+        let storage = open(&dir, 2);
+        let mut appended: Vec<_> = (0..count).map(|_| (id, append(&storage, id))).collect();
+        drop(storage);
+        dir = dir.crash(2);
+        for name in dir.list(Path::new("journal")).unwrap() {
+            dir.break_page(&Path::new("journal").join(name), 0);
+        }
+        for salt in 3..6 {
+            let storage = open(&dir, salt);
+            let found = read_whole(&storage, id, 900);
+            assert_eq!(found.quarantined, [], "{archived} and {count}");
+            for &(_, offset) in &appended {
+                assert!(
+                    is_there(&found, id, offset),
+                    "{archived} and {count}: {found:?}"
+                );
+            }
+            appended.push((id, append(&storage, id)));
+            if salt == 4 {
+                appended.extend(work(&storage).into_iter().filter(|&(of, _)| of == id));
+            }
+            drop(storage);
+            dir = dir.crash(salt.into());
+        }
+    }
+}
+
+/// The journal files that were in use, by their generation.
+fn in_use(dir: &SimDir) -> BTreeMap<Generation, PathBuf> {
+    let names = dir.list(Path::new("journal")).unwrap();
+    let paths = names
+        .into_iter()
+        .map(|name| Path::new("journal").join(name));
+    let header = |path: &PathBuf| {
+        let mut bytes = [0; PAGE];
+        let file = dir.open(path).unwrap();
+        file.read_at(&mut bytes, 0).unwrap();
+        FileHeader::decode(&bytes)
+    };
+    let known = paths.filter_map(|path| Some((header(&path)?.generation, path)));
+    known.collect()
+}
+
+#[test]
+fn header_that_can_not_be_read_of_an_older_journal_file_is_told_from_its_frames() {
+    let [id, _] = IDS;
+    let dir = SimDir::new();
+    let mut appended = Vec::new();
+    // Two runs of the broker, with two files each.
+    for salt in 1..3 {
+        let storage = open(&dir, salt);
+        for _ in 0..10 {
+            appended.push((id, append(&storage, id)));
+        }
+    }
+    for nth in 0..4 {
+        let dir = dir.crash(1);
+        let paths: Vec<PathBuf> = in_use(&dir).into_values().collect();
+        assert_eq!(paths.len(), 4);
+        dir.break_page(&paths[nth], 0);
+        dir.break_page(&paths[nth.saturating_sub(1)], 0);
+        let (storage, report) = Storage::open(Arc::new(dir.clone()), options(), 3 << 96).unwrap();
+        assert_eq!(report.damage, []);
+        assert_eq!(report.rebuilt_headers.len(), 2.min(nth + 1));
+        let found = read_whole(&storage, id, 900);
+        for &(_, offset) in &appended {
+            assert!(is_there(&found, id, offset), "{nth}: {found:?}");
+        }
+        work(&storage);
+    }
+}
+
+#[test]
+fn offsets_of_a_journal_file_that_is_lost_stay_given_though_the_one_behind_it_is_empty() {
+    let [id, other] = IDS;
+    let mut tried = 0;
+    for seed in 0..40 {
+        let dir = SimDir::new();
+        let storage = open(&dir, 1);
+        while storage.prepare_spare().unwrap() == Prepared::One {}
+        append(&storage, other);
+        let end = append(&storage, id).0 + 1;
+        storage.close_journal_file();
+        // It has a header in the next file by now, which a crash may leave, and a frame.
+        let log = storage.partition(id);
+        let batch = batch(0, 1, 10);
+        let next = JournalAppend {
+            log,
+            batch,
+            unit_remaining: 0,
+            claim: Claim::User,
+        };
+        storage.append(&[next], 1_000).unwrap();
+        drop(storage);
+        let mut dir = dir.crash(seed);
+        let files = in_use(&dir);
+        let Some(path) = files.get(&Generation(2)) else {
+            continue;
+        };
+        let mut head = [0; PAGE];
+        let read = dir.open(path).unwrap().read_at(&mut head, PAGE as u64);
+        if read.unwrap() > 0 && head.iter().any(|&byte| byte != 0) {
+            continue;
+        }
+        tried += 1;
+        dir.remove(&files[&Generation(1)]).unwrap();
+        dir.sync_all().unwrap();
+        for salt in 2..5 {
+            let storage = open(&dir, salt);
+            for id in IDS {
+                assert!(
+                    storage.partition(id).high_watermark().0 >= end,
+                    "start {salt}"
+                );
+            }
+            append(&storage, other);
+            drop(storage);
+            dir = dir.crash(u64::from(salt));
+        }
+    }
+    assert!(tried > 2, "{tried}");
 }

@@ -10,9 +10,11 @@ use super::model::{batch, read_whole};
 use super::stamps::{GIVEN_BELOW, Stamped};
 use super::world::{FILE_BYTES, Gentle, SEGMENT_BYTES, World, options};
 use crate::model::{Offset, PartitionId};
-use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
+use crate::storage::dir::{self, Dir};
 use crate::storage::{Claim, JournalAppend, OpenError, Storage, segment};
+
+const PAGE: u64 = dir::PAGE as u64;
 
 impl World {
     /// Destroys something that is proven durable, then restarts: all else must
@@ -182,9 +184,12 @@ impl World {
             return;
         }
         let sector = self.random.between(0, sectors);
-        match self.random.between(0, 3) {
+        let is_whole = |sector: u64| (sector * 512 / PAGE + 1) * PAGE <= bound;
+        match self.random.between(0, 4) {
             0 => self.dir.flip_bit(path, self.random.between(0, bound * 8)),
             1 => self.dir.corrupt_sector(path, sector),
+            // All of it, unless what proves the rest lies there, too.
+            2 if is_whole(sector) => self.dir.break_page(path, sector),
             _ => self.dir.break_sector(path, sector),
         }
     }
