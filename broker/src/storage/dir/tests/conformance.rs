@@ -41,6 +41,28 @@ fn written_bytes_are_read_back_at_their_position() {
 }
 
 #[test]
+fn parts_are_written_one_behind_the_other() {
+    on_both(|dir| {
+        let file = dir.create(path("a")).unwrap();
+        let large = vec![7; 3 << 20];
+        for (parts, position) in [
+            ([&b"ab"[..], &b""[..], &b"cde"[..]], 1),
+            ([&b""[..], &b""[..], &b""[..]], 100),
+            ([&b""[..], &b"x"[..], &b""[..]], 3),
+            ([&b"yz"[..], &large[..], &b"end"[..]], 6),
+        ] {
+            file.write_parts_at(parts, position).unwrap();
+        }
+        let mut bytes = vec![9; large.len() + 20];
+        let read = file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(read, 6 + 2 + large.len() + 3);
+        assert_eq!(&bytes[..8], b"\0abxdeyz");
+        assert!(bytes[8..8 + large.len()].iter().all(|&byte| byte == 7));
+        assert_eq!(&bytes[8 + large.len()..read], b"end");
+    });
+}
+
+#[test]
 fn set_len_cuts_and_extends_with_zeros() {
     on_both(|dir| {
         let file = dir.create(path("a")).unwrap();
