@@ -6,11 +6,12 @@ use prost::Message;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::Type;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "statecast/v1/record.proto",
     "statecast/v1/log.proto",
     "statecast/v1/groups.proto",
     "statecast/v1/admin.proto",
+    "statecast/v1/state.proto",
 ];
 
 /// The message whose fields the Rust view keeps as bytes.

@@ -123,6 +123,28 @@ reasons! {
     MemberNotReading = ("MEMBER_NOT_READING", ABORTED, true);
     /// Another member joined with the same name.
     MemberReplaced = ("MEMBER_REPLACED", ABORTED, false);
+    /// The topic isn't compacted: it has no state.
+    TopicNotCompacted = ("TOPIC_NOT_COMPACTED", FAILED_PRECONDITION, false);
+    /// A record for a compacted topic has no key.
+    KeyRequired = ("KEY_REQUIRED", INVALID_ARGUMENT, false);
+    /// The key is in another version than was expected, which is named.
+    VersionMismatch = ("VERSION_MISMATCH", ABORTED, false);
+    /// The key was never in the version that was expected: the partition has no such record yet.
+    VersionUnknown = ("VERSION_UNKNOWN", OUT_OF_RANGE, false);
+    /// What was changed since the resume point isn't all there any more: a snapshot is needed.
+    ResumePointCompacted = ("RESUME_POINT_COMPACTED", OUT_OF_RANGE, false);
+    /// The log doesn't hold any more what was true then.
+    StateCompacted = ("STATE_COMPACTED", OUT_OF_RANGE, false);
+    /// The view doesn't hold the record that was asked for yet, or is being rebuilt.
+    ViewBehind = ("VIEW_BEHIND", UNAVAILABLE, true);
+    /// The keys of all compacted topics take more memory than the broker gives them.
+    ViewTooLarge = ("VIEW_TOO_LARGE", RESOURCE_EXHAUSTED, false);
+    /// There never was a lease of this id.
+    LeaseNotFound = ("LEASE_NOT_FOUND", NOT_FOUND, false);
+    /// The lease is over.
+    LeaseExpired = ("LEASE_EXPIRED", FAILED_PRECONDITION, false);
+    /// There are more leases than the broker takes.
+    TooManyLeases = ("TOO_MANY_LEASES", RESOURCE_EXHAUSTED, false);
     /// The broker holds as much of its clients' data, or as many calls, as it may.
     Overloaded = ("OVERLOADED", RESOURCE_EXHAUSTED, true);
     /// The disk is full; nothing was appended, and reads go on.
