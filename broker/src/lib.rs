@@ -10,4 +10,6 @@ pub mod metadata;
 pub mod model;
 pub mod partition;
 pub mod server;
+pub mod state;
 pub mod storage;
+pub mod views;

@@ -411,3 +411,36 @@ pub const REQUESTS: usize = 500_000;
 /// Names of producers that are remembered. Beyond that, those go that began the
 /// longest ago.
 pub const PRODUCER_NAMES: usize = 100_000;
+
+/// What the keys of all compacted topics may take: bytes. A key of 30 bytes takes
+/// some 130; beyond, the views of topics are given up, and their logs go on.
+pub const VIEW_KEY_BYTES: usize = 1 << 30;
+
+/// What records beside the keys may take, so that they needn't be read: bytes. Those
+/// that find no room are read from the log.
+pub const VIEW_RECORD_BYTES: usize = 256 * MIB;
+
+/// What a view reads and applies at a time: bytes, but at least one batch.
+pub const VIEW_READ_BYTES: usize = 256 * KIB;
+
+/// How long a call waits for a view to get as far as it wants.
+pub const VIEW_WAIT: Duration = Duration::from_secs(10);
+
+/// When a view tries again to read what the disk failed to.
+pub const VIEW_RETRY: Duration = Duration::from_secs(1);
+
+/// What waits for one watcher: bytes. One that is slower reads the log.
+pub const WATCH_OUTBOX_BYTES: usize = MIB;
+
+/// What waits for all watchers: bytes.
+pub const WATCH_OUTBOXES_BYTES: usize = 64 * MIB;
+
+/// A message to a watcher holds so much, and one record more: bytes.
+pub const WATCH_MESSAGE_BYTES: usize = 128 * KIB;
+
+/// What a watcher that is behind reads of a partition at a time: bytes, but at least
+/// one batch.
+pub const WATCH_READ_BYTES: usize = 256 * KIB;
+
+/// Keys that a snapshot looks at while others wait.
+pub const SNAPSHOT_KEYS_PER_LOOK: usize = 4096;

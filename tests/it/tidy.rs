@@ -17,7 +17,7 @@ const FUNCTION_LINES: usize = 85;
 
 /// The layers of the broker, lowest first. Those of one rank are siblings and
 /// don't know each other.
-const LAYERS: [(&str, u32); 10] = [
+const LAYERS: [(&str, u32); 11] = [
     ("model", 0),
     ("storage", 1),
     ("metadata", 1),
@@ -25,6 +25,7 @@ const LAYERS: [(&str, u32); 10] = [
     ("state", 1),
     ("partition", 2),
     ("coordinator", 2),
+    ("views", 2),
     ("broker", 3),
     ("server", 4),
     ("cli", 5),

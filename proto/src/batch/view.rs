@@ -1,11 +1,11 @@
 //! A record as it lies in its batch, read without copying.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::error::BatchError;
 use super::limits::BatchLimits;
 use super::record::{Header, HeaderRef, Record};
-use super::wire::Cursor;
+use super::wire::{Cursor, Prefix};
 use super::{header_tag, record_tag};
 
 /// A record of a batch, borrowed from it.
@@ -58,6 +58,42 @@ impl<'a> RecordView<'a> {
         HeaderViews {
             cursor: Cursor::new(self.encoded),
             remaining: self.header_count,
+        }
+    }
+
+    /// A record out of its fields, as [`RecordView::put_keyless`] and encoders of
+    /// protobuf write them: without the tag and length that go before it in a batch.
+    pub fn decode(fields: &'a [u8]) -> Result<RecordView<'a>, BatchError> {
+        RecordView::read(fields)
+    }
+
+    /// Appends the fields of the record but its key and its gap. If it has no time it
+    /// gets `timestamp_ms`.
+    pub fn put_keyless(&self, timestamp_ms: i64, out: &mut BytesMut) {
+        const READ: &str = "the record was read before";
+        let mut cursor = Cursor::new(self.encoded);
+        loop {
+            let field = cursor.rest();
+            let Some(tag) = cursor.tag().expect(READ) else {
+                break;
+            };
+            match tag {
+                record_tag::KEY | record_tag::VALUE | record_tag::HEADERS => {
+                    cursor.bytes().expect(READ);
+                }
+                record_tag::TIMESTAMP_MS | record_tag::OFFSET_GAP => {
+                    cursor.varint().expect(READ);
+                }
+                _ => cursor.skip(tag, record_tag::LAST).expect(READ),
+            }
+            if tag != record_tag::KEY && tag != record_tag::OFFSET_GAP {
+                out.extend_from_slice(&field[..field.len() - cursor.rest().len()]);
+            }
+        }
+        if self.timestamp_ms.is_none() {
+            let mut prefix = Prefix::default();
+            prefix.varint_field(record_tag::TIMESTAMP_MS, timestamp_ms.cast_unsigned());
+            prefix.put(out);
         }
     }
 

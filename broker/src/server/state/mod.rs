@@ -1,0 +1,101 @@
+//! The service `State`: each call is a file of its own.
+
+mod encode;
+mod get;
+mod scan;
+mod watch;
+mod write;
+
+use statecast_proto::reason::Reason;
+use statecast_proto::v1;
+use statecast_proto::v1::state_server::State;
+use tonic::{Request, Response, Status};
+
+use super::Context;
+use super::call::Call;
+use super::error::Refusal;
+use crate::limits;
+use watch::WatchStream;
+
+/// Answers what is true, and tells what changes.
+#[derive(Debug)]
+pub(super) struct StateService {
+    context: Context,
+}
+
+impl StateService {
+    pub(super) fn new(context: Context) -> StateService {
+        StateService { context }
+    }
+}
+
+#[tonic::async_trait]
+impl State for StateService {
+    type WatchStream = WatchStream;
+
+    async fn get(
+        &self,
+        request: Request<v1::GetRequest>,
+    ) -> Result<Response<v1::GetResponse>, Status> {
+        let call = Call::of(request.extensions());
+        let response = get::get(&self.context.broker, &call, request.get_ref()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn scan(
+        &self,
+        request: Request<v1::ScanRequest>,
+    ) -> Result<Response<v1::ScanResponse>, Status> {
+        let call = Call::of(request.extensions());
+        let response = scan::scan(&self.context.broker, &call, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<WatchStream>, Status> {
+        let call = Call::of(request.extensions());
+        let stream = watch::open(&self.context, request.into_inner(), call).await?;
+        Ok(Response::new(stream))
+    }
+
+    async fn put(
+        &self,
+        request: Request<v1::PutRequest>,
+    ) -> Result<Response<v1::PutResponse>, Status> {
+        let response = write::put(&self.context.broker, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+
+    async fn delete(
+        &self,
+        request: Request<v1::DeleteRequest>,
+    ) -> Result<Response<v1::DeleteResponse>, Status> {
+        let response = write::delete(&self.context.broker, request.into_inner()).await?;
+        Ok(Response::new(response))
+    }
+}
+
+/// Refuses a key that is too long to be one.
+fn check_key(key: &[u8]) -> Result<(), Refusal> {
+    let limit = limits::KEY_BYTES;
+    match key.len() {
+        0 => Err(Refusal::new(Reason::KeyRequired, "a key has at least one byte")),
+        len if len > limit => {
+            let message = format_args!("the key has {len} bytes, {limit} are the most");
+            Err(Refusal::new(Reason::KeyTooLarge, message).beyond(len, limit))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a prefix that is too long for any key to begin with.
+fn check_prefix(prefix: &[u8]) -> Result<(), Refusal> {
+    let (len, limit) = (prefix.len(), limits::KEY_BYTES);
+    if len <= limit {
+        return Ok(());
+    }
+    let message = format_args!("the prefix has {len} bytes, {limit} are the most");
+    Err(Refusal::new(Reason::KeyTooLarge, message).beyond(len, limit))
+}

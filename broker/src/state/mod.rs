@@ -1,0 +1,16 @@
+//! What is true now: the records of a compacted partition as a map from keys to
+//! the latest record of each, and who wants to hear of which key.
+//!
+//! Pure and synchronous: records come in as bytes that somebody else has decoded,
+//! and what is kept of each stays bytes. The log is the truth; all this can be
+//! folded from it at any time.
+
+mod filter;
+mod memory;
+mod partition_view;
+mod routes;
+
+pub use filter::Filter;
+pub use memory::ViewMemory;
+pub use partition_view::{Entry, LeaseId, PartitionView, Update, ViewFull};
+pub use routes::{Routes, WatcherId};

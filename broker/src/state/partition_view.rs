@@ -1,0 +1,341 @@
+//! The view of one partition: each key's latest record.
+//!
+//! Invariants:
+//! - After [`PartitionView::apply`] of every record below `applied`, in order, the
+//!   entries are exactly the fold of those records that lie at or behind `start`.
+//! - An entry's offset only rises, until its key is removed; so applying a record
+//!   again that was applied before changes nothing.
+//! - What is charged to the memory of all views is what this one holds, and is given
+//!   back with it.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::num::NonZeroU64;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::filter::behind_prefix;
+use super::memory::{KEPT_OVERHEAD, KEY_OVERHEAD, ViewMemory};
+use crate::model::Offset;
+
+/// A lease, as long as the data directory lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(pub NonZeroU64);
+
+/// What is known of a key.
+#[derive(Debug)]
+pub struct Entry {
+    /// Offset of its latest record.
+    pub offset: Offset,
+    /// The lease that it ends with.
+    pub lease: Option<LeaseId>,
+    /// The record without its key, if there was room for it: else it is to be
+    /// read from the log.
+    pub kept: Option<Box<[u8]>>,
+}
+
+/// A record that is to be applied.
+#[derive(Debug, Clone, Copy)]
+pub struct Update<'a> {
+    /// Where it lies.
+    pub offset: Offset,
+    /// Its key.
+    pub key: &'a [u8],
+    /// The record without its key; `None` for a tombstone.
+    pub body: Option<&'a [u8]>,
+    /// The lease that it was put with.
+    pub lease: Option<LeaseId>,
+}
+
+/// There is no room for the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ViewFull;
+
+/// The view of one partition.
+#[derive(Debug)]
+pub struct PartitionView {
+    memory: Arc<ViewMemory>,
+    /// One past the last record that was applied.
+    applied: Offset,
+    /// Records below were removed by retention: they count no more.
+    start: Offset,
+    entries: BTreeMap<Box<[u8]>, Entry>,
+    /// The keys of each lease.
+    leased: HashMap<LeaseId, HashSet<Box<[u8]>>>,
+}
+
+impl PartitionView {
+    /// An empty view, to which records from `start` on are to be applied.
+    pub fn new(memory: Arc<ViewMemory>, start: Offset) -> PartitionView {
+        PartitionView {
+            memory,
+            applied: start,
+            start,
+            entries: BTreeMap::new(),
+            leased: HashMap::new(),
+        }
+    }
+
+    /// One past the last record that was applied.
+    pub fn applied(&self) -> Offset {
+        self.applied
+    }
+
+    /// Records below were removed by retention.
+    pub fn start(&self) -> Offset {
+        self.start
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are no keys.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Applies a record. Those of a partition come in the order of their offsets; one
+    /// that is not newer than what is known of its key is ignored.
+    pub fn apply(&mut self, update: Update<'_>) -> Result<(), ViewFull> {
+        let Some(body) = update.body else {
+            if self.entries.get(update.key).is_some_and(|entry| entry.offset < update.offset) {
+                self.remove(update.key);
+            }
+            return Ok(());
+        };
+        let (before, kept_before) = match self.entries.get_mut(update.key) {
+            Some(entry) if entry.offset >= update.offset => return Ok(()),
+            Some(entry) => (entry.lease, entry.kept.take()),
+            None => {
+                let charge = update.key.len() + KEY_OVERHEAD;
+                if !self.memory.take_key(charge) {
+                    return Err(ViewFull);
+                }
+                (None, None)
+            }
+        };
+        if let Some(kept) = kept_before {
+            self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
+        }
+        let kept = self.memory.take_kept(body.len() + KEPT_OVERHEAD);
+        let entry = Entry {
+            offset: update.offset,
+            lease: update.lease,
+            kept: kept.then(|| body.into()),
+        };
+        match self.entries.get_mut(update.key) {
+            Some(known) => *known = entry,
+            None => drop(self.entries.insert(update.key.into(), entry)),
+        }
+        if before != update.lease {
+            self.change_lease(update.key, before, update.lease);
+        }
+        Ok(())
+    }
+
+    /// Everything below `to` was applied, or is lost.
+    pub fn advance(&mut self, to: Offset) {
+        self.applied = self.applied.max(to);
+    }
+
+    /// Records below `start` are gone, and keys whose latest record was among them.
+    pub fn truncate(&mut self, start: Offset) {
+        if start <= self.start {
+            return;
+        }
+        self.start = start;
+        self.applied = self.applied.max(start);
+        let gone = |(key, entry): (&Box<[u8]>, &Entry)| (entry.offset < start).then(|| key.clone());
+        let gone: Vec<Box<[u8]>> = self.entries.iter().filter_map(gone).collect();
+        for key in gone {
+            self.remove(&key);
+        }
+    }
+
+    /// What is known of a key.
+    pub fn get(&self, key: &[u8]) -> Option<&Entry> {
+        self.entries.get(key)
+    }
+
+    /// The keys that begin with `prefix` and lie behind `after`, in their order.
+    pub fn range<'a>(
+        &'a self,
+        prefix: &'a [u8],
+        after: Option<&'a [u8]>,
+    ) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
+        let from = match after {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        let end = behind_prefix(prefix);
+        let is_within = move |key: &[u8]| end.as_deref().is_none_or(|end| key < end);
+        self.entries
+            .range::<[u8], _>((from, Bound::Unbounded))
+            .map(|(key, entry)| (key.as_ref(), entry))
+            .take_while(move |(key, _)| is_within(key))
+    }
+
+    /// The keys that end with a lease.
+    pub fn leased(&self, lease: LeaseId) -> impl Iterator<Item = &[u8]> {
+        let keys = self.leased.get(&lease);
+        keys.into_iter().flatten().map(AsRef::as_ref)
+    }
+
+    /// All leases that keys end with.
+    pub fn leases(&self) -> impl Iterator<Item = LeaseId> {
+        self.leased.keys().copied()
+    }
+
+    /// Forgets all keys, for good.
+    pub fn clear(&mut self) {
+        *self = PartitionView::new(self.memory.clone(), self.applied);
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        let Some(entry) = self.entries.remove(key) else {
+            return;
+        };
+        self.memory.give_key(key.len() + KEY_OVERHEAD);
+        if let Some(kept) = &entry.kept {
+            self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
+        }
+        self.change_lease(key, entry.lease, None);
+    }
+
+    fn change_lease(&mut self, key: &[u8], before: Option<LeaseId>, now: Option<LeaseId>) {
+        if let Some(before) = before
+            && let Some(keys) = self.leased.get_mut(&before)
+        {
+            keys.remove(key);
+            if keys.is_empty() {
+                self.leased.remove(&before);
+            }
+        }
+        if let Some(now) = now {
+            self.leased.entry(now).or_default().insert(key.into());
+        }
+    }
+}
+
+impl Drop for PartitionView {
+    fn drop(&mut self) {
+        let entries = std::mem::take(&mut self.entries);
+        for (key, entry) in entries {
+            self.memory.give_key(key.len() + KEY_OVERHEAD);
+            if let Some(kept) = entry.kept {
+                self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(keys: usize, kept: usize) -> (PartitionView, Arc<ViewMemory>) {
+        let memory = Arc::new(ViewMemory::new(keys, kept));
+        (PartitionView::new(memory.clone(), Offset::ZERO), memory)
+    }
+
+    fn put<'a>(offset: u64, key: &'a str, body: Option<&'a str>) -> Update<'a> {
+        Update {
+            offset: Offset(offset),
+            key: key.as_bytes(),
+            body: body.map(str::as_bytes),
+            lease: None,
+        }
+    }
+
+    fn keys(view: &PartitionView, prefix: &str, after: Option<&str>) -> Vec<String> {
+        view.range(prefix.as_bytes(), after.map(str::as_bytes))
+            .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn the_latest_record_of_each_key_counts() {
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        for update in [
+            put(0, "a", Some("1")),
+            put(1, "b", Some("2")),
+            put(2, "a", Some("3")),
+            put(3, "b", None),
+            put(4, "c", None),
+        ] {
+            view.apply(update).unwrap();
+        }
+        let a = view.get(b"a").unwrap();
+        assert_eq!((a.offset, a.kept.as_deref()), (Offset(2), Some(&b"3"[..])));
+        assert!(view.get(b"b").is_none() && view.get(b"c").is_none());
+        // What was applied before changes nothing.
+        view.apply(put(0, "a", Some("1"))).unwrap();
+        assert_eq!(view.get(b"a").unwrap().offset, Offset(2));
+    }
+
+    #[test]
+    fn keys_come_in_their_order_by_prefix_and_from_any_place_on() {
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        for (offset, key) in (0..).zip(["b/2", "a", "b/1", "b", "c", "b/10"]) {
+            view.apply(put(offset, key, Some("x"))).unwrap();
+        }
+        assert_eq!(keys(&view, "", None), ["a", "b", "b/1", "b/10", "b/2", "c"]);
+        assert_eq!(keys(&view, "b/", None), ["b/1", "b/10", "b/2"]);
+        assert_eq!(keys(&view, "b/", Some("b/1")), ["b/10", "b/2"]);
+        assert_eq!(keys(&view, "b/", Some("a")), ["b/1", "b/10", "b/2"]);
+        assert_eq!(keys(&view, "b/", Some("c")), [""; 0]);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_given_back() {
+        let charge = 1 + KEY_OVERHEAD;
+        let (mut view, memory) = view(2 * charge, 3 + KEPT_OVERHEAD);
+        view.apply(put(0, "a", Some("xxx"))).unwrap();
+        view.apply(put(1, "b", Some("x"))).unwrap();
+        assert!(view.get(b"a").unwrap().kept.is_some());
+        assert!(view.get(b"b").unwrap().kept.is_none(), "no room is left");
+        assert_eq!(view.apply(put(2, "c", Some("x"))), Err(ViewFull));
+        assert_eq!(memory.used(), (2 * charge, 3 + KEPT_OVERHEAD));
+        // A larger one doesn't fit any more; the smaller one was dropped for it.
+        view.apply(put(3, "a", Some("xxxx"))).unwrap();
+        assert_eq!(memory.used(), (2 * charge, 0));
+        view.apply(put(4, "a", None)).unwrap();
+        assert_eq!(memory.used(), (charge, 0));
+        drop(view);
+        assert_eq!(memory.used(), (0, 0));
+    }
+
+    #[test]
+    fn what_retention_removed_counts_no_more() {
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        for (offset, key) in (0..).zip(["a", "b", "a"]) {
+            view.apply(put(offset, key, Some("x"))).unwrap();
+        }
+        view.advance(Offset(3));
+        view.truncate(Offset(2));
+        assert_eq!(keys(&view, "", None), ["a"]);
+        view.truncate(Offset(5));
+        assert!(view.is_empty() && view.applied() == Offset(5));
+    }
+
+    #[test]
+    fn a_key_belongs_to_the_lease_of_its_latest_record() {
+        let lease = |id| Some(LeaseId(NonZeroU64::new(id).unwrap()));
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        let leased = |view: &PartitionView, id| view.leased(lease(id).unwrap()).count();
+        let mut offset = 0;
+        let mut apply = |key, body, lease| {
+            let update = Update { lease, ..put(offset, key, body) };
+            view.apply(update).unwrap();
+            offset += 1;
+            (leased(&view, 1), leased(&view, 2))
+        };
+        assert_eq!(apply("a", Some("x"), lease(1)), (1, 0));
+        assert_eq!(apply("b", Some("x"), lease(1)), (2, 0));
+        assert_eq!(apply("a", Some("x"), lease(2)), (1, 1));
+        assert_eq!(apply("b", Some("x"), None), (0, 1));
+        assert_eq!(apply("a", None, None), (0, 0));
+        assert_eq!(view.leases().count(), 0);
+    }
+}

@@ -1,0 +1,145 @@
+//! The task that keeps the view of a topic up to date.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+
+use super::ViewError;
+use super::decode::{Go, each_record};
+use super::topic_view::Shared;
+use crate::limits;
+use crate::model::Offset;
+use crate::partition::{Doorbell, Read, ReadError, StoredBatch};
+use crate::state::ViewFull;
+
+/// Follows a topic until it is deleted, or its keys don't fit into memory.
+pub(super) async fn run(shared: Arc<Shared>) {
+    let follower = Follower {
+        bell: Arc::default(),
+        line: (0..shared.partitions.len()).collect(),
+        body: BytesMut::new(),
+        shared,
+    };
+    follower.run().await;
+}
+
+struct Follower {
+    shared: Arc<Shared>,
+    bell: Arc<Doorbell>,
+    /// Partitions that may have something to be applied.
+    line: VecDeque<usize>,
+    body: BytesMut,
+}
+
+impl Follower {
+    async fn run(mut self) {
+        loop {
+            while let Some(slot) = self.line.pop_front() {
+                match self.turn(slot).await {
+                    Ok(()) => {}
+                    Err(why @ ViewError::Read(ReadError::Io(_))) => {
+                        tracing::warn!("a view can't be kept up to date: {why}; trying again");
+                        tokio::time::sleep(limits::VIEW_RETRY).await;
+                        self.line.push_back(slot);
+                    }
+                    Err(why) => return self.end(&why),
+                }
+                tokio::task::consume_budget().await;
+            }
+            self.line.extend(self.bell.rung().await);
+        }
+    }
+
+    /// Applies some records of a partition, or has it ring when there are more.
+    async fn turn(&mut self, slot: usize) -> Result<(), ViewError> {
+        let handle = &self.shared.partitions[slot].handle;
+        let start = handle.range().log_start_offset;
+        if start > self.shared.partitions[slot].read().start() {
+            self.truncate(slot, start);
+        }
+        let applied = self.shared.partitions[slot].read().applied();
+        if applied >= handle.high_watermark() {
+            handle.ring_beyond(applied, &self.bell, slot);
+            return Ok(());
+        }
+        let end = Offset(u64::MAX);
+        match handle.read(applied, end, limits::VIEW_READ_BYTES).await {
+            Ok(Read::Batches(batches)) => self.apply(slot, &batches)?,
+            Ok(Read::Truncated { log_start_offset }) => self.truncate(slot, log_start_offset),
+            Ok(Read::Quarantined { to }) => self.advance(slot, to),
+            Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
+            Err(error) => return Err(error.into()),
+        }
+        self.line.push_back(slot);
+        Ok(())
+    }
+
+    fn apply(&mut self, slot: usize, batches: &[StoredBatch]) -> Result<(), ViewError> {
+        let partition = number(slot);
+        for batch in batches {
+            let viewed = &self.shared.partitions[slot];
+            let gate = self.shared.gate();
+            let mut view = viewed.write();
+            let from = view.applied();
+            let mut is_full = false;
+            let decoded = each_record(batch, from, &mut self.body, |record| {
+                if view.apply(record.update()) == Err(ViewFull) {
+                    is_full = true;
+                    return Go::Stop;
+                }
+                gate.tell(partition, &record);
+                Go::On
+            });
+            if is_full {
+                let limit = self.shared.memory.keys_limit();
+                return Err(ViewError::TooLarge { limit });
+            }
+            if let Err(error) = decoded {
+                // It was checked before it was appended.
+                tracing::error!("a batch of partition {} is unreadable: {error}", viewed.handle.id());
+            }
+            let applied = batch.header.next_offset();
+            view.advance(applied);
+            drop(view);
+            drop(gate);
+            viewed.publish(applied);
+        }
+        Ok(())
+    }
+
+    fn advance(&self, slot: usize, to: Offset) {
+        let viewed = &self.shared.partitions[slot];
+        let gate = self.shared.gate();
+        viewed.write().advance(to);
+        drop(gate);
+        viewed.publish(to);
+    }
+
+    fn truncate(&self, slot: usize, start: Offset) {
+        let viewed = &self.shared.partitions[slot];
+        let gate = self.shared.gate();
+        let mut view = viewed.write();
+        view.truncate(start);
+        let applied = view.applied();
+        gate.tell_truncated(number(slot), start);
+        drop(view);
+        drop(gate);
+        viewed.publish(applied);
+    }
+
+    fn end(&self, why: &ViewError) {
+        if *why != ViewError::Deleted {
+            tracing::error!("a view is given up: {why}");
+        }
+        self.shared.gate().end(why);
+        for viewed in &self.shared.partitions {
+            viewed.write().clear();
+            viewed.end(why);
+        }
+    }
+}
+
+fn number(slot: usize) -> u32 {
+    u32::try_from(slot).expect("bounded by limits::PARTITIONS_PER_TOPIC")
+}

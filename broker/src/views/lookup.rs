@@ -1,0 +1,259 @@
+//! What is true now: one key, or a page of them.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ViewError;
+use super::decode::{Change, Go, each_record};
+use super::topic_view::{TopicView, Viewed};
+use crate::model::Offset;
+use crate::partition::Read;
+use crate::state::Entry;
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Its latest record; none when there is no such key.
+    pub record: Option<Change>,
+    /// One past the last record of the partition that this reflects.
+    pub next_offset: Offset,
+}
+
+/// A page of keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The latest record of each, in the order of the keys.
+    pub records: Vec<Change>,
+    /// The key, and the partition, that the next page begins behind.
+    pub next: Option<(Bytes, u32)>,
+    /// One past the last record that this reflects, by the numbers of the partitions.
+    pub next_offsets: Vec<Offset>,
+}
+
+/// What a page is to hold.
+#[derive(Debug, Clone)]
+pub struct PageRequest {
+    /// Only keys that begin with this.
+    pub prefix: Bytes,
+    /// Only keys behind this one, and this one in later partitions.
+    pub after: Option<(Bytes, u32)>,
+    /// The most records.
+    pub count: usize,
+    /// The most bytes of records, but at least one record.
+    pub bytes: usize,
+}
+
+/// An entry of a view: with its record, or without, when that is to be read.
+pub(super) enum Seen {
+    Kept(Change),
+    /// To be found in the log.
+    Elsewhere { key: Bytes, offset: Offset },
+}
+
+impl Seen {
+    pub(super) fn of(partition: u32, key: &[u8], entry: &Entry) -> Seen {
+        let key = Bytes::copy_from_slice(key);
+        match &entry.kept {
+            Some(body) => Seen::Kept(Change {
+                partition,
+                offset: entry.offset,
+                key,
+                body: Bytes::copy_from_slice(body),
+                is_tombstone: false,
+            }),
+            None => Seen::Elsewhere {
+                key,
+                offset: entry.offset,
+            },
+        }
+    }
+
+    pub(super) fn size(&self) -> usize {
+        match self {
+            Seen::Kept(change) => change.size(),
+            // Nobody knows; it is read alone.
+            Seen::Elsewhere { key, .. } => size_of::<Change>() + key.len(),
+        }
+    }
+}
+
+impl TopicView {
+    /// The latest record of a key. Reflects everything that can be read when it is
+    /// asked for, and at least everything below `at_least`.
+    pub async fn get(
+        &self,
+        partition: u32,
+        key: &[u8],
+        at_least: Option<Offset>,
+    ) -> Result<Found, ViewError> {
+        self.catch_up(partition).await?;
+        if let Some(at_least) = at_least {
+            self.wait_for(partition, at_least).await?;
+        }
+        let viewed = self.shared.viewed(partition);
+        loop {
+            let (seen, next_offset) = {
+                let view = viewed.read();
+                let entry = view.get(key);
+                (entry.map(|entry| Seen::of(partition, key, entry)), view.applied())
+            };
+            let record = match seen {
+                None => None,
+                Some(Seen::Kept(change)) => Some(change),
+                Some(Seen::Elsewhere { key, offset }) => {
+                    match viewed.read_record(partition, &key, offset).await? {
+                        Some(change) => Some(change),
+                        // Superseded and compacted away meanwhile, or removed.
+                        None => {
+                            self.wait_for(partition, next_offset.advanced(1)).await?;
+                            continue;
+                        }
+                    }
+                }
+            };
+            return Ok(Found {
+                record,
+                next_offset,
+            });
+        }
+    }
+
+    /// A page of keys. Reflects everything that can be read when it is asked for.
+    pub async fn scan(&self, request: &PageRequest) -> Result<Page, ViewError> {
+        for partition in 0..self.partition_count() {
+            self.catch_up(partition).await?;
+        }
+        let (seen, next, next_offsets) = self.look(request);
+        let mut records = Vec::with_capacity(seen.len());
+        for (partition, seen) in seen {
+            match seen {
+                Seen::Kept(change) => records.push(change),
+                Seen::Elsewhere { key, offset } => {
+                    let viewed = self.shared.viewed(partition);
+                    let read = viewed.read_record(partition, &key, offset).await?;
+                    let record = match read {
+                        Some(record) => Some(record),
+                        None => self.get(partition, &key, None).await?.record,
+                    };
+                    records.extend(record);
+                }
+            }
+        }
+        Ok(Page {
+            records,
+            next,
+            next_offsets,
+        })
+    }
+
+    /// The entries of a page, merged from all partitions at one moment.
+    #[expect(clippy::type_complexity, reason = "the parts of a page, for one caller")]
+    fn look(
+        &self,
+        request: &PageRequest,
+    ) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
+        let views: Vec<_> = self.shared.partitions.iter().map(Viewed::read).collect();
+        let next_offsets = views.iter().map(|view| view.applied()).collect();
+        let mut ranges: Vec<_> = (0..)
+            .zip(&views)
+            .map(|(partition, view)| {
+                let range = view.range(&request.prefix, from(request, partition));
+                let is_behind = move |key: &[u8]| {
+                    let after = request.after.as_ref();
+                    after.is_none_or(|(after, of)| (key, partition) > (after.as_ref(), *of))
+                };
+                range.skip_while(move |(key, _)| !is_behind(key))
+            })
+            .collect();
+        let mut heads = BinaryHeap::new();
+        for (partition, range) in (0_u32..).zip(&mut ranges) {
+            let head = range.next();
+            heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
+        }
+        let mut seen: Vec<(u32, Seen)> = Vec::new();
+        let mut bytes = 0;
+        let mut last = None;
+        while let Some(Reverse((key, partition, Pointer(entry)))) = heads.pop() {
+            let one = Seen::of(partition, key, entry);
+            if seen.len() == request.count || (bytes + one.size() > request.bytes && bytes > 0) {
+                return (seen, last, next_offsets);
+            }
+            bytes += one.size();
+            seen.push((partition, one));
+            last = Some((Bytes::copy_from_slice(key), partition));
+            let head = ranges[partition as usize].next();
+            heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
+        }
+        (seen, None, next_offsets)
+    }
+}
+
+/// Where the keys of a partition begin in a page: its own key may come again there.
+fn from(request: &PageRequest, partition: u32) -> Option<&[u8]> {
+    let (key, of) = request.after.as_ref()?;
+    // A partition behind that of the last key may have the same key, which the range
+    // would leave out: the next smaller one is none that could be named.
+    (partition <= *of).then_some(key.as_ref())
+}
+
+/// An entry that has no part in the order.
+struct Pointer<'a>(&'a Entry);
+
+impl PartialEq for Pointer<'_> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Pointer<'_> {}
+
+impl PartialOrd for Pointer<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Pointer<'_> {
+    fn cmp(&self, _: &Self) -> std::cmp::Ordering {
+        std::cmp::Ordering::Equal
+    }
+}
+
+impl Viewed {
+    /// Reads the record of a key from the log; nothing when it isn't there any more.
+    pub(super) async fn read_record(
+        &self,
+        partition: u32,
+        key: &[u8],
+        offset: Offset,
+    ) -> Result<Option<Change>, ViewError> {
+        let batches = match self.handle.read(offset, offset.advanced(1), 1).await {
+            Ok(Read::Batches(batches)) => batches,
+            Ok(Read::Truncated { .. }) => return Ok(None),
+            Ok(Read::Quarantined { .. }) => {
+                return Err(ViewError::Damaged {
+                    partition,
+                    offset: offset.0,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut found = None;
+        let mut body = BytesMut::new();
+        for batch in &batches {
+            let read = each_record(batch, offset, &mut body, |record| {
+                if record.offset == offset && record.key == key {
+                    found = Some(record.to_change(partition));
+                }
+                Go::Stop
+            });
+            read.map_err(|_| ViewError::Damaged {
+                partition,
+                offset: offset.0,
+            })?;
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,132 @@
+//! The async shell over `state`: keeps the view of each compacted topic up to date
+//! with its log, answers what is true now, and tells watchers of every change.
+//!
+//! One task follows each topic (`follower`). What it reads it applies to the view and
+//! hands to those who watch, under one lock (`gate`): so a watcher that registers
+//! knows from which offset on it is told, and an offset is either in the view or
+//! will be told, never both and never neither.
+
+mod decode;
+mod follower;
+mod gate;
+mod lookup;
+mod outbox;
+mod snapshot;
+mod topic_view;
+mod watch;
+
+use std::fmt;
+use std::sync::Arc;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::limits;
+use crate::partition::{PartitionHandle, ReadError};
+use crate::state::ViewMemory;
+
+pub use crate::state::{Filter, LeaseId};
+pub use decode::{Change, LEASE_HEADER, lease_of_header};
+pub use lookup::{Found, Page, PageRequest};
+pub use topic_view::TopicView;
+pub use watch::{Watch, WatchEvent, WatchStart};
+
+use outbox::OutboxMemory;
+use topic_view::Shared;
+
+/// What the views of all topics have in common.
+#[derive(Debug, Clone)]
+pub struct Views {
+    memory: Arc<ViewMemory>,
+    outboxes: Arc<OutboxMemory>,
+}
+
+impl Views {
+    /// With the bounds of [`limits`].
+    pub fn new() -> Views {
+        let keys = limits::VIEW_KEY_BYTES;
+        Views {
+            memory: Arc::new(ViewMemory::new(keys, limits::VIEW_RECORD_BYTES)),
+            outboxes: Arc::new(OutboxMemory::new(limits::WATCH_OUTBOXES_BYTES)),
+        }
+    }
+
+    /// Follows the partitions of a topic for as long as somebody has the view.
+    pub fn follow(&self, partitions: &[PartitionHandle]) -> TopicView {
+        let memory = self.memory.clone();
+        let shared = Arc::new(Shared::new(partitions, memory, self.outboxes.clone()));
+        let follower = tokio::spawn(follower::run(shared.clone()));
+        TopicView::new(shared, AbortOnDropHandle::new(follower))
+    }
+
+    /// Bytes that the keys of all views take now, and the records kept beside them.
+    pub fn memory_used(&self) -> (usize, usize) {
+        self.memory.used()
+    }
+}
+
+impl Default for Views {
+    fn default() -> Views {
+        Views::new()
+    }
+}
+
+/// Why a view doesn't answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ViewError {
+    /// It hasn't got as far as was asked for, within [`limits::VIEW_WAIT`].
+    #[error("the view of partition {partition} is at offset {applied}, not yet at {wanted}")]
+    Behind {
+        /// Number of the partition.
+        partition: u32,
+        /// One past the last record that it reflects.
+        applied: u64,
+        /// What it should have reached.
+        wanted: u64,
+    },
+    /// The keys of all topics take more memory than they may.
+    #[error("the keys of all compacted topics take more than {limit} bytes")]
+    TooLarge {
+        /// Bytes that they may take.
+        limit: usize,
+    },
+    /// The topic was deleted.
+    #[error("the topic was deleted")]
+    Deleted,
+    /// A record that the view knows of can't be read: it is damaged on disk.
+    #[error("the record at offset {offset} of partition {partition} is damaged on disk")]
+    Damaged {
+        /// Number of the partition.
+        partition: u32,
+        /// Where it lies.
+        offset: u64,
+    },
+    /// Changes behind the resume point are missing.
+    #[error("partition {partition} doesn't hold all changes from offset {asked} on any more, only from {earliest} on")]
+    ResumePointCompacted {
+        /// Number of the partition.
+        partition: u32,
+        /// Where the receiver wanted to go on.
+        asked: u64,
+        /// From here on nothing is missing.
+        earliest: u64,
+    },
+    /// The resume point lies beyond the end.
+    #[error("offset {asked} lies beyond the end {end} of partition {partition}")]
+    ResumePointBeyondEnd {
+        /// Number of the partition.
+        partition: u32,
+        /// Where the receiver wanted to go on.
+        asked: u64,
+        /// One past its last record.
+        end: u64,
+    },
+    /// Reading the log failed.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl fmt::Debug for TopicView {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TopicView").finish_non_exhaustive()
+    }
+}
