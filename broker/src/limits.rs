@@ -42,6 +42,16 @@ pub const FLUSH_INTERVAL_MS: RangeInclusive<u32> = 1..=3_600_000;
 /// Default time that records are kept: milliseconds (7 days).
 pub const DEFAULT_RETENTION_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
+/// Default time that tombstones of a compacted topic stay after what they removed is
+/// gone: milliseconds (1 day).
+pub const DEFAULT_TOMBSTONE_GRACE_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Share of a compacted topic's sealed segments that is written since the last pass
+/// before there is another one: percent of their bytes. Half, as in Kafka: a partition
+/// then has at most twice the bytes of what is kept, and each byte that comes in is
+/// rewritten about once more for each doubling.
+pub const MIN_DIRTY_PERCENT: u8 = 50;
+
 /// Topics in one answer of `ListTopics`.
 pub const PAGE_SIZE: RangeInclusive<u32> = 1..=1000;
 

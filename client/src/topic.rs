@@ -37,6 +37,11 @@ pub enum Cleanup {
     /// They are removed by age and size, as the retention says.
     #[default]
     Delete,
+    /// The latest record of each key is kept; older ones are removed in the
+    /// background, and tombstones a while later. Every record needs a key.
+    Compact,
+    /// As [`Cleanup::Compact`], and records are removed by age and size as well.
+    CompactDelete,
 }
 
 /// The configuration of a topic, as far as it is to be set. What is `None` has
@@ -44,13 +49,19 @@ pub enum Cleanup {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct TopicConfig {
-    /// Records older than this may be removed. Broker's default: 7 days.
+    /// Records older than this may be removed. Not with [`Cleanup::Compact`].
+    /// Broker's default: 7 days.
     pub retention: Option<Retention<Duration>>,
-    /// The oldest segments go while a partition is larger: bytes. Broker's
-    /// default: no bound.
+    /// The oldest segments go while a partition is larger: bytes. Not with
+    /// [`Cleanup::Compact`]. Broker's default: no bound.
     pub retention_bytes: Option<Retention<u64>>,
-    /// What happens to old records. Broker's default: they are deleted.
+    /// What happens to old records. A topic stays compacted, or not, for good.
+    /// Broker's default: they are deleted.
     pub cleanup: Option<Cleanup>,
+    /// How long a tombstone stays after what it removed is gone, in whole
+    /// milliseconds, for readers that had read that. Only in compacted topics.
+    /// Broker's default: 1 day.
+    pub tombstone_grace: Option<Duration>,
     /// When an append is acknowledged. Broker's default: always.
     pub flush: Option<FlushLevel>,
     /// Size at which a segment is sealed: bytes, 1 MiB to 1 GiB. Broker's
@@ -85,6 +96,12 @@ impl TopicConfig {
         self
     }
 
+    /// Sets how long a tombstone stays after what it removed is gone.
+    pub fn tombstone_grace(mut self, grace: Duration) -> Self {
+        self.tombstone_grace = Some(grace);
+        self
+    }
+
     /// Sets when an append is acknowledged.
     pub fn flush(mut self, level: FlushLevel) -> Self {
         self.flush = Some(level);
@@ -113,8 +130,11 @@ impl TopicConfig {
             cleanup: match self.cleanup {
                 None => v1::Cleanup::Unspecified,
                 Some(Cleanup::Delete) => v1::Cleanup::Delete,
+                Some(Cleanup::Compact) => v1::Cleanup::Compact,
+                Some(Cleanup::CompactDelete) => v1::Cleanup::CompactDelete,
             }
             .into(),
+            tombstone_grace_ms: self.tombstone_grace.map(tombstone_grace_ms).transpose()?,
             flush: self.flush.map(flush_level).transpose()?,
             segment_bytes: self.segment_bytes,
             max_batch_bytes: self.max_batch_bytes,
@@ -134,7 +154,10 @@ impl TopicConfig {
             cleanup: match config.cleanup() {
                 v1::Cleanup::Unspecified => None,
                 v1::Cleanup::Delete => Some(Cleanup::Delete),
+                v1::Cleanup::Compact => Some(Cleanup::Compact),
+                v1::Cleanup::CompactDelete => Some(Cleanup::CompactDelete),
             },
+            tombstone_grace: config.tombstone_grace_ms.map(Duration::from_millis),
             flush: config
                 .flush
                 .as_ref()
@@ -164,6 +187,10 @@ fn retention_ms(retention: Retention<Duration>) -> Result<u64, Error> {
     }
 }
 
+fn tombstone_grace_ms(grace: Duration) -> Result<u64, Error> {
+    u64::try_from(grace.as_millis()).map_err(|_| Error::invalid("the tombstone grace is too long"))
+}
+
 fn flush_level(level: FlushLevel) -> Result<v1::FlushLevel, Error> {
     let level = match level {
         FlushLevel::Always => v1::flush_level::Level::Always(v1::FlushAlways {}),
@@ -184,7 +211,7 @@ pub struct Topic {
     pub name: String,
     /// Number of partitions.
     pub partitions: u32,
-    /// Its configuration; every field is set.
+    /// Its configuration; every field is set, but those that don't go with its cleanup.
     pub config: TopicConfig,
     /// When it was created: milliseconds since the Unix epoch.
     pub created_ms: i64,
@@ -265,12 +292,15 @@ mod tests {
         let config = TopicConfig::new()
             .retention(Retention::Limit(Duration::from_secs(7)))
             .retention_bytes(Retention::Forever)
-            .cleanup(Cleanup::Delete)
+            .tombstone_grace(Duration::from_millis(1500))
             .flush(FlushLevel::Interval(Duration::from_millis(100)))
             .segment_bytes(1 << 20)
             .max_batch_bytes(1 << 16);
-        let wire = config.clone().into_wire().unwrap();
-        assert_eq!(TopicConfig::from_wire(&wire), config);
+        for cleanup in [Cleanup::Delete, Cleanup::Compact, Cleanup::CompactDelete] {
+            let config = config.clone().cleanup(cleanup);
+            let wire = config.clone().into_wire().unwrap();
+            assert_eq!(TopicConfig::from_wire(&wire), config);
+        }
     }
 
     #[test]

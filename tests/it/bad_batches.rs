@@ -13,8 +13,7 @@ fn produce(batch: Bytes) -> v1::ProduceRequest {
         topic: TOPIC.to_owned(),
         partition: Some(0),
         batch,
-        checksum: None,
-        request_id: None,
+        ..v1::ProduceRequest::default()
     }
 }
 

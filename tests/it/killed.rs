@@ -162,8 +162,8 @@ async fn what_is_in_segments_is_known_as_well() {
         topic: TOPIC.to_owned(),
         partition: Some(0),
         batch: batch(2),
-        checksum: None,
         request_id: Some("once".to_owned()),
+        ..v1::ProduceRequest::default()
     };
     let first = log(&broker).await.produce(call.clone()).await.unwrap();
     let mut responses = send(&broker, vec![request(&silent, 0)]).await;
@@ -212,8 +212,8 @@ async fn a_call_that_is_made_again_finds_what_it_appended() {
         topic: TOPIC.to_owned(),
         partition: None,
         batch: batch(20),
-        checksum: None,
         request_id: Some(format!("call-{nth}")),
+        ..v1::ProduceRequest::default()
     };
     let mut answers = Vec::new();
     for nth in 0..5 {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod bad_batches;
+mod cleanup;
 mod client_examples;
 mod commit_memory;
 mod compacted;

@@ -39,8 +39,7 @@ async fn records_go_to_the_partition_of_their_key() {
         topic: "t".to_owned(),
         partition: None,
         batch: encode(records.clone()),
-        checksum: None,
-        request_id: None,
+        ..v1::ProduceRequest::default()
     };
     let produced = broker.log().produce(request).await.unwrap().into_inner();
     let mut next = [0; 5];
@@ -78,8 +77,7 @@ async fn records_without_a_key_take_turns_by_call() {
             topic: "t".to_owned(),
             partition: None,
             batch: keyless.clone(),
-            checksum: None,
-            request_id: None,
+            ..v1::ProduceRequest::default()
         };
         let produced = broker.log().produce(request).await.unwrap().into_inner();
         let first = produced.positions[0].partition;

@@ -188,8 +188,7 @@ async fn client_reads_what_others_compressed() {
             topic: topic.to_owned(),
             partition: Some(0),
             batch,
-            checksum: None,
-            request_id: None,
+            ..v1::ProduceRequest::default()
         };
         broker.log().produce(request).await.unwrap();
 

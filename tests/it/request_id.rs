@@ -13,8 +13,8 @@ fn request(partition: Option<u32>, batch: Bytes, id: &str) -> v1::ProduceRequest
         topic: TOPIC.to_owned(),
         partition,
         batch,
-        checksum: None,
         request_id: Some(id.to_owned()),
+        ..v1::ProduceRequest::default()
     }
 }
 

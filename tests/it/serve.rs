@@ -51,8 +51,7 @@ async fn produce(broker: &Binary, records: usize) {
         topic: "t".to_owned(),
         partition: Some(0),
         batch: batch(records),
-        checksum: None,
-        request_id: None,
+        ..v1::ProduceRequest::default()
     };
     log.produce(request).await.unwrap();
 }

@@ -22,6 +22,8 @@ pub struct TopicConfigChange {
     pub retention_bytes: Option<Option<u64>>,
     /// As [`TopicConfig::cleanup`].
     pub cleanup: Option<Cleanup>,
+    /// As [`TopicConfig::tombstone_grace_ms`].
+    pub tombstone_grace_ms: Option<u64>,
     /// As [`TopicConfig::flush`].
     pub flush: Option<FlushLevel>,
     /// As [`TopicConfig::segment_bytes`].
@@ -31,12 +33,16 @@ pub struct TopicConfigChange {
 }
 
 impl TopicConfigChange {
-    /// `config` with the change.
+    /// `config` with the change. Where nothing is deleted any more, the retention
+    /// that there was is gone.
     pub fn applied_to(self, config: &TopicConfig) -> TopicConfig {
+        let cleanup = self.cleanup.unwrap_or(config.cleanup);
+        let kept = |retention: Option<u64>| retention.filter(|_| cleanup.deletes());
         TopicConfig {
-            retention_ms: self.retention_ms.unwrap_or(config.retention_ms),
-            retention_bytes: self.retention_bytes.unwrap_or(config.retention_bytes),
-            cleanup: self.cleanup.unwrap_or(config.cleanup),
+            retention_ms: self.retention_ms.unwrap_or(kept(config.retention_ms)),
+            retention_bytes: self.retention_bytes.unwrap_or(kept(config.retention_bytes)),
+            cleanup,
+            tombstone_grace_ms: self.tombstone_grace_ms.or(config.tombstone_grace_ms),
             flush: self.flush.unwrap_or(config.flush),
             segment_bytes: self.segment_bytes.unwrap_or(config.segment_bytes),
             max_batch_bytes: self.max_batch_bytes.unwrap_or(config.max_batch_bytes),
@@ -139,8 +145,10 @@ impl Keeper {
         change: TopicConfigChange,
     ) -> Result<Arc<Topic>, AdminError> {
         let not_found = || CatalogError::NotFound(name.clone());
-        let config = self.metadata.topic(&name).ok_or_else(not_found)?.config;
-        let config = change.applied_to(&config).checked()?;
+        let now = self.metadata.topic(&name).ok_or_else(not_found)?.config;
+        let config = change.applied_to(&now);
+        now.check_change(&config)?;
+        let config = config.checked()?;
         if let Some(record) = self.metadata.alter(&name, partitions, config)? {
             self.append(record).await?;
         }

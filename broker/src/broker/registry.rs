@@ -8,9 +8,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::LookupError;
+use crate::limits;
 use crate::metadata::TopicMeta;
 use crate::model::{PartitionId, TopicId, TopicName};
-use crate::partition::{Engine, PartitionConfig, PartitionHandle};
+use crate::partition::{CompactionConfig, Engine, PartitionConfig, PartitionHandle};
 
 /// A topic with its partitions, as it was at some time.
 #[derive(Debug)]
@@ -97,12 +98,19 @@ impl Topic {
 }
 
 fn partition_config(meta: &TopicMeta) -> PartitionConfig {
+    let grace_ms = meta.config.tombstone_grace_ms;
+    let compaction = || CompactionConfig {
+        tombstone_grace_ms: grace_ms.unwrap_or(limits::DEFAULT_TOMBSTONE_GRACE_MS),
+        min_dirty_percent: limits::MIN_DIRTY_PERCENT,
+        // However much that is: a pass rewrites the clean part, too.
+        max_dirty_bytes: u64::MAX,
+    };
     PartitionConfig {
         flush: meta.config.flush,
         segment_bytes: meta.config.segment_bytes,
         retention_ms: meta.config.retention_ms,
         retention_bytes: meta.config.retention_bytes,
-        compaction: None,
+        compaction: meta.config.cleanup.compacts().then(compaction),
         internal: false,
     }
 }

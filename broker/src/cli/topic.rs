@@ -70,15 +70,22 @@ enum TopicVerb {
 /// stays as it is.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArgs {
-    /// How long records are kept: a time or `forever` [default: 7d]
+    /// How long records are kept: a time or `forever`; not with `--cleanup compact`
+    /// [default: 7d]
     #[arg(long, value_name = "TIME", value_parser = units::retention)]
     retention: Option<Retention<Duration>>,
-    /// How much a partition keeps: a size or `unlimited` [default: unlimited]
+    /// How much a partition keeps: a size or `unlimited`; not with `--cleanup compact`
+    /// [default: unlimited]
     #[arg(long, value_name = "SIZE", value_parser = units::retention_bytes)]
     retention_bytes: Option<Retention<u64>>,
-    /// What happens to old records [default: delete]
+    /// What happens to old records; a topic stays compacted, or not, for good
+    /// [default: delete]
     #[arg(long, value_enum, value_name = "HOW")]
     cleanup: Option<CleanupArg>,
+    /// How long tombstones of a compacted topic stay after what they removed is gone
+    /// [default: 1d]
+    #[arg(long, value_name = "TIME", value_parser = units::whole_milliseconds)]
+    tombstone_grace: Option<Duration>,
     /// When an append is acknowledged: `always` when it is on disk, a time such
     /// as `100ms` for how often it is written to disk, `os` when it likes
     /// [default: always]
@@ -97,6 +104,21 @@ pub(super) struct ConfigArgs {
 enum CleanupArg {
     /// They are removed by age and size, as the retention says.
     Delete,
+    /// The latest record of each key is kept; every record needs a key.
+    Compact,
+    /// The latest record of each key is kept, until the retention removes it.
+    #[value(name = "compact,delete", alias = "delete,compact")]
+    CompactDelete,
+}
+
+impl From<CleanupArg> for Cleanup {
+    fn from(cleanup: CleanupArg) -> Cleanup {
+        match cleanup {
+            CleanupArg::Delete => Cleanup::Delete,
+            CleanupArg::Compact => Cleanup::Compact,
+            CleanupArg::CompactDelete => Cleanup::CompactDelete,
+        }
+    }
 }
 
 impl ConfigArgs {
@@ -104,7 +126,8 @@ impl ConfigArgs {
         let mut config = TopicConfig::new();
         config.retention = self.retention;
         config.retention_bytes = self.retention_bytes;
-        config.cleanup = self.cleanup.map(|CleanupArg::Delete| Cleanup::Delete);
+        config.cleanup = self.cleanup.map(Cleanup::from);
+        config.tombstone_grace = self.tombstone_grace;
         config.flush = self.flush;
         config.segment_bytes = self.segment_bytes;
         config.max_batch_bytes = self.max_batch_bytes;
@@ -219,6 +242,7 @@ fn topic_json(topic: &Topic) -> Value {
             "retention_ms": retention_ms,
             "retention_bytes": retention_bytes,
             "cleanup": config.cleanup.map(show_cleanup),
+            "tombstone_grace_ms": config.tombstone_grace.map(|grace| grace.as_millis()),
             "flush": config.flush.map(units::show_flush),
             "segment_bytes": config.segment_bytes,
             "max_batch_bytes": config.max_batch_bytes,
@@ -280,6 +304,12 @@ fn description_text(description: &TopicDescription) -> String {
             config.cleanup.map(show_cleanup).unwrap_or_default(),
         ],
         [
+            "tombstone grace:",
+            &config
+                .tombstone_grace
+                .map_or_else(|| "none".to_owned(), units::show_duration),
+        ],
+        [
             "flush:",
             &config.flush.map(units::show_flush).unwrap_or_default(),
         ],
@@ -328,6 +358,8 @@ fn show_retention_bytes(retention: Option<Retention<u64>>) -> String {
 fn show_cleanup(cleanup: Cleanup) -> &'static str {
     match cleanup {
         Cleanup::Delete => "delete",
+        Cleanup::Compact => "compact",
+        Cleanup::CompactDelete => "compact,delete",
         // This binary holds the library of its own version.
         _ => "unknown",
     }

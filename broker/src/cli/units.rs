@@ -34,6 +34,15 @@ pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration of whole milliseconds.
+pub(super) fn whole_milliseconds(text: &str) -> Result<Duration, String> {
+    let time = duration(text)?;
+    match whole_ms(time) {
+        Some(_) => Ok(time),
+        None => Err(format!("{text:?} is no number of milliseconds that fits")),
+    }
+}
+
 /// A duration of whole milliseconds, or `forever`.
 pub(super) fn retention(text: &str) -> Result<Retention<Duration>, String> {
     if text == "forever" {

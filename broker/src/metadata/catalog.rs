@@ -31,6 +31,16 @@ pub enum CatalogError {
         /// How many were asked for.
         asked: u32,
     },
+    /// The keys of a compacted topic would have their records in two partitions.
+    #[error(
+        "the topic is compacted: the keys of its {now} partitions would move if it had {asked}"
+    )]
+    Compacted {
+        /// How many there are.
+        now: u32,
+        /// How many were asked for.
+        asked: u32,
+    },
     /// All topics together would have too many.
     #[error(
         "the broker has {now} partitions, {} at most; {asked} more are too many",
@@ -151,6 +161,9 @@ impl Catalog {
         };
         let count = now.partition_count();
         match partitions {
+            Some(asked) if asked > count && config.cleanup.compacts() => {
+                return Err(CatalogError::Compacted { now: count, asked });
+            }
             Some(asked) if asked < count => return Err(CatalogError::Fewer { now: count, asked }),
             Some(asked) if asked > count => meta.ranges.push(self.new_range(asked, asked - count)?),
             _ => {}

@@ -84,7 +84,7 @@ struct StoredConfig {
     retention_ms: Option<u64>,
     #[prost(uint64, optional, tag = "2")]
     retention_bytes: Option<u64>,
-    /// 1 is delete.
+    /// 1 is delete, 2 compact, 3 both.
     #[prost(uint32, tag = "3")]
     cleanup: u32,
     /// Absent: the operating system flushes. 0: always.
@@ -94,9 +94,14 @@ struct StoredConfig {
     segment_bytes: u64,
     #[prost(uint32, tag = "6")]
     max_batch_bytes: u32,
+    /// There if the topic is compacted.
+    #[prost(uint64, optional, tag = "7")]
+    tombstone_grace_ms: Option<u64>,
 }
 
 const CLEANUP_DELETE: u32 = 1;
+const CLEANUP_COMPACT: u32 = 2;
+const CLEANUP_COMPACT_DELETE: u32 = 3;
 
 /// Tells records apart; the same for the same key and value.
 pub(super) fn fingerprint(key: &[u8], value: &[u8]) -> u32 {
@@ -197,7 +202,10 @@ fn stored_config(config: &TopicConfig) -> StoredConfig {
         retention_bytes: config.retention_bytes,
         cleanup: match config.cleanup {
             Cleanup::Delete => CLEANUP_DELETE,
+            Cleanup::Compact => CLEANUP_COMPACT,
+            Cleanup::CompactDelete => CLEANUP_COMPACT_DELETE,
         },
+        tombstone_grace_ms: config.tombstone_grace_ms,
         flush_interval_ms: match config.flush {
             FlushLevel::Always => Some(0),
             FlushLevel::Interval(every) => {
@@ -211,13 +219,17 @@ fn stored_config(config: &TopicConfig) -> StoredConfig {
 }
 
 fn config(stored: &StoredConfig) -> Result<TopicConfig, Unreadable> {
-    if stored.cleanup != CLEANUP_DELETE {
-        return Err(Unreadable::Unknown);
-    }
+    let cleanup = match stored.cleanup {
+        CLEANUP_DELETE => Cleanup::Delete,
+        CLEANUP_COMPACT => Cleanup::Compact,
+        CLEANUP_COMPACT_DELETE => Cleanup::CompactDelete,
+        _ => return Err(Unreadable::Unknown),
+    };
     Ok(TopicConfig {
         retention_ms: stored.retention_ms,
         retention_bytes: stored.retention_bytes,
-        cleanup: Cleanup::Delete,
+        cleanup,
+        tombstone_grace_ms: stored.tombstone_grace_ms,
         flush: match stored.flush_interval_ms {
             Some(0) => FlushLevel::Always,
             Some(ms) => FlushLevel::Interval(Duration::from_millis(ms)),

@@ -3,6 +3,7 @@ mod format_page;
 use bytes::Bytes;
 
 use super::*;
+use crate::model::Cleanup;
 
 const CLUSTER: &str = "00";
 
@@ -125,6 +126,32 @@ fn added_partitions_come_after_the_others() {
     );
     let fewer = metadata.alter(&name, Some(4), TopicConfig::default());
     assert_eq!(fewer, Err(CatalogError::Fewer { now: 5, asked: 4 }));
+}
+
+#[test]
+fn a_compacted_topic_keeps_its_number_of_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut log, mut metadata) = three_topics(dir.path());
+    let name = topic_name("compacted");
+    let config = TopicConfig {
+        retention_ms: None,
+        cleanup: Cleanup::Compact,
+        tombstone_grace_ms: Some(5),
+        ..TopicConfig::default()
+    };
+    let record = metadata.create(name.clone(), 3, config, 0).unwrap();
+    log.push(&mut metadata, record);
+    assert_eq!(metadata.topic(&name).unwrap().config, config);
+    let more = metadata.alter(&name, Some(4), config);
+    let compacted = CatalogError::Compacted { now: 3, asked: 4 };
+    assert_eq!(more, Err(compacted));
+    assert_eq!(metadata.alter(&name, Some(3), config), Ok(None));
+    let longer = TopicConfig {
+        cleanup: Cleanup::CompactDelete,
+        tombstone_grace_ms: Some(6),
+        ..config
+    };
+    assert!(metadata.alter(&name, None, longer).unwrap().is_some());
 }
 
 #[test]

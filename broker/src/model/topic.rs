@@ -75,17 +75,55 @@ pub enum FlushLevel {
 pub enum Cleanup {
     /// They are removed by age and size.
     Delete,
+    /// The latest record of each key is kept, older ones are removed.
+    Compact,
+    /// As [`Cleanup::Compact`], and records are removed by age and size as well.
+    CompactDelete,
 }
 
-/// How a topic behaves. Each field lies within the bounds of [`limits`].
+impl Cleanup {
+    /// Whether only the latest record of each key is kept: every record then has a key.
+    pub fn compacts(self) -> bool {
+        match self {
+            Cleanup::Delete => false,
+            Cleanup::Compact | Cleanup::CompactDelete => true,
+        }
+    }
+
+    /// Whether records are removed by age and size.
+    pub fn deletes(self) -> bool {
+        match self {
+            Cleanup::Compact => false,
+            Cleanup::Delete | Cleanup::CompactDelete => true,
+        }
+    }
+}
+
+impl fmt::Display for Cleanup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cleanup::Delete => "delete",
+            Cleanup::Compact => "compact",
+            Cleanup::CompactDelete => "compact,delete",
+        })
+    }
+}
+
+/// How a topic behaves. Once checked, each field lies within the bounds of [`limits`]
+/// and goes with `cleanup`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TopicConfig {
-    /// Records older than this may go: milliseconds. `None` keeps them.
+    /// Records older than this may go: milliseconds. `None` keeps them. Only where
+    /// records are deleted.
     pub retention_ms: Option<u64>,
-    /// Oldest segments go while a partition is larger: bytes.
+    /// Oldest segments go while a partition is larger: bytes. Only where records are
+    /// deleted.
     pub retention_bytes: Option<u64>,
     /// What happens to old records.
     pub cleanup: Cleanup,
+    /// How long a tombstone stays after what it removed is gone: milliseconds. There
+    /// where the topic is compacted, and only there.
+    pub tombstone_grace_ms: Option<u64>,
     /// When an append is acknowledged.
     pub flush: FlushLevel,
     /// Size at which a segment is sealed: bytes.
@@ -100,6 +138,7 @@ impl Default for TopicConfig {
             retention_ms: Some(limits::DEFAULT_RETENTION_MS),
             retention_bytes: None,
             cleanup: Cleanup::Delete,
+            tombstone_grace_ms: None,
             flush: FlushLevel::Always,
             segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
             max_batch_bytes: limits::DEFAULT_MAX_BATCH_BYTES,
@@ -109,25 +148,100 @@ impl Default for TopicConfig {
 
 /// Why a configuration is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{setting} is {given}; it must lie within {allowed}")]
-pub struct TopicConfigError {
+pub enum TopicConfigError {
+    /// A field is out of bounds.
+    #[error("{setting} is {given}; it must lie within {allowed}")]
+    OutOfBounds {
+        /// The field's name in the protocol.
+        setting: &'static str,
+        /// What was asked for.
+        given: u64,
+        /// What is possible, for people.
+        allowed: String,
+    },
+    /// A field that says nothing about a topic with this cleanup.
+    #[error("{setting} can't be set in a topic with cleanup {cleanup}")]
+    NotWithCleanup {
+        /// The field's name in the protocol.
+        setting: &'static str,
+        /// What is to happen to old records.
+        cleanup: Cleanup,
+    },
+    /// It would be compacted, or not any more: what is in it isn't made for that.
+    #[error("a topic with cleanup {now} can't become one with cleanup {asked}")]
+    OtherCleanup {
+        /// What happens to old records now.
+        now: Cleanup,
+        /// What was asked for.
+        asked: Cleanup,
+    },
+}
+
+impl TopicConfigError {
     /// The field's name in the protocol.
-    pub setting: &'static str,
-    /// What was asked for.
-    pub given: u64,
-    /// What is possible, for people.
-    pub allowed: String,
+    pub fn setting(&self) -> &'static str {
+        match self {
+            TopicConfigError::OutOfBounds { setting, .. }
+            | TopicConfigError::NotWithCleanup { setting, .. } => setting,
+            TopicConfigError::OtherCleanup { .. } => "cleanup",
+        }
+    }
+
+    /// What the field could be, for people.
+    pub fn allowed(&self) -> &str {
+        match self {
+            TopicConfigError::OutOfBounds { allowed, .. } => allowed,
+            TopicConfigError::NotWithCleanup { .. } => "none",
+            TopicConfigError::OtherCleanup { now, .. } if now.compacts() => {
+                "compact; compact,delete"
+            }
+            TopicConfigError::OtherCleanup { .. } => "delete",
+        }
+    }
 }
 
 impl TopicConfig {
-    /// The configuration itself, if each field lies within its bounds.
-    pub fn checked(self) -> Result<TopicConfig, TopicConfigError> {
+    /// The configuration itself with all that goes with it, if each field lies within
+    /// its bounds and none contradicts another.
+    pub fn checked(mut self) -> Result<TopicConfig, TopicConfigError> {
+        self.check_bounds()?;
+        let not_with_cleanup = |setting| {
+            let cleanup = self.cleanup;
+            Err(TopicConfigError::NotWithCleanup { setting, cleanup })
+        };
+        if !self.cleanup.deletes() && self.retention_ms.is_some() {
+            return not_with_cleanup("retention_ms");
+        }
+        if !self.cleanup.deletes() && self.retention_bytes.is_some() {
+            return not_with_cleanup("retention_bytes");
+        }
+        if self.cleanup.compacts() {
+            self.tombstone_grace_ms
+                .get_or_insert(limits::DEFAULT_TOMBSTONE_GRACE_MS);
+        } else if self.tombstone_grace_ms.is_some() {
+            return not_with_cleanup("tombstone_grace_ms");
+        }
+        Ok(self)
+    }
+
+    /// Whether a topic that is like this can become one like `asked`: records without
+    /// a key, or with the same key in several partitions, don't go away by compacting
+    /// it, and those who rely on a key's latest record would lose it by no longer doing so.
+    pub fn check_change(&self, asked: &TopicConfig) -> Result<(), TopicConfigError> {
+        let (now, asked) = (self.cleanup, asked.cleanup);
+        if now.compacts() == asked.compacts() {
+            return Ok(());
+        }
+        Err(TopicConfigError::OtherCleanup { now, asked })
+    }
+
+    fn check_bounds(&self) -> Result<(), TopicConfigError> {
         let within = |setting, given: u64, low: u64, high: u64| {
             if (low..=high).contains(&given) {
                 return Ok(());
             }
             let allowed = format!("{low} to {high}");
-            Err(TopicConfigError {
+            Err(TopicConfigError::OutOfBounds {
                 setting,
                 given,
                 allowed,
@@ -158,7 +272,7 @@ impl TopicConfig {
                 u64::from(*ms.end()),
             )?;
         }
-        Ok(self)
+        Ok(())
     }
 }
 
@@ -200,7 +314,7 @@ mod tests {
             ..TopicConfig::default()
         };
         let error = config.checked().unwrap_err();
-        assert_eq!(error.setting, "segment_bytes");
+        assert_eq!(error.setting(), "segment_bytes");
         assert_eq!(
             error.to_string(),
             "segment_bytes is 1; it must lie within 1048576 to 1073741824"
@@ -210,6 +324,54 @@ mod tests {
             flush,
             ..TopicConfig::default()
         };
-        assert_eq!(config.checked().unwrap_err().setting, "flush.interval_ms");
+        assert_eq!(config.checked().unwrap_err().setting(), "flush.interval_ms");
+    }
+
+    #[test]
+    fn settings_go_with_the_cleanup() {
+        use Cleanup::{Compact, CompactDelete, Delete};
+        let like = |cleanup, retention_ms, retention_bytes, tombstone_grace_ms| TopicConfig {
+            retention_ms,
+            retention_bytes,
+            cleanup,
+            tombstone_grace_ms,
+            ..TopicConfig::default()
+        };
+        let day = Some(86_400_000);
+        for (config, grace) in [
+            (like(Delete, Some(1), Some(1), None), None),
+            (like(Compact, None, None, None), day),
+            (like(Compact, None, None, Some(0)), Some(0)),
+            (like(CompactDelete, Some(1), Some(1), None), day),
+            (like(CompactDelete, None, None, Some(7)), Some(7)),
+        ] {
+            assert_eq!(config.checked().unwrap().tombstone_grace_ms, grace);
+        }
+        for (config, setting) in [
+            (like(Compact, Some(1), None, None), "retention_ms"),
+            (like(Compact, None, Some(1), None), "retention_bytes"),
+            (like(Delete, None, None, Some(1)), "tombstone_grace_ms"),
+        ] {
+            assert_eq!(config.checked().unwrap_err().setting(), setting);
+        }
+    }
+
+    #[test]
+    fn a_topic_stays_compacted_or_not() {
+        use Cleanup::{Compact, CompactDelete, Delete};
+        let change = |now, asked| {
+            let with = |cleanup| TopicConfig {
+                cleanup,
+                ..TopicConfig::default()
+            };
+            with(now).check_change(&with(asked))
+        };
+        assert_eq!(change(Delete, Delete), Ok(()));
+        assert_eq!(change(Compact, CompactDelete), Ok(()));
+        assert_eq!(change(CompactDelete, Compact), Ok(()));
+        for (now, asked) in [(Delete, Compact), (CompactDelete, Delete)] {
+            let error = TopicConfigError::OtherCleanup { now, asked };
+            assert_eq!(change(now, asked), Err(error));
+        }
     }
 }

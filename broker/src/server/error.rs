@@ -237,7 +237,7 @@ impl From<CatalogError> for Refusal {
                 Refusal::new(Reason::InvalidPartitionCount, &error)
                     .beyond(asked, limits::PARTITIONS_PER_TOPIC.end())
             }
-            CatalogError::Fewer { now, asked } => {
+            CatalogError::Fewer { now, asked } | CatalogError::Compacted { now, asked } => {
                 Refusal::new(Reason::InvalidPartitionCount, &error)
                     .with("partitions", now)
                     .with("size", asked)
@@ -252,8 +252,8 @@ impl From<CatalogError> for Refusal {
 impl From<TopicConfigError> for Refusal {
     fn from(error: TopicConfigError) -> Refusal {
         Refusal::new(Reason::InvalidConfig, &error)
-            .with("setting", error.setting)
-            .with("allowed", &error.allowed)
+            .with("setting", error.setting())
+            .with("allowed", error.allowed())
     }
 }
 

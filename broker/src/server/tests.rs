@@ -108,8 +108,7 @@ impl Fixture {
             topic: "t".to_owned(),
             partition: Some(0),
             batch: batch.encode_to_vec().into(),
-            checksum: None,
-            request_id: None,
+            ..v1::ProduceRequest::default()
         };
         let produced = LogClient::new(self.channel.clone())
             .produce(request)

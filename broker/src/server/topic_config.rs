@@ -19,6 +19,7 @@ pub(super) fn change(config: Option<&v1::TopicConfig>) -> Result<TopicConfigChan
         retention_ms: config.retention_ms.map(or_never),
         retention_bytes: config.retention_bytes.map(or_never),
         cleanup: cleanup(config.cleanup)?,
+        tombstone_grace_ms: config.tombstone_grace_ms,
         flush: config.flush.map(flush).transpose()?,
         segment_bytes: config.segment_bytes,
         max_batch_bytes: config.max_batch_bytes,
@@ -29,10 +30,12 @@ fn cleanup(cleanup: i32) -> Result<Option<Cleanup>, Refusal> {
     match v1::Cleanup::try_from(cleanup) {
         Ok(v1::Cleanup::Unspecified) => Ok(None),
         Ok(v1::Cleanup::Delete) => Ok(Some(Cleanup::Delete)),
+        Ok(v1::Cleanup::Compact) => Ok(Some(Cleanup::Compact)),
+        Ok(v1::Cleanup::CompactDelete) => Ok(Some(Cleanup::CompactDelete)),
         Err(_) => Err(invalid(
             "cleanup",
             "this broker doesn't know that cleanup",
-            "delete",
+            "delete; compact; compact,delete",
         )),
     }
 }
@@ -69,6 +72,8 @@ pub(super) fn describe(topic: &Topic) -> v1::Topic {
     };
     let cleanup = match config.cleanup {
         Cleanup::Delete => v1::Cleanup::Delete,
+        Cleanup::Compact => v1::Cleanup::Compact,
+        Cleanup::CompactDelete => v1::Cleanup::CompactDelete,
     };
     v1::Topic {
         name: meta.name.to_string(),
@@ -80,6 +85,7 @@ pub(super) fn describe(topic: &Topic) -> v1::Topic {
             flush: Some(v1::FlushLevel { level: Some(level) }),
             segment_bytes: Some(config.segment_bytes),
             max_batch_bytes: Some(config.max_batch_bytes),
+            tombstone_grace_ms: config.tombstone_grace_ms,
         }),
         created_ms: meta.created_ms,
     }

@@ -99,7 +99,11 @@ impl PartitionView {
     /// that is not newer than what is known of its key is ignored.
     pub fn apply(&mut self, update: Update<'_>) -> Result<(), ViewFull> {
         let Some(body) = update.body else {
-            if self.entries.get(update.key).is_some_and(|entry| entry.offset < update.offset) {
+            if self
+                .entries
+                .get(update.key)
+                .is_some_and(|entry| entry.offset < update.offset)
+            {
                 self.remove(update.key);
             }
             return Ok(());
@@ -326,7 +330,10 @@ mod tests {
         let leased = |view: &PartitionView, id| view.leased(lease(id).unwrap()).count();
         let mut offset = 0;
         let mut apply = |key, body, lease| {
-            let update = Update { lease, ..put(offset, key, body) };
+            let update = Update {
+                lease,
+                ..put(offset, key, body)
+            };
             view.apply(update).unwrap();
             offset += 1;
             (leased(&view, 1), leased(&view, 2))

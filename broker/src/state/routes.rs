@@ -100,7 +100,11 @@ mod tests {
     fn a_key_finds_those_whose_filter_matches_and_nobody_else() {
         let prefix = |prefix: &'static str| Filter::Prefix(Bytes::from_static(prefix.as_bytes()));
         let keys = |keys: &[&'static str]| {
-            Filter::Keys(keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect())
+            Filter::Keys(
+                keys.iter()
+                    .map(|key| Bytes::from_static(key.as_bytes()))
+                    .collect(),
+            )
         };
         let filters = [
             prefix(""),
@@ -123,7 +127,11 @@ mod tests {
                 let expected = expected.filter(|(_, filter)| filter.matches(key.as_bytes()));
                 let expected: BTreeSet<_> = expected.map(|(id, _)| WatcherId(id)).collect();
                 assert_eq!(found.len(), expected.len(), "{key}: {found:?}");
-                assert_eq!(found.into_iter().collect::<BTreeSet<_>>(), expected, "{key}");
+                assert_eq!(
+                    found.into_iter().collect::<BTreeSet<_>>(),
+                    expected,
+                    "{key}"
+                );
             }
             routes.remove(WatcherId(gone), filter);
         }

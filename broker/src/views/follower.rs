@@ -97,7 +97,10 @@ impl Follower {
             }
             if let Err(error) = decoded {
                 // It was checked before it was appended.
-                tracing::error!("a batch of partition {} is unreadable: {error}", viewed.handle.id());
+                tracing::error!(
+                    "a batch of partition {} is unreadable: {error}",
+                    viewed.handle.id()
+                );
             }
             let applied = batch.header.next_offset();
             view.advance(applied);

@@ -49,7 +49,10 @@ pub struct PageRequest {
 pub(super) enum Seen {
     Kept(Change),
     /// To be found in the log.
-    Elsewhere { key: Bytes, offset: Offset },
+    Elsewhere {
+        key: Bytes,
+        offset: Offset,
+    },
 }
 
 impl Seen {
@@ -97,7 +100,10 @@ impl TopicView {
             let (seen, next_offset) = {
                 let view = viewed.read();
                 let entry = view.get(key);
-                (entry.map(|entry| Seen::of(partition, key, entry)), view.applied())
+                (
+                    entry.map(|entry| Seen::of(partition, key, entry)),
+                    view.applied(),
+                )
             };
             let record = match seen {
                 None => None,
@@ -149,11 +155,11 @@ impl TopicView {
     }
 
     /// The entries of a page, merged from all partitions at one moment.
-    #[expect(clippy::type_complexity, reason = "the parts of a page, for one caller")]
-    fn look(
-        &self,
-        request: &PageRequest,
-    ) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
+    #[expect(
+        clippy::type_complexity,
+        reason = "the parts of a page, for one caller"
+    )]
+    fn look(&self, request: &PageRequest) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
         let views: Vec<_> = self.shared.partitions.iter().map(Viewed::read).collect();
         let next_offsets = views.iter().map(|view| view.applied()).collect();
         let mut ranges: Vec<_> = (0..)

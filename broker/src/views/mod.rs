@@ -101,7 +101,9 @@ pub enum ViewError {
         offset: u64,
     },
     /// Changes behind the resume point are missing.
-    #[error("partition {partition} doesn't hold all changes from offset {asked} on any more, only from {earliest} on")]
+    #[error(
+        "partition {partition} doesn't hold all changes from offset {asked} on any more, only from {earliest} on"
+    )]
     ResumePointCompacted {
         /// Number of the partition.
         partition: u32,

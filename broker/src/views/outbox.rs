@@ -45,7 +45,10 @@ impl OutboxMemory {
 pub(super) enum News {
     Change(Change),
     /// Retention removed what lies below.
-    Truncated { partition: u32, start: Offset },
+    Truncated {
+        partition: u32,
+        start: Offset,
+    },
 }
 
 /// What a watcher finds in its outbox.

@@ -97,11 +97,7 @@ fn look(
 }
 
 /// The records of entries, those that aren't kept read in the order of the log.
-async fn resolve(
-    viewed: &Viewed,
-    number: u32,
-    seen: Vec<Seen>,
-) -> Result<Vec<Change>, ViewError> {
+async fn resolve(viewed: &Viewed, number: u32, seen: Vec<Seen>) -> Result<Vec<Change>, ViewError> {
     let mut changes = Vec::with_capacity(seen.len());
     let mut elsewhere = Vec::new();
     for one in seen {

@@ -181,12 +181,14 @@ impl Viewed {
 
     /// Wakes those who wait for what was just applied.
     pub(super) fn publish(&self, applied: Offset) {
-        self.reached.send_modify(|reached| reached.applied = applied);
+        self.reached
+            .send_modify(|reached| reached.applied = applied);
     }
 
     /// The view goes no further.
     pub(super) fn end(&self, why: &ViewError) {
-        self.reached.send_modify(|reached| reached.ended = Some(why.clone()));
+        self.reached
+            .send_modify(|reached| reached.ended = Some(why.clone()));
     }
 }
 

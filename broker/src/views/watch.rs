@@ -204,7 +204,10 @@ impl Watch {
             return Ok(None);
         }
         let number = u32::try_from(partition).expect("bounded by limits");
-        let read = viewed.handle.read(from, end, limits::WATCH_READ_BYTES).await;
+        let read = viewed
+            .handle
+            .read(from, end, limits::WATCH_READ_BYTES)
+            .await;
         // Looked at after it was read: tombstones go only once this says so.
         if viewed.handle.tombstones_removed_to() > from {
             self.start_over();
@@ -229,7 +232,9 @@ impl Watch {
                         tracing::error!("a batch of partition {id} is unreadable: {error}");
                     }
                 }
-                let read_to = batches.last().map_or(end, |batch| batch.header.next_offset());
+                let read_to = batches
+                    .last()
+                    .map_or(end, |batch| batch.header.next_offset());
                 self.sent[partition] = read_to.min(end).max(from);
                 Ok((!changes.is_empty()).then_some(WatchEvent::Changes(changes)))
             }

@@ -89,6 +89,7 @@ async fn write_topics(data: &Path) -> Ids {
         retention_ms: Some(876_000 * 3_600_000),
         retention_bytes: Some(10 << 20),
         cleanup: Cleanup::Delete,
+        tombstone_grace_ms: None,
         flush: FlushLevel::Interval(std::time::Duration::from_millis(250)),
         segment_bytes: 1 << 20,
         max_batch_bytes: 32 << 10,

@@ -166,8 +166,7 @@ impl TestBroker {
             topic: topic.to_owned(),
             partition: Some(partition),
             batch,
-            checksum: None,
-            request_id: None,
+            ..v1::ProduceRequest::default()
         };
         let produced = self.log().produce(request).await.unwrap();
         produced.into_inner().positions[0].offset

@@ -6,7 +6,7 @@ use std::time::Duration;
 use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
 
 use super::*;
-use crate::model::{FlushLevel, ProducerName};
+use crate::model::{Cleanup, FlushLevel, ProducerName};
 
 const PAGE: &str = include_str!("../../../../docs/format.md");
 
@@ -25,9 +25,10 @@ fn example(name: &str) -> Vec<u8> {
 /// The example is what the code writes for `change`, and reads as it.
 fn check(name: &str, change: &TopicChange) {
     let written = change.encode();
-    assert_eq!(written.key, "lamps");
+    let key = written.key.clone();
+    assert_eq!(key, change.name().as_str());
     let example = check_value(name, written);
-    assert_eq!(TopicChange::decode(b"lamps", &example).unwrap(), *change);
+    assert_eq!(TopicChange::decode(&key, &example).unwrap(), *change);
 }
 
 /// The example is the value of the record. Returns it.
@@ -53,7 +54,6 @@ fn ranges() -> Vec<PartitionRange> {
     vec![range(17, 2), range(20, 1)]
 }
 
-/// With every field that there is.
 fn put() -> TopicChange {
     TopicChange::Put(Arc::new(TopicMeta {
         id: TopicId(3),
@@ -63,6 +63,26 @@ fn put() -> TopicChange {
             retention_ms: Some(7 * 24 * 3600 * 1000),
             retention_bytes: Some(1 << 30),
             flush: FlushLevel::Interval(Duration::from_millis(100)),
+            ..TopicConfig::default()
+        },
+        created_ms: 1_700_000_000_000,
+    }))
+}
+
+/// With every field that there is.
+fn put_compacted() -> TopicChange {
+    TopicChange::Put(Arc::new(TopicMeta {
+        id: TopicId(4),
+        name: topic_name("doors"),
+        ranges: vec![PartitionRange {
+            first: PartitionId(21),
+            count: 1,
+        }],
+        config: TopicConfig {
+            retention_ms: Some(7 * 24 * 3600 * 1000),
+            retention_bytes: Some(1 << 30),
+            cleanup: Cleanup::CompactDelete,
+            tombstone_grace_ms: Some(24 * 3600 * 1000),
             ..TopicConfig::default()
         },
         created_ms: 1_700_000_000_000,
@@ -80,6 +100,7 @@ fn delete() -> TopicChange {
 #[test]
 fn examples_of_changes_are_decoded() {
     check("topic-put", &put());
+    check("topic-put-compacted", &put_compacted());
     check("topic-delete", &delete());
 }
 
@@ -177,5 +198,7 @@ fn tables_name_every_field() {
     check_table("delete", delete);
     let inner = fields(put);
     check_table("range", inner[1].1.unwrap());
-    check_table("config", inner[3].1.unwrap());
+    let compacted = value(put_compacted());
+    let compacted = fields(fields(&compacted)[0].1.unwrap());
+    check_table("config", compacted[2].1.unwrap());
 }
