@@ -454,3 +454,21 @@ pub const WATCH_READ_BYTES: usize = 256 * KIB;
 
 /// Keys that a snapshot looks at while others wait.
 pub const SNAPSHOT_KEYS_PER_LOOK: usize = 4096;
+
+/// The longest key of a record, and the longest prefix: bytes.
+pub const KEY_BYTES: usize = 64 * KIB;
+
+/// Keys that one `Put` changes, or one `Watch` names.
+pub const KEYS_PER_CALL: usize = 1000;
+
+/// Entries in one answer of `Scan`.
+pub const SCAN_ENTRIES: RangeInclusive<u32> = 1..=10_000;
+
+/// Default of entries in one answer of `Scan`.
+pub const DEFAULT_SCAN_ENTRIES: u32 = 1000;
+
+/// An answer of `Scan` ends once it has so much, but has at least one entry: bytes.
+pub const SCAN_BYTES: usize = MIB;
+
+/// What is read of the past at a time: bytes, but at least one batch.
+pub const HISTORY_READ_BYTES: usize = MIB;

@@ -12,6 +12,7 @@ use super::registry::{Registry, Topic};
 use crate::metadata::{CatalogError, Metadata};
 use crate::model::{Cleanup, FlushLevel, NewRecord, TopicConfig, TopicName};
 use crate::partition::{AppendError, Engine};
+use crate::views::Views;
 
 /// What is to be different in a topic's configuration; the rest stays.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +86,7 @@ pub(super) struct Keeper {
     pub(super) log: InternalLog,
     pub(super) registry: Arc<Registry>,
     pub(super) engine: Engine,
+    pub(super) views: Views,
 }
 
 impl Keeper {
@@ -183,7 +185,9 @@ impl Keeper {
             .metadata
             .topic(name)
             .expect("its record was just applied");
-        let topic = Arc::new(Topic::open(meta.clone(), &self.engine));
+        let before = self.registry.get(name.as_str());
+        let topic = Topic::open(meta.clone(), &self.engine, &self.views, before.as_deref());
+        let topic = Arc::new(topic);
         self.registry.put(topic.clone());
         topic
     }

@@ -15,6 +15,7 @@ mod producers;
 mod record_codec;
 mod registry;
 mod start;
+mod state;
 mod time_lookup;
 
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::coordinator::Coordinator;
 use crate::limits;
 use crate::model::{Offset, PartitionId, ProducerName, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
+use crate::views::Views;
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
@@ -36,6 +38,7 @@ pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use record_codec::ProtobufRecords;
 pub use registry::Topic;
 pub use start::BrokerOptions;
+pub use state::{PointInTime, PointsInTime, StateError, TopicState};
 
 use groups::Groups;
 use keeper::{Command, Keeper};
@@ -54,6 +57,7 @@ struct Shared {
     clock: Clock,
     registry: Arc<Registry>,
     groups: Groups,
+    views: Views,
     keeper: mpsc::Sender<Command>,
     producers: ProducerRegistry,
     /// For checks that take long.
@@ -103,6 +107,17 @@ impl Broker {
     /// A partition of a topic.
     pub fn partition(&self, topic: &str, partition: u32) -> Result<PartitionHandle, LookupError> {
         self.topic(topic)?.partition(partition).cloned()
+    }
+
+    /// What is true in a compacted topic.
+    pub fn state(&self, topic: &str) -> Result<TopicState, StateError> {
+        TopicState::of(self.topic(topic)?)
+    }
+
+    /// Bytes that the keys of all compacted topics take now, and the records that are
+    /// kept beside them.
+    pub fn view_memory(&self) -> (usize, usize) {
+        self.shared.views.memory_used()
     }
 
     /// Topics whose names begin with `prefix` and lie behind `after`, in the

@@ -12,6 +12,7 @@ use crate::limits;
 use crate::metadata::TopicMeta;
 use crate::model::{PartitionId, TopicId, TopicName};
 use crate::partition::{CompactionConfig, Engine, PartitionConfig, PartitionHandle};
+use crate::views::{TopicView, Views};
 
 /// A topic with its partitions, as it was at some time.
 #[derive(Debug)]
@@ -28,11 +29,19 @@ pub struct Topic {
     turn: AtomicU32,
     /// The largest batch that it takes: bytes.
     max_batch_bytes: u32,
+    /// What is true in it, if it is compacted.
+    view: Option<TopicView>,
 }
 
 impl Topic {
-    /// Opens the partitions and gives them their configuration.
-    pub(super) fn open(meta: Arc<TopicMeta>, engine: &Engine) -> Topic {
+    /// Opens the partitions and gives them their configuration. The view of the topic
+    /// goes on as it was `before` it was altered.
+    pub(super) fn open(
+        meta: Arc<TopicMeta>,
+        engine: &Engine,
+        views: &Views,
+        before: Option<&Topic>,
+    ) -> Topic {
         let config = partition_config(&meta);
         let open = |id| {
             let partition = engine.partition(id, config);
@@ -40,8 +49,14 @@ impl Topic {
             partition.configure(config);
             partition
         };
-        let partitions = meta.partition_ids().map(open).collect();
+        let partitions: Vec<PartitionHandle> = meta.partition_ids().map(open).collect();
+        // It has the same partitions as before: a compacted topic keeps their number.
+        let view = meta.config.cleanup.compacts().then(|| {
+            let view = before.and_then(|before| before.view.clone());
+            view.unwrap_or_else(|| views.follow(&partitions))
+        });
         Topic {
+            view,
             max_batch_bytes: meta.config.max_batch_bytes.min(engine.max_batch_bytes()),
             meta,
             partitions,
@@ -59,6 +74,11 @@ impl Topic {
     /// Its partitions, by their numbers.
     pub fn partitions(&self) -> &[PartitionHandle] {
         &self.partitions
+    }
+
+    /// What is true in it; none if it isn't compacted.
+    pub fn view(&self) -> Option<&TopicView> {
+        self.view.as_ref()
     }
 
     /// The largest batch that it takes: bytes.

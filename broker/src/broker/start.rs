@@ -20,6 +20,7 @@ use crate::metadata::{Metadata, PRODUCERS_PARTITION, ReplayError, TOPICS_PARTITI
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
+use crate::views::Views;
 
 /// What can be chosen.
 #[derive(Debug)]
@@ -80,8 +81,10 @@ impl Broker {
         let (producers, producer_keeper) = opened?;
 
         let registry = Arc::new(Registry::default());
+        let views = Views::new();
         for meta in metadata.topics() {
-            registry.put(Arc::new(Topic::open(meta.clone(), &engine)));
+            let topic = Topic::open(meta.clone(), &engine, &views, None);
+            registry.put(Arc::new(topic));
         }
         let groups = Groups::start(&engine, &registry, topics_damaged, options.clock.clone());
         let groups = groups.await?;
@@ -92,6 +95,7 @@ impl Broker {
         let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
         let registry_of_keeper = registry.clone();
         let engine_of_keeper = engine.clone();
+        let views_of_keeper = views.clone();
         tokio::spawn(async move {
             let engine = engine_of_keeper;
             let keeper = Keeper {
@@ -99,6 +103,7 @@ impl Broker {
                 log,
                 registry: registry_of_keeper,
                 engine,
+                views: views_of_keeper,
             };
             keeper.run(commands).await;
         });
@@ -109,6 +114,7 @@ impl Broker {
             clock: options.clock,
             registry,
             groups,
+            views,
             keeper,
             producers,
             checks: Arc::new(Semaphore::new(limits::CHECKS_OFF_RUNTIME)),

@@ -25,6 +25,11 @@ impl Offset {
     /// The first offset of every partition.
     pub const ZERO: Offset = Offset(0);
 
+    /// The offset behind this one; nothing behind the last that there can be.
+    pub fn checked_next(self) -> Option<Offset> {
+        self.0.checked_add(1).map(Offset)
+    }
+
     /// The offset `count` records further on.
     ///
     /// Panics on overflow, which takes longer to reach than the sun has left.

@@ -10,11 +10,12 @@ use statecast_proto::{batch, v1};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::broker::{AdminError, ClaimError, LookupError, ProduceError, RegisterError};
+use crate::broker::{AdminError, ClaimError, LookupError, ProduceError, RegisterError, StateError};
 use crate::limits;
 use crate::metadata::CatalogError;
 use crate::model::{ProducerNameError, TopicConfigError, TopicNameError};
 use crate::partition::{AppendError, ReadError, SequenceError};
+use crate::views::ViewError;
 
 /// Why something is refused, and what about.
 #[derive(Debug)]
@@ -210,6 +211,67 @@ impl From<ReadError> for Refusal {
                 .with("high_watermark", high_watermark),
             ReadError::Deleted(_) => Refusal::deleted(),
             ReadError::Io(_) => Refusal::new(Reason::ReadFailed, &error),
+        }
+    }
+}
+
+impl From<StateError> for Refusal {
+    fn from(error: StateError) -> Refusal {
+        match &error {
+            StateError::Lookup(_) => match error {
+                StateError::Lookup(error) => error.into(),
+                StateError::NotCompacted { .. } => unreachable!("it is a lookup's"),
+            },
+            StateError::NotCompacted { topic } => {
+                Refusal::new(Reason::TopicNotCompacted, &error).with("topic", topic)
+            }
+        }
+    }
+}
+
+impl From<ViewError> for Refusal {
+    fn from(error: ViewError) -> Refusal {
+        match &error {
+            ViewError::Behind {
+                partition, applied, ..
+            } => Refusal::new(Reason::ViewBehind, &error)
+                .with("partition", partition)
+                .with("next_offset", applied),
+            ViewError::TooLarge { limit } => {
+                Refusal::new(Reason::ViewTooLarge, &error).with("limit", limit)
+            }
+            ViewError::Deleted => Refusal::deleted(),
+            ViewError::Damaged { partition, offset } => Refusal::new(Reason::ReadFailed, &error)
+                .with("partition", partition)
+                .with("offset", offset),
+            ViewError::StateCompacted {
+                partition,
+                asked,
+                earliest,
+            } => Refusal::new(Reason::StateCompacted, &error)
+                .with("partition", partition)
+                .with("offset", asked)
+                .with("earliest_offset", earliest),
+            ViewError::ResumePointCompacted {
+                partition,
+                asked,
+                earliest,
+            } => Refusal::new(Reason::ResumePointCompacted, &error)
+                .with("partition", partition)
+                .with("offset", asked)
+                .with("earliest_offset", earliest),
+            ViewError::ResumePointBeyondEnd {
+                partition,
+                asked,
+                end,
+            } => Refusal::new(Reason::OffsetOutOfRange, &error)
+                .with("partition", partition)
+                .with("offset", asked)
+                .with("high_watermark", end),
+            ViewError::Read(_) => match error {
+                ViewError::Read(error) => error.into(),
+                _ => unreachable!("it is a read's"),
+            },
         }
     }
 }

@@ -24,6 +24,7 @@ mod produce_stream;
 mod read_room;
 mod reading;
 mod request_body;
+mod state;
 mod topic_config;
 
 use std::future::Future;
@@ -35,6 +36,7 @@ use statecast_proto::DESCRIPTOR_SET;
 use statecast_proto::v1::admin_server::AdminServer;
 use statecast_proto::v1::groups_server::GroupsServer;
 use statecast_proto::v1::log_server::LogServer;
+use statecast_proto::v1::state_server::StateServer;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -186,6 +188,8 @@ fn serve_grpc(
         .max_decoding_message_size(limits::MESSAGE_BYTES);
     let groups = GroupsServer::new(groups::GroupsService::new(context.clone()))
         .max_decoding_message_size(limits::MESSAGE_BYTES);
+    let state = StateServer::new(state::StateService::new(context.clone()))
+        .max_decoding_message_size(limits::MESSAGE_BYTES);
     let health = HealthServer::new(health::HealthService::new(context.clone()));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
@@ -195,6 +199,7 @@ fn serve_grpc(
     let routes = Routes::new(log)
         .add_service(admin)
         .add_service(groups)
+        .add_service(state)
         .add_service(health)
         .add_service(reflection().build_v1()?)
         // For clients that are older than v1, which many still are.

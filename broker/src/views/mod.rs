@@ -9,6 +9,7 @@
 mod decode;
 mod follower;
 mod gate;
+mod history;
 mod lookup;
 mod outbox;
 mod snapshot;
@@ -99,6 +100,18 @@ pub enum ViewError {
         partition: u32,
         /// Where it lies.
         offset: u64,
+    },
+    /// The log doesn't hold what was true then any more.
+    #[error(
+        "partition {partition} doesn't hold the state at offset {asked} any more, only from {earliest} on"
+    )]
+    StateCompacted {
+        /// Number of the partition.
+        partition: u32,
+        /// What was asked for.
+        asked: u64,
+        /// From here on it is known.
+        earliest: u64,
     },
     /// Changes behind the resume point are missing.
     #[error(

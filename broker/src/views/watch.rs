@@ -209,7 +209,7 @@ impl Watch {
             .read(from, end, limits::WATCH_READ_BYTES)
             .await;
         // Looked at after it was read: tombstones go only once this says so.
-        if viewed.handle.tombstones_removed_to() > from {
+        if viewed.tombstones_removed_to() > from {
             self.start_over();
             return Ok(None);
         }
@@ -340,8 +340,8 @@ impl Watch {
 }
 
 fn check_resume_point(shared: &Shared, partition: u32, asked: Offset) -> Result<(), ViewError> {
-    let handle = &shared.viewed(partition).handle;
-    let range = handle.range();
+    let viewed = shared.viewed(partition);
+    let range = viewed.handle.range();
     if asked > range.high_watermark {
         return Err(ViewError::ResumePointBeyondEnd {
             partition,
@@ -349,7 +349,7 @@ fn check_resume_point(shared: &Shared, partition: u32, asked: Offset) -> Result<
             end: range.high_watermark.0,
         });
     }
-    let earliest = range.log_start_offset.max(handle.tombstones_removed_to());
+    let earliest = range.log_start_offset.max(viewed.tombstones_removed_to());
     match asked < earliest {
         true => Err(ViewError::ResumePointCompacted {
             partition,

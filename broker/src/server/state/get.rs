@@ -18,7 +18,9 @@ pub(super) async fn get(
     let state = broker.state(&request.topic)?;
     let partition = state.partition_of(&request.key, request.partition)?;
     let about = |refusal: Refusal| refusal.about(&request.topic, partition);
-    let at_least = request.at_least_offset.map(|offset| Offset(offset).checked_next());
+    let at_least = request
+        .at_least_offset
+        .map(|offset| Offset(offset).checked_next());
     let at_least = match at_least {
         Some(None) => return Err(about(Refusal::invalid("at_least_offset is out of bounds"))),
         Some(next) => next,

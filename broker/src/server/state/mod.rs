@@ -2,6 +2,7 @@
 
 mod encode;
 mod get;
+mod lease;
 mod scan;
 mod watch;
 mod write;
@@ -9,7 +10,7 @@ mod write;
 use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use statecast_proto::v1::state_server::State;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
 use super::call::Call;
@@ -32,6 +33,7 @@ impl StateService {
 #[tonic::async_trait]
 impl State for StateService {
     type WatchStream = WatchStream;
+    type KeepAliveStream = lease::KeepAliveStream;
 
     async fn get(
         &self,
@@ -75,13 +77,37 @@ impl State for StateService {
         let response = write::delete(&self.context.broker, request.into_inner()).await?;
         Ok(Response::new(response))
     }
+
+    async fn grant_lease(
+        &self,
+        _request: Request<v1::GrantLeaseRequest>,
+    ) -> Result<Response<v1::GrantLeaseResponse>, Status> {
+        Err(Status::unimplemented("leases"))
+    }
+
+    async fn keep_alive(
+        &self,
+        _request: Request<Streaming<v1::KeepAliveRequest>>,
+    ) -> Result<Response<Self::KeepAliveStream>, Status> {
+        Err(Status::unimplemented("leases"))
+    }
+
+    async fn revoke_lease(
+        &self,
+        _request: Request<v1::RevokeLeaseRequest>,
+    ) -> Result<Response<v1::RevokeLeaseResponse>, Status> {
+        Err(Status::unimplemented("leases"))
+    }
 }
 
 /// Refuses a key that is too long to be one.
 fn check_key(key: &[u8]) -> Result<(), Refusal> {
     let limit = limits::KEY_BYTES;
     match key.len() {
-        0 => Err(Refusal::new(Reason::KeyRequired, "a key has at least one byte")),
+        0 => Err(Refusal::new(
+            Reason::KeyRequired,
+            "a key has at least one byte",
+        )),
         len if len > limit => {
             let message = format_args!("the key has {len} bytes, {limit} are the most");
             Err(Refusal::new(Reason::KeyTooLarge, message).beyond(len, limit))

@@ -48,21 +48,24 @@ pub(super) async fn scan(
         Some(points) => state.scan_as_of(&page, points).await,
     };
     let found = found.map_err(|error| about(error.into()))?;
-    let bytes = found.records.iter().map(|one| one.key.len() + one.body.len());
+    let bytes = found
+        .records
+        .iter()
+        .map(|one| one.key.len() + one.body.len());
     room.shrink(bytes.sum());
     call.send(room);
     Ok(v1::ScanResponse {
         entries: found.records.into_iter().map(encode::entry).collect(),
-        next_page_token: found.next.map(|(key, partition)| token(&key, partition)).unwrap_or_default(),
+        next_page_token: found
+            .next
+            .map(|(key, partition)| token(&key, partition))
+            .unwrap_or_default(),
         next_offsets: encode::positions(&found.next_offsets),
     })
 }
 
 /// The state that is asked for, if it is not that of now.
-fn points(
-    state: &TopicState,
-    request: &v1::ScanRequest,
-) -> Result<Option<PointsInTime>, Refusal> {
+fn points(state: &TopicState, request: &v1::ScanRequest) -> Result<Option<PointsInTime>, Refusal> {
     match (&request.as_of_offsets[..], request.as_of_timestamp_ms) {
         ([], None) => Ok(None),
         ([], Some(timestamp_ms)) => Ok(Some(PointsInTime::Timestamp(timestamp_ms))),

@@ -41,13 +41,16 @@ pub(super) async fn open(
     let watch = Watch::open(state.view().clone(), filter, start).await;
     let watch = watch.map_err(|error| about(error.into()))?;
     let draining = context.draining.clone();
-    let events = stream::unfold((watch, topic, call), |(mut watch, topic, call)| async move {
-        let response = match watch.next().await {
-            Ok(event) => Ok(response(event, &call).await),
-            Err(error) => Err(Status::from(Refusal::from(error).with("topic", &topic))),
-        };
-        Some((response, (watch, topic, call)))
-    });
+    let events = stream::unfold(
+        (watch, topic, call),
+        |(mut watch, topic, call)| async move {
+            let response = match watch.next().await {
+                Ok(event) => Ok(response(event, &call).await),
+                Err(error) => Err(Status::from(Refusal::from(error).with("topic", &topic))),
+            };
+            Some((response, (watch, topic, call)))
+        },
+    );
     let stopping = async move {
         draining.cancelled_owned().await;
         Err(Status::from(Refusal::stopping()))

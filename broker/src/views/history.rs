@@ -1,0 +1,219 @@
+//! What was true at another time: the fold of the log up to there, as far as the log
+//! still has all of it.
+//!
+//! Compaction takes away what was superseded by a record below the offset up to which
+//! it has compacted. So the state at an offset below that may be lost, and is refused;
+//! from there on it is exact.
+
+use std::collections::BTreeMap;
+
+use bytes::{Bytes, BytesMut};
+
+use super::ViewError;
+use super::decode::{Change, Go, KeyRecord, each_record};
+use super::lookup::{Found, Page, PageRequest};
+use super::topic_view::{TopicView, Viewed};
+use crate::limits;
+use crate::model::Offset;
+use crate::partition::{Read, ReadError};
+
+impl TopicView {
+    /// The record of a key, of those below `end`.
+    pub async fn get_as_of(
+        &self,
+        partition: u32,
+        key: &[u8],
+        end: Offset,
+    ) -> Result<Found, ViewError> {
+        let viewed = self.shared.viewed(partition);
+        check_end(viewed, partition, end)?;
+        let mut latest = None;
+        fold(viewed, partition, end, |record| {
+            if record.key == key {
+                latest = (!record.is_tombstone).then(|| record.to_change(partition));
+            }
+        })
+        .await?;
+        Ok(Found {
+            record: latest,
+            next_offset: end,
+        })
+    }
+
+    /// A page of keys, as the records below `ends` made them, by the numbers of the
+    /// partitions. Reads all of the log up to there for each page.
+    pub async fn scan_as_of(
+        &self,
+        request: &PageRequest,
+        ends: &[Offset],
+    ) -> Result<Page, ViewError> {
+        let mut kept = Kept::new(request);
+        for (partition, &end) in (0..).zip(ends) {
+            let viewed = self.shared.viewed(partition);
+            check_end(viewed, partition, end)?;
+            fold(viewed, partition, end, |record| {
+                kept.apply(partition, record)
+            })
+            .await?;
+        }
+        Ok(kept.into_page(ends.to_vec()))
+    }
+}
+
+/// The smallest keys of a page, while records are folded: no more of them than
+/// the page holds.
+struct Kept<'a> {
+    request: &'a PageRequest,
+    records: BTreeMap<(Bytes, u32), Change>,
+    bytes: usize,
+    /// The smallest key that was left out: what lies behind it isn't known.
+    left_out: Option<(Bytes, u32)>,
+}
+
+impl<'a> Kept<'a> {
+    fn new(request: &'a PageRequest) -> Kept<'a> {
+        Kept {
+            request,
+            records: BTreeMap::new(),
+            bytes: 0,
+            left_out: None,
+        }
+    }
+
+    fn apply(&mut self, partition: u32, record: &KeyRecord<'_>) {
+        if !record.key.starts_with(&self.request.prefix) {
+            return;
+        }
+        let place = (Bytes::copy_from_slice(record.key), partition);
+        let is_before = self
+            .request
+            .after
+            .as_ref()
+            .is_some_and(|after| place <= *after);
+        let is_beyond = self
+            .left_out
+            .as_ref()
+            .is_some_and(|left_out| place >= *left_out);
+        if is_before || is_beyond {
+            return;
+        }
+        if let Some(before) = self.records.remove(&place) {
+            self.bytes -= before.size();
+        }
+        if record.is_tombstone {
+            return;
+        }
+        let change = record.to_change(partition);
+        self.bytes += change.size();
+        self.records.insert(place, change);
+        while self.records.len() > self.request.count
+            || (self.bytes > self.request.bytes && self.records.len() > 1)
+        {
+            let Some((place, change)) = self.records.pop_last() else {
+                break;
+            };
+            self.bytes -= change.size();
+            self.left_out = Some(place);
+        }
+    }
+
+    fn into_page(self, next_offsets: Vec<Offset>) -> Page {
+        // The next page begins behind the last key of this one; when all of its keys
+        // were removed later, just before the first one that was left out.
+        let next = self.left_out.map(|left_out| {
+            let last = self.records.last_key_value();
+            last.map_or_else(|| before(left_out), |(place, _)| place.clone())
+        });
+        Page {
+            records: self.records.into_values().collect(),
+            next,
+            next_offsets,
+        }
+    }
+}
+
+/// A place before this one, with none that is left out in between.
+fn before((key, partition): (Bytes, u32)) -> (Bytes, u32) {
+    match partition.checked_sub(1) {
+        Some(before) => (key, before),
+        None => {
+            // The first partition: any key that is smaller. The longest common
+            // beginning is, and there is one since keys aren't empty.
+            let shorter = key.slice(..key.len() - 1);
+            (shorter, u32::MAX)
+        }
+    }
+}
+
+fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), ViewError> {
+    let range = viewed.handle.range();
+    if end > range.high_watermark {
+        return Err(ReadError::BeyondEnd {
+            offset: end,
+            high_watermark: range.high_watermark,
+        }
+        .into());
+    }
+    let earliest = range.log_start_offset.max(viewed.state_from());
+    match end < earliest {
+        true => Err(ViewError::StateCompacted {
+            partition,
+            asked: end.0,
+            earliest: earliest.0,
+        }),
+        false => Ok(()),
+    }
+}
+
+/// Gives all records below `end` to `each`, in order.
+async fn fold(
+    viewed: &Viewed,
+    partition: u32,
+    end: Offset,
+    mut each: impl FnMut(&KeyRecord<'_>),
+) -> Result<(), ViewError> {
+    let mut next = viewed.handle.range().log_start_offset;
+    let mut body = BytesMut::new();
+    while next < end {
+        match viewed
+            .handle
+            .read(next, end, limits::HISTORY_READ_BYTES)
+            .await
+        {
+            Ok(Read::Batches(batches)) => {
+                for batch in &batches {
+                    let read = each_record(batch, next, &mut body, |record| {
+                        if record.offset >= end {
+                            return Go::Stop;
+                        }
+                        each(&record);
+                        Go::On
+                    });
+                    read.map_err(|_| ViewError::Damaged {
+                        partition,
+                        offset: batch.header.base_offset.0,
+                    })?;
+                    next = batch.header.next_offset();
+                }
+            }
+            Ok(Read::Truncated { .. }) => {
+                // Retention has just removed some of it.
+                return check_end(viewed, partition, end).and(Err(ViewError::StateCompacted {
+                    partition,
+                    asked: end.0,
+                    earliest: viewed.handle.range().log_start_offset.0,
+                }));
+            }
+            Ok(Read::Quarantined { .. }) => {
+                return Err(ViewError::Damaged {
+                    partition,
+                    offset: next.0,
+                });
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::task::consume_budget().await;
+    }
+    // Compaction may have removed some of it meanwhile.
+    check_end(viewed, partition, end)
+}
