@@ -39,6 +39,8 @@ mod protocol_page;
 mod python;
 mod request_id;
 mod serve;
+mod state;
+mod state_watch;
 mod support;
 mod tidy;
 mod topics;

@@ -245,6 +245,7 @@ impl Broker {
             let _ = stopped.await;
         }
         self.shared.groups.stop().await;
+        self.shared.views.stop().await;
         self.shared.producers.stop().await;
         self.shared.engine.stop().await;
     }

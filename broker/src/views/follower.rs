@@ -59,12 +59,13 @@ impl Follower {
             self.truncate(slot, start);
         }
         let applied = self.shared.partitions[slot].read().applied();
-        if applied >= handle.high_watermark() {
-            handle.ring_beyond(applied, &self.bell, slot);
-            return Ok(());
-        }
         let end = Offset(u64::MAX);
         match handle.read(applied, end, limits::VIEW_READ_BYTES).await {
+            // At the end, too, it is read, which tells when the partition was deleted.
+            Ok(Read::Batches(batches)) if batches.is_empty() => {
+                handle.ring_beyond(applied, &self.bell, slot);
+                return Ok(());
+            }
             Ok(Read::Batches(batches)) => self.apply(slot, &batches)?,
             Ok(Read::Truncated { log_start_offset }) => self.truncate(slot, log_start_offset),
             Ok(Read::Quarantined { to }) => self.advance(slot, to),

@@ -19,7 +19,8 @@ mod watch;
 use std::fmt;
 use std::sync::Arc;
 
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use crate::limits;
 use crate::partition::{PartitionHandle, ReadError};
@@ -39,6 +40,8 @@ use topic_view::Shared;
 pub struct Views {
     memory: Arc<ViewMemory>,
     outboxes: Arc<OutboxMemory>,
+    followers: TaskTracker,
+    stopping: CancellationToken,
 }
 
 impl Views {
@@ -48,6 +51,8 @@ impl Views {
         Views {
             memory: Arc::new(ViewMemory::new(keys, limits::VIEW_RECORD_BYTES)),
             outboxes: Arc::new(OutboxMemory::new(limits::WATCH_OUTBOXES_BYTES)),
+            followers: TaskTracker::new(),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -55,8 +60,19 @@ impl Views {
     pub fn follow(&self, partitions: &[PartitionHandle]) -> TopicView {
         let memory = self.memory.clone();
         let shared = Arc::new(Shared::new(partitions, memory, self.outboxes.clone()));
-        let follower = tokio::spawn(follower::run(shared.clone()));
+        let follow = follower::run(shared.clone());
+        let follow = self.stopping.clone().run_until_cancelled_owned(follow);
+        let follower = self.followers.spawn(async {
+            follow.await;
+        });
         TopicView::new(shared, AbortOnDropHandle::new(follower))
+    }
+
+    /// Follows nothing any more.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.followers.close();
+        self.followers.wait().await;
     }
 
     /// Bytes that the keys of all views take now, and the records kept beside them.
