@@ -472,3 +472,10 @@ pub const SCAN_BYTES: usize = MIB;
 
 /// What is read of the past at a time: bytes, but at least one batch.
 pub const HISTORY_READ_BYTES: usize = MIB;
+
+/// A view is saved after so many changes, or half as many as it has keys, whichever is
+/// more: what a start has to fold again at most.
+pub const VIEW_SAVE_CHANGES: u64 = 100_000;
+
+/// When the broker stops, it is saved after so many.
+pub const VIEW_SAVE_CHANGES_AT_STOP: u64 = if cfg!(test) { 1 } else { 1000 };

@@ -1,6 +1,7 @@
 //! From a data directory to a broker: open the log, catch up with the topics,
 //! remove what deleted ones left behind, learn who produces, open the partitions.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::metadata::{Metadata, PRODUCERS_PARTITION, ReplayError, TOPICS_PARTITI
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
-use crate::views::Views;
+use crate::views::{ViewStore, Views};
 
 /// What can be chosen.
 #[derive(Debug)]
@@ -81,10 +82,18 @@ impl Broker {
         let (producers, producer_keeper) = opened?;
 
         let registry = Arc::new(Registry::default());
-        let views = Views::new();
+        let store = ViewStore::new(&options.index_dir.join("views"), engine.cluster_id());
+        let views = Views::new(store.clone());
+        let mut viewed = HashSet::new();
         for meta in metadata.topics() {
             let topic = Topic::open(meta.clone(), &engine, &views, None);
+            if topic.view().is_some() {
+                viewed.extend(meta.partition_ids());
+            }
             registry.put(Arc::new(topic));
+        }
+        if let Err(error) = store.retain(|id| viewed.contains(&id)) {
+            tracing::warn!("views of topics that are gone can't be removed: {error}");
         }
         let groups = Groups::start(&engine, &registry, topics_damaged, options.clock.clone());
         let groups = groups.await?;

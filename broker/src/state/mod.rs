@@ -5,11 +5,15 @@
 //! and what is kept of each stays bytes. The log is the truth; all this can be
 //! folded from it at any time.
 
+mod checkpoint;
 mod filter;
 mod memory;
 mod partition_view;
 mod routes;
 
+pub use checkpoint::{
+    CheckpointFooter, CheckpointHeader, CheckpointReader, CheckpointWriter, Fingerprint, SavedEntry,
+};
 pub use filter::Filter;
 pub use memory::ViewMemory;
 pub use partition_view::{Entry, LeaseId, PartitionView, Update, ViewFull};

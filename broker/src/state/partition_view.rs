@@ -13,6 +13,7 @@ use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::checkpoint::{Fingerprint, SavedEntry};
 use super::filter::behind_prefix;
 use super::memory::{KEPT_OVERHEAD, KEY_OVERHEAD, ViewMemory};
 use crate::model::Offset;
@@ -56,8 +57,12 @@ pub struct PartitionView {
     memory: Arc<ViewMemory>,
     /// One past the last record that was applied.
     applied: Offset,
+    /// The batch that was applied last.
+    last_batch: Fingerprint,
     /// Records below were removed by retention: they count no more.
     start: Offset,
+    /// Records that were applied, as far as somebody counts them.
+    changes: u64,
     entries: BTreeMap<Box<[u8]>, Entry>,
     /// The keys of each lease.
     leased: HashMap<LeaseId, HashSet<Box<[u8]>>>,
@@ -69,9 +74,50 @@ impl PartitionView {
         PartitionView {
             memory,
             applied: start,
+            last_batch: Fingerprint::default(),
             start,
+            changes: 0,
             entries: BTreeMap::new(),
             leased: HashMap::new(),
+        }
+    }
+
+    /// A view that was saved: everything below `applied` was in it. The entries come
+    /// in the order of their keys.
+    pub fn restored(
+        memory: Arc<ViewMemory>,
+        start: Offset,
+        applied: Offset,
+        entries: Vec<SavedEntry>,
+    ) -> Result<PartitionView, ViewFull> {
+        let mut view = PartitionView::new(memory, start);
+        let mut charged = Vec::with_capacity(entries.len());
+        let mut is_full = false;
+        for (key, mut entry) in entries {
+            if entry.offset < start {
+                continue;
+            }
+            if is_full || !view.memory.take_key(key.len() + KEY_OVERHEAD) {
+                is_full = true;
+                continue;
+            }
+            let memory = &view.memory;
+            entry.kept = entry
+                .kept
+                .filter(|kept| memory.take_kept(kept.len() + KEPT_OVERHEAD));
+            if let Some(lease) = entry.lease {
+                view.leased.entry(lease).or_default().insert(key.clone());
+            }
+            charged.push((key, entry));
+        }
+        // Sorted, it is built at once, and its nodes are full.
+        view.entries = charged.into_iter().collect();
+        match is_full {
+            true => Err(ViewFull),
+            false => {
+                view.applied = applied.max(start);
+                Ok(view)
+            }
         }
     }
 
@@ -138,9 +184,33 @@ impl PartitionView {
         Ok(())
     }
 
-    /// Everything below `to` was applied, or is lost.
-    pub fn advance(&mut self, to: Offset) {
-        self.applied = self.applied.max(to);
+    /// Everything below `to` was applied, or is lost; with the batch that ends there.
+    pub fn advance(&mut self, to: Offset, batch: Fingerprint) {
+        if to > self.applied {
+            self.changes += to.0 - self.applied.0;
+            self.applied = to;
+            self.last_batch = batch;
+        }
+    }
+
+    /// The batch that was applied last.
+    pub fn last_batch(&self) -> Fingerprint {
+        self.last_batch
+    }
+
+    /// The batch that was applied last, of a view that was saved.
+    pub fn note_last_batch(&mut self, batch: Fingerprint) {
+        self.last_batch = batch;
+    }
+
+    /// How many records were applied since this was called last.
+    pub fn take_changes(&mut self) -> u64 {
+        std::mem::take(&mut self.changes)
+    }
+
+    /// As [`PartitionView::take_changes`], and goes on counting.
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// Records below `start` are gone, and keys whose latest record was among them.
@@ -316,7 +386,7 @@ mod tests {
         for (offset, key) in (0..).zip(["a", "b", "a"]) {
             view.apply(put(offset, key, Some("x"))).unwrap();
         }
-        view.advance(Offset(3));
+        view.advance(Offset(3), Fingerprint::default());
         view.truncate(Offset(2));
         assert_eq!(keys(&view, "", None), ["a"]);
         view.truncate(Offset(5));

@@ -7,11 +7,12 @@ use bytes::BytesMut;
 
 use super::ViewError;
 use super::decode::{Go, each_record};
+use super::store::fingerprint;
 use super::topic_view::Shared;
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::{Doorbell, Read, ReadError, StoredBatch};
-use crate::state::ViewFull;
+use crate::state::{Fingerprint, ViewFull};
 
 /// Follows a topic until it is deleted, or its keys don't fit into memory.
 pub(super) async fn run(shared: Arc<Shared>) {
@@ -34,6 +35,9 @@ struct Follower {
 
 impl Follower {
     async fn run(mut self) {
+        if let Err(why) = self.restore().await {
+            return self.end(&why);
+        }
         loop {
             while let Some(slot) = self.line.pop_front() {
                 match self.turn(slot).await {
@@ -51,6 +55,25 @@ impl Follower {
         }
     }
 
+    /// Begins with what was saved.
+    async fn restore(&self) -> Result<(), ViewError> {
+        let Shared { saving, memory, .. } = self.shared.as_ref();
+        for viewed in &self.shared.partitions {
+            let Some(restored) = saving.restore(viewed, memory).await else {
+                continue;
+            };
+            let limit = memory.keys_limit();
+            let restored = restored.map_err(|ViewFull| ViewError::TooLarge { limit })?;
+            // Nobody has seen it before: those who register hear of what comes behind.
+            let gate = self.shared.gate();
+            let applied = restored.applied();
+            *viewed.write() = restored;
+            drop(gate);
+            viewed.publish(applied);
+        }
+        Ok(())
+    }
+
     /// Applies some records of a partition, or has it ring when there are more.
     async fn turn(&mut self, slot: usize) -> Result<(), ViewError> {
         let handle = &self.shared.partitions[slot].handle;
@@ -66,7 +89,10 @@ impl Follower {
                 handle.ring_beyond(applied, &self.bell, slot);
                 return Ok(());
             }
-            Ok(Read::Batches(batches)) => self.apply(slot, &batches)?,
+            Ok(Read::Batches(batches)) => {
+                self.apply(slot, &batches)?;
+                self.shared.saving.save_when_due(&self.shared, slot);
+            }
             Ok(Read::Truncated { log_start_offset }) => self.truncate(slot, log_start_offset),
             Ok(Read::Quarantined { to }) => self.advance(slot, to),
             Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
@@ -104,7 +130,7 @@ impl Follower {
                 );
             }
             let applied = batch.header.next_offset();
-            view.advance(applied);
+            view.advance(applied, fingerprint(batch));
             drop(view);
             drop(gate);
             viewed.publish(applied);
@@ -115,7 +141,7 @@ impl Follower {
     fn advance(&self, slot: usize, to: Offset) {
         let viewed = &self.shared.partitions[slot];
         let gate = self.shared.gate();
-        viewed.write().advance(to);
+        viewed.write().advance(to, Fingerprint::default());
         drop(gate);
         viewed.publish(to);
     }
@@ -136,6 +162,7 @@ impl Follower {
         if *why != ViewError::Deleted {
             tracing::error!("a view is given up: {why}");
         }
+        self.shared.saving.forget(&self.shared.partitions);
         self.shared.gate().end(why);
         for viewed in &self.shared.partitions {
             viewed.write().clear();

@@ -12,12 +12,14 @@ mod gate;
 mod history;
 mod lookup;
 mod outbox;
+mod saving;
 mod snapshot;
+mod store;
 mod topic_view;
 mod watch;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -29,10 +31,12 @@ use crate::state::ViewMemory;
 pub use crate::state::{Filter, LeaseId};
 pub use decode::{Change, LEASE_HEADER, lease_of_header};
 pub use lookup::{Found, Page, PageRequest};
+pub use store::ViewStore;
 pub use topic_view::TopicView;
 pub use watch::{Watch, WatchEvent, WatchStart};
 
 use outbox::OutboxMemory;
+use saving::Saving;
 use topic_view::Shared;
 
 /// What the views of all topics have in common.
@@ -40,17 +44,22 @@ use topic_view::Shared;
 pub struct Views {
     memory: Arc<ViewMemory>,
     outboxes: Arc<OutboxMemory>,
+    saving: Saving,
+    /// What is followed, as far as it is still there.
+    followed: Arc<Mutex<Vec<Weak<Shared>>>>,
     followers: TaskTracker,
     stopping: CancellationToken,
 }
 
 impl Views {
-    /// With the bounds of [`limits`].
-    pub fn new() -> Views {
+    /// With the bounds of [`limits`], saved in `store`.
+    pub fn new(store: ViewStore) -> Views {
         let keys = limits::VIEW_KEY_BYTES;
         Views {
             memory: Arc::new(ViewMemory::new(keys, limits::VIEW_RECORD_BYTES)),
             outboxes: Arc::new(OutboxMemory::new(limits::WATCH_OUTBOXES_BYTES)),
+            saving: Saving::new(store),
+            followed: Arc::default(),
             followers: TaskTracker::new(),
             stopping: CancellationToken::new(),
         }
@@ -59,7 +68,12 @@ impl Views {
     /// Follows the partitions of a topic for as long as somebody has the view.
     pub fn follow(&self, partitions: &[PartitionHandle]) -> TopicView {
         let memory = self.memory.clone();
-        let shared = Arc::new(Shared::new(partitions, memory, self.outboxes.clone()));
+        let (saving, outboxes) = (self.saving.clone(), self.outboxes.clone());
+        let shared = Arc::new(Shared::new(partitions, memory, saving, outboxes));
+        let mut followed = self.followed();
+        followed.retain(|shared| shared.strong_count() > 0);
+        followed.push(Arc::downgrade(&shared));
+        drop(followed);
         let follow = follower::run(shared.clone());
         let follow = self.stopping.clone().run_until_cancelled_owned(follow);
         let follower = self.followers.spawn(async {
@@ -68,22 +82,25 @@ impl Views {
         TopicView::new(shared, AbortOnDropHandle::new(follower))
     }
 
-    /// Follows nothing any more.
+    /// Follows nothing any more, and saves what there is.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.followers.close();
         self.followers.wait().await;
+        let followed: Vec<_> = self.followed().iter().filter_map(Weak::upgrade).collect();
+        let saving = self.saving.clone();
+        let save = move || followed.iter().for_each(|shared| saving.save_all(shared));
+        // What a panic leaves unsaved is folded again.
+        let _ = tokio::task::spawn_blocking(save).await;
+    }
+
+    fn followed(&self) -> MutexGuard<'_, Vec<Weak<Shared>>> {
+        self.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that the keys of all views take now, and the records kept beside them.
     pub fn memory_used(&self) -> (usize, usize) {
         self.memory.used()
-    }
-}
-
-impl Default for Views {
-    fn default() -> Views {
-        Views::new()
     }
 }
 

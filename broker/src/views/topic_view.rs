@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::ViewError;
 use super::gate::Gate;
 use super::outbox::{Outbox, OutboxMemory};
+use super::saving::Saving;
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::PartitionHandle;
@@ -26,6 +27,7 @@ pub(super) struct Shared {
     /// By their numbers.
     pub(super) partitions: Vec<Viewed>,
     pub(super) memory: Arc<ViewMemory>,
+    pub(super) saving: Saving,
     outboxes: Arc<OutboxMemory>,
     /// Taken before the lock of any partition's view.
     gate: Mutex<Gate>,
@@ -113,6 +115,7 @@ impl Shared {
     pub(super) fn new(
         partitions: &[PartitionHandle],
         memory: Arc<ViewMemory>,
+        saving: Saving,
         outboxes: Arc<OutboxMemory>,
     ) -> Shared {
         let viewed = |handle: &PartitionHandle| {
@@ -130,6 +133,7 @@ impl Shared {
         Shared {
             partitions: partitions.iter().map(viewed).collect(),
             memory,
+            saving,
             outboxes,
             gate: Mutex::default(),
         }
