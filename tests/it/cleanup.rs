@@ -3,7 +3,7 @@
 use statecast_proto::v1;
 use tonic::{Code, Status};
 
-use crate::support::{TestBroker, error_info};
+use crate::support::{Binary, TestBroker, Verb, error_info};
 
 fn config(cleanup: v1::Cleanup) -> v1::TopicConfig {
     v1::TopicConfig {
@@ -164,4 +164,30 @@ async fn a_compacted_topic_gets_no_more_partitions() {
     assert_eq!(info.metadata["size"], "3");
     assert_eq!(info.metadata["topic"], "a");
     alter(&broker, "a", Some(2), unchanged).await.unwrap();
+}
+
+#[test]
+fn verbs_create_describe_and_alter_compacted_topics() {
+    let data = tempfile::tempdir().unwrap();
+    let broker = Binary::serve(data.path());
+    let verb = |args: &[&str]| Verb::new(&broker.endpoint(), args);
+    let create = ["topic", "create", "t", "--cleanup", "compact,delete"];
+    verb(&[&create[..], &["--tombstone-grace", "90m"]].concat()).succeeds();
+    let described = verb(&["topic", "describe", "t"]).succeeds().stdout;
+    let line = |name: &str| {
+        let line = described.lines().find(|line| line.starts_with(name));
+        line.unwrap().split_whitespace().last().unwrap().to_owned()
+    };
+    assert_eq!(line("cleanup:"), "compact,delete");
+    assert_eq!(line("tombstone grace:"), "1h30m");
+
+    verb(&["topic", "alter", "t", "--cleanup", "compact"]).succeeds();
+    let described = verb(&["topic", "describe", "t", "-o", "json"]).succeeds();
+    let described: serde_json::Value = serde_json::from_str(&described.stdout).unwrap();
+    assert_eq!(described["config"]["cleanup"], "compact");
+    assert_eq!(described["config"]["tombstone_grace_ms"], 5_400_000);
+
+    let back = verb(&["topic", "alter", "t", "--cleanup", "delete"]).run();
+    assert_eq!(back.code, 1);
+    assert!(back.stderr.contains("can't become"), "{}", back.stderr);
 }
