@@ -27,6 +27,7 @@ fn batch(len: usize) -> CheckedBatch {
         all_timed: false,
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
     }
 }
 

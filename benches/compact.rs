@@ -54,6 +54,7 @@ fn batch(next: &mut u64, keys: u64) -> CheckedBatch {
         all_timed: false,
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
     }
 }
 

@@ -1,9 +1,12 @@
 //! Topics that are compacted: which settings go with that, and what can change.
 
-use statecast_proto::v1;
+use bytes::Bytes;
+use statecast_proto::batch::{BatchBuilder, Compression, RecordRef, stated_uncompressed_len};
+use statecast_proto::v1::{self, batch_result::Outcome};
+use tokio_stream::StreamExt;
 use tonic::{Code, Status};
 
-use crate::support::{Binary, TestBroker, Verb, error_info};
+use crate::support::{Binary, TestBroker, Verb, encode, error_info};
 
 fn config(cleanup: v1::Cleanup) -> v1::TopicConfig {
     v1::TopicConfig {
@@ -190,4 +193,101 @@ fn verbs_create_describe_and_alter_compacted_topics() {
     let back = verb(&["topic", "alter", "t", "--cleanup", "delete"]).run();
     assert_eq!(back.code, 1);
     assert!(back.stderr.contains("can't become"), "{}", back.stderr);
+}
+
+fn keyed(key: Option<&str>) -> v1::Record {
+    v1::Record {
+        key: key.map(|key| key.to_owned().into()),
+        value: Some("value".into()),
+        ..v1::Record::default()
+    }
+}
+
+/// With a key, without one in the record number 1, with one.
+fn lacking_a_key(compression: Compression) -> Bytes {
+    let mut builder = BatchBuilder::new(compression);
+    for key in [Some(&b"a"[..]), None, Some(b"b")] {
+        let record = RecordRef {
+            key,
+            value: Some(&[7; 1000]),
+            ..RecordRef::default()
+        };
+        builder.push(&record).unwrap();
+    }
+    let payload = builder.finish().payload;
+    let is_compressed = stated_uncompressed_len(&payload) > 0;
+    assert_eq!(is_compressed, compression != Compression::None);
+    payload
+}
+
+fn names_the_record(status: &Status, record: &str) {
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let info = error_info(status);
+    assert_eq!(info.reason, "KEY_REQUIRED");
+    assert!(!info.retry);
+    assert_eq!(info.metadata["record"], record);
+    assert_eq!(info.metadata["topic"], "a");
+}
+
+#[tokio::test]
+async fn every_record_of_a_compacted_topic_needs_a_key() {
+    let broker = TestBroker::start().await;
+    create(&broker, "a", config(v1::Cleanup::Compact))
+        .await
+        .unwrap();
+    let produce = async |partition, batch| {
+        let request = v1::ProduceRequest {
+            topic: "a".to_owned(),
+            partition,
+            batch,
+            ..v1::ProduceRequest::default()
+        };
+        broker.log().produce(request).await
+    };
+    let compressions = [Compression::None, Compression::Lz4, Compression::Zstd];
+    for compression in compressions {
+        let refused = produce(Some(0), lacking_a_key(compression)).await;
+        names_the_record(&refused.unwrap_err(), "1");
+    }
+    let refused = produce(None, lacking_a_key(Compression::None)).await;
+    names_the_record(&refused.unwrap_err(), "1");
+    let empty = encode(vec![keyed(Some("a")), keyed(Some("b")), keyed(Some(""))]);
+    for partition in [None, Some(1)] {
+        let refused = produce(partition, empty.clone()).await;
+        names_the_record(&refused.unwrap_err(), "2");
+    }
+
+    // The whole batch, and only that one; the stream goes on.
+    let batches = compressions.map(lacking_a_key).into_iter();
+    let batches = batches.chain([encode(vec![keyed(Some("a"))])]);
+    let in_stream = |batch| v1::PartitionBatch {
+        topic: "a".to_owned(),
+        partition: 0,
+        batch,
+        ..v1::PartitionBatch::default()
+    };
+    let request = v1::ProduceStreamRequest {
+        batches: batches.map(in_stream).collect(),
+    };
+    let mut responses = broker.produce_stream(tokio_stream::iter([request])).await;
+    let results = responses.next().await.unwrap().unwrap().results;
+    for result in &results[..3] {
+        let Some(Outcome::Error(error)) = &result.outcome else {
+            panic!("{result:?}");
+        };
+        assert_eq!(error.reason, "KEY_REQUIRED");
+        assert_eq!(error.metadata["record"], "1");
+    }
+    let last = results[3].outcome.clone();
+    assert!(matches!(last, Some(Outcome::Appended(appended)) if appended.base_offset == 0));
+}
+
+#[tokio::test]
+async fn topics_that_are_not_compacted_take_records_without_keys() {
+    let broker = TestBroker::start().await;
+    broker.create_topic("a", 1).await;
+    let batch = lacking_a_key(Compression::Zstd);
+    assert_eq!(broker.produce("a", 0, batch).await, 0);
+    let keyless = encode(vec![keyed(None), keyed(Some(""))]);
+    assert_eq!(broker.produce("a", 0, keyless).await, 3);
 }

@@ -153,8 +153,14 @@ impl InternalLog {
                 continue;
             }
             let payload = builder.finish().payload;
-            let batch = checked(payload, None, &BatchLimits::default(), &mut Vec::new())
-                .expect("we have just built it");
+            let batch = checked(
+                payload,
+                None,
+                &BatchLimits::default(),
+                None,
+                &mut Vec::new(),
+            )
+            .expect("we have just built it");
             appends.push(Append {
                 partition: self.partition.clone(),
                 batch,

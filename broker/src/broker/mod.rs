@@ -26,7 +26,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::clock::Clock;
 use crate::coordinator::Coordinator;
 use crate::limits;
-use crate::model::{Offset, PartitionId, ProducerName, TopicConfig, TopicId, TopicName};
+use crate::model::{KeyHasher, Offset, PartitionId, ProducerName, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
 use crate::views::Views;
 
@@ -60,6 +60,7 @@ struct Shared {
     views: Views,
     keeper: mpsc::Sender<Command>,
     producers: ProducerRegistry,
+    key_hasher: KeyHasher,
     /// For checks that take long.
     checks: Arc<Semaphore>,
     /// When the broker became ready: milliseconds since the Unix epoch.
@@ -97,6 +98,11 @@ impl Broker {
     /// now on does.
     pub fn next_partition(&self) -> PartitionId {
         self.shared.registry.next_partition()
+    }
+
+    /// Gives keys the hashes by which partitions know which ones were appended lately.
+    pub fn key_hasher(&self) -> KeyHasher {
+        self.shared.key_hasher
     }
 
     /// The consumer groups.

@@ -11,7 +11,7 @@ use statecast_proto::{checksum, partition_for_key};
 use super::producers::Claims;
 use super::{Broker, LookupError, ProduceError, SequenceClaim, Topic};
 use crate::limits;
-use crate::model::{CheckedBatch, Offset, Stamp};
+use crate::model::{CheckedBatch, KeyHasher, Offset, Stamp};
 use crate::partition::Append;
 
 /// Of a header's attributes: 0 when the batch is not compressed.
@@ -75,7 +75,8 @@ impl BatchChecker {
         let topic = self.topic(incoming.topic)?;
         let partition = topic.partition(incoming.partition)?.clone();
         check_size(topic, incoming.payload.len())?;
-        let mut batch = self.checked(incoming.payload, incoming.checksum)?;
+        let needs_keys = topic.needs_keys();
+        let mut batch = self.checked(incoming.payload, incoming.checksum, needs_keys)?;
         if let Some(claim) = incoming.sequence {
             let stamp = self.claims.stamp(&self.broker.shared.producers, claim)?;
             batch.stamp = Some(Stamp::Producer(stamp));
@@ -92,7 +93,7 @@ impl BatchChecker {
             // It need not be unpacked to say so.
             return Err(ProduceError::CompressedWithoutPartition);
         }
-        let whole = self.checked(batch.payload, batch.checksum)?;
+        let whole = self.checked(batch.payload, batch.checksum, topic.needs_keys())?;
         if whole.attributes & CODEC_BITS != 0 {
             return Err(ProduceError::CompressedWithoutPartition);
         }
@@ -136,7 +137,7 @@ impl BatchChecker {
         }
         let mut appends = Vec::with_capacity(parts.len());
         for (&partition, part) in placement.partitions.iter().zip(parts) {
-            let batch = self.checked(part.freeze(), None)?;
+            let batch = self.checked(part.freeze(), None, topic.needs_keys())?;
             appends.push(Append {
                 partition: topic.partition(partition)?.clone(),
                 batch,
@@ -159,8 +160,10 @@ impl BatchChecker {
         &mut self,
         payload: Bytes,
         expected: Option<u32>,
+        needs_keys: bool,
     ) -> Result<CheckedBatch, ProduceError> {
-        let batch = checked(payload, expected, &self.limits, &mut self.scratch);
+        let keys = needs_keys.then(|| self.broker.key_hasher());
+        let batch = checked(payload, expected, &self.limits, keys, &mut self.scratch);
         if self.scratch.capacity() > limits::KEPT_SCRATCH_BYTES {
             self.scratch = Vec::new();
         }
@@ -225,11 +228,13 @@ fn check_size(topic: &Topic, bytes: usize) -> Result<(), ProduceError> {
     Ok(())
 }
 
-/// A sound batch out of a payload that came from somewhere.
+/// A sound batch out of a payload that came from somewhere. With a hasher, each record
+/// needs a key.
 pub(super) fn checked(
     payload: Bytes,
     expected: Option<u32>,
     limits: &BatchLimits,
+    keys: Option<KeyHasher>,
     scratch: &mut Vec<u8>,
 ) -> Result<CheckedBatch, ProduceError> {
     let payload_crc = checksum(&payload);
@@ -241,7 +246,13 @@ pub(super) fn checked(
             actual: payload_crc,
         });
     }
-    let summary = batch::check(&payload, limits, scratch)?;
+    let mut key_hashes = Vec::new();
+    let summary = match keys {
+        None => batch::check(&payload, limits, scratch),
+        Some(keys) => batch::check_keyed(&payload, limits, scratch, |key| {
+            key_hashes.push(keys.hash(key));
+        }),
+    }?;
     Ok(CheckedBatch {
         payload,
         payload_crc,
@@ -251,5 +262,6 @@ pub(super) fn checked(
         uncompressed_len: summary.uncompressed_len,
         attributes: summary.compression.number().into(),
         stamp: None,
+        key_hashes,
     })
 }

@@ -86,6 +86,11 @@ impl Topic {
         self.max_batch_bytes
     }
 
+    /// Whether every record needs a key: it is compacted.
+    pub fn needs_keys(&self) -> bool {
+        self.meta.config.cleanup.compacts()
+    }
+
     /// How many partitions it has.
     pub fn partition_count(&self) -> u32 {
         u32::try_from(self.partitions.len()).expect("bounded by limits::PARTITIONS_PER_TOPIC")

@@ -18,6 +18,7 @@ use super::{Broker, KEEPER_MAILBOX, Keeper, Shared, StartError};
 use crate::clock::Clock;
 use crate::limits;
 use crate::metadata::{Metadata, PRODUCERS_PARTITION, ReplayError, TOPICS_PARTITION};
+use crate::model::KeyHasher;
 use crate::partition::{Engine, EngineOptions};
 use crate::storage::dir::Dir;
 use crate::storage::{RecoveryReport, Storage, StorageOptions};
@@ -126,6 +127,7 @@ impl Broker {
             views,
             keeper,
             producers,
+            key_hasher: KeyHasher::new(random_seed()),
             checks: Arc::new(Semaphore::new(limits::CHECKS_OFF_RUNTIME)),
             started_ms,
         };

@@ -165,6 +165,7 @@ async fn append(engine: &Engine, id: PartitionId) {
         attributes: 0,
         payload,
         stamp: None,
+        key_hashes: Vec::new(),
     };
     let append = Append {
         partition: engine.partition(id, PARTITION),

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{Offset, Stamp, StoredStamp};
+use super::{KeyHash, Offset, Stamp, StoredStamp};
 
 // Offsets of the fields within the header; numbers are little-endian.
 const MAGIC_AT: usize = 0;
@@ -214,6 +214,8 @@ pub struct CheckedBatch {
     pub attributes: u16,
     /// Who sent it, so that it is not appended twice; `None` if they didn't say.
     pub stamp: Option<Stamp>,
+    /// For each record that of its key, if its topic is compacted; empty otherwise.
+    pub key_hashes: Vec<KeyHash>,
 }
 
 impl CheckedBatch {
@@ -287,6 +289,7 @@ mod tests {
                 uncompressed_len: 0,
                 attributes: 0,
                 stamp: None,
+                key_hashes: Vec::new(),
             };
             batch.header(Offset(0), 1_000).max_timestamp_ms
         };

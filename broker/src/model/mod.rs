@@ -2,6 +2,7 @@
 
 mod batch;
 mod ids;
+mod key_hash;
 mod name;
 mod producer;
 mod record;
@@ -10,6 +11,7 @@ mod topic;
 
 pub use batch::{BatchHeader, CheckedBatch, HEADER_LEN, HeaderError, MAX_RECORDS_PER_BATCH};
 pub use ids::{Offset, PartitionId, TopicId};
+pub use key_hash::{KeyHash, KeyHasher};
 pub use name::{NameError, check_name};
 pub use producer::{ProducerName, ProducerNameError};
 pub use record::{LogRecord, NewRecord};

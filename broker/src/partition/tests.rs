@@ -65,6 +65,7 @@ fn batch(value: &[u8]) -> CheckedBatch {
         uncompressed_len: u32::try_from(value.len()).unwrap(),
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
     }
 }
 

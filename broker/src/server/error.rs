@@ -155,6 +155,9 @@ impl From<batch::BatchError> for Refusal {
                 refusal = refusal.with(key, value);
             }
         }
+        if let Some(record) = error.record() {
+            refusal = refusal.with("record", record);
+        }
         refusal
     }
 }

@@ -85,6 +85,7 @@ mod tests {
             uncompressed_len: 0,
             attributes: 0,
             stamp: None,
+            key_hashes: Vec::new(),
         };
         let header = BatchHeader {
             offset_span: span,

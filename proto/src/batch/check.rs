@@ -33,7 +33,60 @@ pub fn check(
     limits: &BatchLimits,
     scratch: &mut Vec<u8>,
 ) -> Result<BatchSummary, BatchError> {
-    let (records, form) = read(payload, limits)?;
+    check_with(payload, limits, scratch, &mut AnyKeys)
+}
+
+/// As [`check`], and each record has to have a key that is not empty, which is given to
+/// `each_key` in the order of the records. It may have been called when a later record
+/// turns out to be wrong.
+pub fn check_keyed(
+    payload: &[u8],
+    limits: &BatchLimits,
+    scratch: &mut Vec<u8>,
+    each_key: impl FnMut(&[u8]),
+) -> Result<BatchSummary, BatchError> {
+    check_with(payload, limits, scratch, &mut EachKey(each_key))
+}
+
+/// What is wanted of the keys of records.
+trait Keys {
+    /// A record has this key; `record` is its number, from 0.
+    fn take(&mut self, record: u32, key: Option<&[u8]>) -> Result<(), BatchError>;
+}
+
+/// Nothing: the compiler leaves it out.
+struct AnyKeys;
+
+impl Keys for AnyKeys {
+    #[inline]
+    fn take(&mut self, _record: u32, _key: Option<&[u8]>) -> Result<(), BatchError> {
+        Ok(())
+    }
+}
+
+/// There is one.
+struct EachKey<F>(F);
+
+impl<F: FnMut(&[u8])> Keys for EachKey<F> {
+    #[inline]
+    fn take(&mut self, record: u32, key: Option<&[u8]>) -> Result<(), BatchError> {
+        match key {
+            Some(key) if !key.is_empty() => {
+                self.0(key);
+                Ok(())
+            }
+            _ => Err(BatchError::KeyRequired { record }),
+        }
+    }
+}
+
+fn check_with(
+    payload: &[u8],
+    limits: &BatchLimits,
+    scratch: &mut Vec<u8>,
+    keys: &mut impl Keys,
+) -> Result<BatchSummary, BatchError> {
+    let (records, form) = read(payload, limits, keys)?;
     if form.is_absent() {
         return records.summary(Compression::None, payload.len());
     }
@@ -43,7 +96,7 @@ pub fn check(
         ));
     }
     form.decompress(limits.max_uncompressed, scratch)?;
-    let (records, inner) = read(scratch, limits)?;
+    let (records, inner) = read(scratch, limits, keys)?;
     if !inner.is_absent() {
         return Err(BatchError::Malformed(
             "a compressed batch within a compressed batch",
@@ -61,13 +114,14 @@ pub fn check(
 fn read<'a>(
     payload: &'a [u8],
     limits: &BatchLimits,
+    keys: &mut impl Keys,
 ) -> Result<(Tally, CompressedForm<'a>), BatchError> {
     let mut records = Tally::new();
     let mut form = CompressedForm::default();
     let mut cursor = Cursor::new(payload);
     while let Some(tag) = cursor.tag()? {
         if tag == batch_tag::RECORDS {
-            records.add(cursor.bytes()?, limits)?;
+            records.add(cursor.bytes()?, limits, keys)?;
         } else {
             form.read(tag, &mut cursor)?;
         }
@@ -93,7 +147,12 @@ impl Tally {
     }
 
     #[inline]
-    fn add(&mut self, record: &[u8], limits: &BatchLimits) -> Result<(), BatchError> {
+    fn add(
+        &mut self,
+        record: &[u8],
+        limits: &BatchLimits,
+        keys: &mut impl Keys,
+    ) -> Result<(), BatchError> {
         if self.count >= limits.max_records {
             return Err(BatchError::TooManyRecords {
                 limit: limits.max_records,
@@ -105,12 +164,14 @@ impl Tally {
                 limit: limits.max_record,
             });
         }
-        self.count += 1;
-        match check_record(record, limits)? {
+        let (key, timestamp_ms) = check_record(record, limits)?;
+        match timestamp_ms {
             // Anything is later than none.
-            given @ Some(_) => self.max_timestamp_ms = self.max_timestamp_ms.max(given),
+            Some(_) => self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms),
             None => self.all_timed = false,
         }
+        keys.take(self.count, key)?;
+        self.count += 1;
         Ok(())
     }
 
@@ -129,20 +190,26 @@ impl Tally {
     }
 }
 
-/// Checks a record; returns its time.
+/// Checks a record; returns its key and its time.
 #[inline]
-fn check_record(record: &[u8], limits: &BatchLimits) -> Result<Option<i64>, BatchError> {
+fn check_record<'a>(
+    record: &'a [u8],
+    limits: &BatchLimits,
+) -> Result<(Option<&'a [u8]>, Option<i64>), BatchError> {
+    let mut key = None;
     let mut timestamp_ms = None;
     let mut headers = 0;
     let mut cursor = Cursor::new(record);
     while let Some(tag) = cursor.tag()? {
         match tag {
             record_tag::KEY => {
-                let size = cursor.bytes()?.len();
-                let limit = limits.max_key;
+                // Of a field that comes twice the last one counts.
+                let bytes = cursor.bytes()?;
+                let (size, limit) = (bytes.len(), limits.max_key);
                 if size > limit {
                     return Err(BatchError::KeyTooLarge { size, limit });
                 }
+                key = Some(bytes);
             }
             record_tag::VALUE => drop(cursor.bytes()?),
             record_tag::HEADERS => {
@@ -163,7 +230,7 @@ fn check_record(record: &[u8], limits: &BatchLimits) -> Result<Option<i64>, Batc
             _ => cursor.skip(tag, record_tag::LAST)?,
         }
     }
-    Ok(timestamp_ms)
+    Ok((key, timestamp_ms))
 }
 
 fn check_header(header: &[u8], limits: &BatchLimits) -> Result<(), BatchError> {

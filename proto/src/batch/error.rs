@@ -30,6 +30,12 @@ pub enum BatchError {
         /// The bound: bytes.
         limit: usize,
     },
+    /// A record without a key, or with an empty one, where it needs one.
+    #[error("record {record} of the batch has no key: every record of a compacted topic has one")]
+    KeyRequired {
+        /// Its number in the batch, from 0.
+        record: u32,
+    },
     /// A key that is too long.
     #[error("a key of {size} bytes is over the limit of {limit}")]
     KeyTooLarge {
@@ -65,6 +71,7 @@ impl BatchError {
             BatchError::TooManyRecords { .. } => Reason::TooManyRecords,
             BatchError::TooManyHeaders { .. } => Reason::TooManyHeaders,
             BatchError::HeaderInvalid { .. } => Reason::HeaderInvalid,
+            BatchError::KeyRequired { .. } => Reason::KeyRequired,
             BatchError::KeyTooLarge { .. } => Reason::KeyTooLarge,
             BatchError::RecordTooLarge { .. } => Reason::RecordTooLarge,
             BatchError::UncompressedTooLarge { .. } => Reason::BatchTooLarge,
@@ -81,7 +88,16 @@ impl BatchError {
             | BatchError::KeyTooLarge { limit, .. }
             | BatchError::RecordTooLarge { limit, .. }
             | BatchError::UncompressedTooLarge { limit, .. } => Some(limit as u64),
-            BatchError::Malformed(_) | BatchError::Empty => None,
+            BatchError::Malformed(_) | BatchError::Empty | BatchError::KeyRequired { .. } => None,
+        }
+    }
+
+    /// The number in the batch, from 0, of the record that it is about, where it is
+    /// known.
+    pub fn record(&self) -> Option<u32> {
+        match *self {
+            BatchError::KeyRequired { record } => Some(record),
+            _ => None,
         }
     }
 

@@ -28,7 +28,7 @@ mod view;
 mod wire;
 
 pub use builder::{BatchBuilder, EncodedBatch, pack};
-pub use check::{BatchSummary, check};
+pub use check::{BatchSummary, check, check_keyed};
 pub use compression::{Compression, UnknownCompression};
 pub use decode::{
     RecordViews, Records, count, decode, decode_ref, stated_uncompressed_len, uncompressed,

@@ -6,6 +6,7 @@
 mod builder;
 mod compressed;
 mod hostile;
+mod keys;
 mod limits;
 mod protobuf;
 mod structured;

@@ -222,6 +222,7 @@ fn checked(batch: &content::Batch) -> CheckedBatch {
         attributes: u16::from(batch.compression.number()),
         payload: encoded.payload,
         stamp: None,
+        key_hashes: Vec::new(),
     }
 }
 

@@ -57,6 +57,7 @@ impl Opened {
             uncompressed_len: 7,
             attributes: 0,
             stamp: Some(Stamp::Producer(self.stamp(producer).unwrap())),
+            key_hashes: Vec::new(),
             payload,
         };
         let config = PartitionConfig {

@@ -61,6 +61,7 @@ async fn append(engine: &Engine, partition: &PartitionHandle) {
         uncompressed_len: 7,
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
         payload,
     };
     let append = Append {

@@ -84,6 +84,7 @@ fn produced(
         uncompressed_len: summary.uncompressed_len,
         attributes: summary.compression.number().into(),
         stamp: None,
+        key_hashes: Vec::new(),
     };
     (checked.header(Offset(base), append_time_ms), payload)
 }

@@ -68,6 +68,7 @@ fn batch(byte: u8) -> CheckedBatch {
         uncompressed_len: 1 << 10,
         attributes: 0,
         stamp: Some(Stamp::Request(RequestStamp::of(&[byte]))),
+        key_hashes: Vec::new(),
     }
 }
 

@@ -175,6 +175,7 @@ mod tests {
             uncompressed_len: 10,
             attributes: 0,
             stamp: None,
+            key_hashes: Vec::new(),
         };
         Frame {
             lsn: Lsn::new(Generation(3), 4096),

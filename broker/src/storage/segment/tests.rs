@@ -65,6 +65,7 @@ impl Fixture {
             uncompressed_len: 1,
             attributes: 0,
             stamp: None,
+            key_hashes: Vec::new(),
         };
         let header = checked.header(self.state().next_offset, 1);
         let bytes = [&header.encode()[..], &payload].concat();

@@ -92,6 +92,7 @@ impl Fixture {
                 all_timed: false,
                 attributes,
                 stamp: None,
+                key_hashes: Vec::new(),
             },
             unit_remaining: 0,
             claim: Claim::User,

@@ -39,6 +39,7 @@ fn append(storage: &Storage, id: PartitionId) {
             uncompressed_len: 600,
             attributes: 0,
             stamp: None,
+            key_hashes: Vec::new(),
         },
         unit_remaining: 0,
         claim: Claim::User,

@@ -83,6 +83,7 @@ fn batch() -> BatchHeader {
         uncompressed_len: 14,
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
     };
     checked.header(Offset(42), 1_700_000_000_123)
 }

@@ -325,6 +325,7 @@ impl Facts {
             uncompressed_len: summary.uncompressed_len,
             attributes: summary.compression.number().into(),
             stamp: None,
+            key_hashes: Vec::new(),
         };
         (batch, records)
     }

@@ -165,6 +165,7 @@ pub(super) fn batch(unique: u64, records: u32, filler: usize) -> CheckedBatch {
         all_timed: false,
         attributes: 0,
         stamp: None,
+        key_hashes: Vec::new(),
     }
 }
 
