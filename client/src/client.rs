@@ -19,6 +19,7 @@ use crate::consumer::ConsumerBuilder;
 use crate::error::Error;
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
+use crate::state::State;
 
 /// A broker, as this process reaches it. Cheap to clone; clones share the
 /// connections. It always goes back to the address it was given, so a broker
@@ -192,6 +193,11 @@ impl Client {
         ConsumerBuilder::new(self.clone(), group.into())
     }
 
+    /// A compacted topic as a map from keys to values.
+    pub fn state(&self, topic: impl Into<Arc<str>>) -> State {
+        State::new(self.clone(), topic.into())
+    }
+
     /// Whether the broker says that it serves. Asked once, without retries.
     pub async fn is_serving(&self) -> Result<bool, Error> {
         let answer = self
@@ -255,7 +261,21 @@ impl Client {
         Q: Clone,
         F: Future<Output = Result<Response<T>, Status>>,
     {
-        let deadline = clock::after(self.settings().retry_for);
+        self.repeatedly_for(Duration::MAX, request, call).await
+    }
+
+    /// As [`Client::repeatedly`], but only within so much time.
+    pub(crate) async fn repeatedly_for<Q, T, F>(
+        &self,
+        safe_for: Duration,
+        request: Q,
+        call: impl Fn(Channel, Request<Q>) -> F,
+    ) -> Result<T, Error>
+    where
+        Q: Clone,
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let deadline = clock::after(self.settings().retry_for.min(safe_for));
         let mut failures = 0_u32;
         loop {
             let request = Request::new(request.clone());

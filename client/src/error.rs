@@ -12,6 +12,8 @@ use statecast_proto::v1;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
+use crate::state::Version;
+
 /// How prost begins when a message can't be decoded; tonic passes on nothing but
 /// the text.
 const UNDECODABLE: &str = "failed to decode Protobuf message";
@@ -25,6 +27,23 @@ pub enum Error {
     /// that is too large, isn't even sent. [`Refusal::reason`] says why.
     #[error("{0}")]
     Refused(Arc<Refusal>),
+    /// A key isn't in the version that was expected: somebody else was faster.
+    /// Nothing was changed.
+    #[error("{refusal}")]
+    VersionMismatch {
+        /// The version that it is in; `None` when there is no such key.
+        current: Option<Version>,
+        /// What the broker said.
+        refusal: Arc<Refusal>,
+    },
+    /// The log doesn't hold any more what was true then.
+    #[error("{refusal}")]
+    StateCompacted {
+        /// The oldest offset of the partition as of which it is known.
+        earliest_offset: Option<u64>,
+        /// What the broker said.
+        refusal: Arc<Refusal>,
+    },
     /// The broker can't be reached, or the connection was lost.
     #[error("{0}")]
     Connection(Arc<str>),
@@ -37,8 +56,8 @@ pub enum Error {
         /// What went wrong last, or what was waited for.
         last: Arc<str>,
     },
-    /// The producer or consumer was closed.
-    #[error("the producer or consumer is closed")]
+    /// The producer, consumer or view was closed.
+    #[error("the producer, consumer or view is closed")]
     Closed,
     /// What was asked for makes no sense: an address that is none, a batch with
     /// a wrong checksum. Nothing was sent.
@@ -142,7 +161,9 @@ impl Error {
     /// What the broker said, when it refused.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::Refused(refusal) => Some(refusal),
+            Self::Refused(refusal)
+            | Self::VersionMismatch { refusal, .. }
+            | Self::StateCompacted { refusal, .. } => Some(refusal),
             _ => None,
         }
     }
@@ -160,7 +181,9 @@ impl Error {
     /// A stable name in upper case, as the broker's reasons have.
     pub fn name(&self) -> &str {
         match self {
-            Self::Refused(refusal) => &refusal.name,
+            Self::Refused(refusal)
+            | Self::VersionMismatch { refusal, .. }
+            | Self::StateCompacted { refusal, .. } => &refusal.name,
             Self::Connection(_) => "CONNECTION",
             Self::Timeout { .. } => "TIMEOUT",
             Self::Closed => "CLOSED",
@@ -202,14 +225,14 @@ impl Error {
             && info.domain == ERROR_DOMAIN
         {
             let retry_after = status.get_details_retry_info().and_then(|r| r.retry_delay);
-            return Self::Refused(Arc::new(Refusal {
+            return Self::refused(Refusal {
                 reason: Reason::from_str(&info.reason).ok(),
                 code: status.code() as i32,
                 name: info.reason,
                 message: status.message().to_owned(),
                 metadata: info.metadata.into_iter().collect(),
                 retry_after,
-            }));
+            });
         }
         match status.code() {
             // The same bytes would come again. Of a message that is too large
@@ -233,9 +256,25 @@ impl Error {
         }
     }
 
-    /// A batch that was refused within a stream.
+    /// What the broker refused, as the variant of its reason where it has one.
+    fn refused(refusal: Refusal) -> Self {
+        let refusal = Arc::new(refusal);
+        match refusal.reason {
+            Some(Reason::VersionMismatch) => Self::VersionMismatch {
+                current: refusal.number("current_version").map(Version::from_number),
+                refusal,
+            },
+            Some(Reason::StateCompacted) => Self::StateCompacted {
+                earliest_offset: refusal.number("earliest_offset"),
+                refusal,
+            },
+            _ => Self::Refused(refusal),
+        }
+    }
+
+    /// Something that was refused within a stream.
     pub(crate) fn from_batch_error(error: v1::BatchError) -> Self {
-        Self::Refused(Arc::new(Refusal {
+        Self::refused(Refusal {
             reason: Reason::from_str(&error.reason).ok(),
             code: error.code,
             name: error.reason,
@@ -244,7 +283,7 @@ impl Error {
             retry_after: error
                 .retry_after_ms
                 .map(|ms| Duration::from_millis(ms.into())),
-        }))
+        })
     }
 }
 
@@ -286,6 +325,8 @@ fn humanly(duration: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use tonic_types::{ErrorDetails, StatusExt};
 
     use super::*;
@@ -306,6 +347,28 @@ mod tests {
         assert_eq!(refusal.retry_after, Some(Duration::from_millis(250)));
         assert!(error.is_retryable());
         assert_eq!(error.to_string(), "offset 9 …");
+    }
+
+    #[test]
+    fn mismatch_tells_the_version_that_the_key_is_in() {
+        let mismatch = |metadata: &[(&str, &str)]| {
+            let owned = |&(k, v): &(&str, &str)| (k.to_owned(), v.to_owned());
+            let details = ErrorDetails::with_error_info(
+                Reason::VersionMismatch.as_str(),
+                ERROR_DOMAIN,
+                metadata.iter().map(owned).collect::<HashMap<_, _>>(),
+            );
+            Error::from_status(&Status::with_error_details(Code::Aborted, "no", details))
+        };
+        let there = mismatch(&[("current_version", "7")]);
+        assert_eq!(there.reason(), Some(Reason::VersionMismatch));
+        assert!(!there.is_retryable(), "the same request fails again");
+        let current = |error| match error {
+            Error::VersionMismatch { current, .. } => current,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(current(there), Some(Version::from_number(7)));
+        assert_eq!(current(mismatch(&[])), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 //!   [`Stream`](futures_util::Stream);
 //! - [`Consumer`], which shares topics with the other members of its group, and
 //!   commits what is processed;
+//! - [`State`], which gets, scans and changes what is true in a compacted topic;
 //! - [`Admin`], which creates and describes topics, and looks after groups.
 //!
 //! Connections are made when needed and made again when lost. Everything that
@@ -42,6 +43,7 @@ mod error;
 mod group;
 mod producer;
 mod reader;
+mod state;
 mod topic;
 
 pub use admin::{Admin, BrokerInfo};
@@ -56,6 +58,10 @@ pub use group::{Group, GroupDescription, GroupMember, GroupPartition, GroupState
 pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
 pub use reader::{
     Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,
+};
+pub use state::{
+    AsOf, Delete, Entries, Entry, Expect, Get, LeaseId, Put, PutAll, Scan, State, Update, Version,
+    Write, Written,
 };
 pub use statecast_proto::batch::{
     BatchBuilder, BatchError, Compression, EncodedBatch, Header, HeaderRef, HeaderViews, RecordRef,
