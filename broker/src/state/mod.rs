@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod filter;
+mod leases;
 mod memory;
 mod partition_view;
 mod routes;
@@ -15,6 +16,7 @@ pub use checkpoint::{
     CheckpointFooter, CheckpointHeader, CheckpointReader, CheckpointWriter, Fingerprint, SavedEntry,
 };
 pub use filter::Filter;
+pub use leases::{LeaseError, Leases};
 pub use memory::ViewMemory;
 pub use partition_view::{Entry, LeaseId, PartitionView, Update, ViewFull};
 pub use routes::{Routes, WatcherId};
