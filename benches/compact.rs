@@ -69,6 +69,7 @@ fn fill(storage: &Storage) -> u64 {
             log: log.clone(),
             batch: batch(&mut next, records / 10),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         let group: Vec<JournalAppend> = (0..100).map(append).collect();

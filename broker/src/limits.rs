@@ -258,6 +258,19 @@ pub const COMPACTED_INTERNAL_SEGMENT_BYTES: u64 = 8 << 20;
 /// whatever share that is: bytes.
 pub const INTERNAL_DIRTY_BYTES: u64 = 64 << 20;
 
+/// Batches that are appended all or none.
+pub const UNIT_APPENDS: usize = 10_000;
+
+/// Records of a partition whose keys are remembered until its view has them, so that
+/// conditions on keys can be checked. Each takes 36 to 56 bytes of memory.
+pub const RECENT_KEYS_PER_PARTITION: usize = 256 << 10;
+
+/// Such records of all partitions together.
+pub const RECENT_KEYS: usize = 1 << 20;
+
+/// Such records of a partition when there are more in all.
+pub const FEW_RECENT_KEYS: usize = 256;
+
 /// Memory for the keys of one compaction, of which there is one at a time: bytes.
 /// Each key takes 32 to 48 of them. When there are more keys, it takes several passes.
 pub const COMPACTION_KEY_BYTES: usize = 64 * MIB;

@@ -133,7 +133,10 @@ fn log_error(error: AppendError) -> LogError {
         AppendError::DiskFull => LogError::DiskFull,
         AppendError::ReadOnly(why) => LogError::ReadOnly(why),
         AppendError::Stopping => LogError::Stopping,
-        AppendError::Deleted(_) | AppendError::Sequence(_) => {
+        AppendError::Deleted(_)
+        | AppendError::Sequence(_)
+        | AppendError::Conflict(_)
+        | AppendError::UnitTooLarge => {
             unreachable!("internal partitions are never deleted, and no producer numbers this")
         }
     }

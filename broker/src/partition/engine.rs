@@ -14,11 +14,11 @@ use super::jumps::Jumps;
 use super::mailbox::{Durability, Mailbox, Results, Submission};
 use super::traffic::{Counters, Traffic};
 use super::upkeep::Upkeep;
-use super::{Append, AppendError, PartitionConfig};
+use super::{Append, AppendError, PartitionConfig, Unit};
 use crate::clock::Clock;
 use crate::limits;
 use crate::model::{HEADER_LEN, Offset, PartitionId};
-use crate::storage::{Compactor, PartitionLog, ReadError, RecordCodec, Storage};
+use crate::storage::{Compactor, KeyGuard, PartitionLog, ReadError, RecordCodec, Storage};
 
 /// Bounds of the engine.
 #[derive(Debug, Clone, Copy)]
@@ -207,12 +207,13 @@ impl Engine {
     /// full. One result per batch.
     pub async fn append(&self, appends: Vec<Append>) -> Results {
         let count = appends.len();
-        let Ok(answer) = self.submit(appends).await else {
-            return vec![Err(AppendError::Stopping); count];
-        };
-        answer
-            .await
-            .unwrap_or_else(|_| vec![Err(AppendError::Stopping); count])
+        results(self.submit(appends).await, count).await
+    }
+
+    /// As [`Engine::append`], all of them or none.
+    pub async fn append_unit(&self, unit: Unit) -> Results {
+        let count = unit.appends.len();
+        results(self.submit_unit(unit).await, count).await
     }
 
     /// The first half of [`Engine::append`]: waits until the mailbox has taken
@@ -220,6 +221,25 @@ impl Engine {
     pub async fn submit(
         &self,
         appends: Vec<Append>,
+    ) -> Result<oneshot::Receiver<Results>, AppendError> {
+        self.submit_as(appends, None).await
+    }
+
+    /// The first half of [`Engine::append_unit`], as [`Engine::submit`].
+    pub async fn submit_unit(&self, unit: Unit) -> Result<oneshot::Receiver<Results>, AppendError> {
+        let Unit { appends, guards } = unit;
+        let payloads = appends.iter().map(|append| append.batch.payload.len());
+        let fits = self.shared.storage.fits_unit(payloads);
+        if !fits || appends.len() > limits::UNIT_APPENDS {
+            return Err(AppendError::UnitTooLarge);
+        }
+        self.submit_as(appends, Some(guards)).await
+    }
+
+    async fn submit_as(
+        &self,
+        appends: Vec<Append>,
+        unit: Option<Vec<KeyGuard>>,
     ) -> Result<oneshot::Receiver<Results>, AppendError> {
         let bytes: usize = appends
             .iter()
@@ -229,7 +249,7 @@ impl Engine {
         let wanted = bytes.min(self.shared.options.mailbox_bytes);
         let wanted = u32::try_from(wanted).expect("the mailbox is far smaller");
         let shared = self.shared.clone();
-        let submit = move |permit| shared.submit(appends, bytes, permit);
+        let submit = move |permit| shared.submit(appends, unit, bytes, permit);
         let admission = self.shared.admission.clone();
         match admission.clone().try_acquire_many_owned(wanted) {
             Ok(permit) => submit(permit),
@@ -294,6 +314,20 @@ impl Engine {
     }
 }
 
+/// What became of `count` appends that were submitted.
+async fn results(
+    submitted: Result<oneshot::Receiver<Results>, AppendError>,
+    count: usize,
+) -> Results {
+    let refused = |error| vec![Err(error); count];
+    match submitted {
+        Ok(answer) => answer
+            .await
+            .unwrap_or_else(|_| refused(AppendError::Stopping)),
+        Err(error) => refused(error),
+    }
+}
+
 impl Shared {
     /// The time by which producers are remembered: milliseconds since the Unix epoch.
     /// What is known of them has come along, if the clock was set.
@@ -309,6 +343,7 @@ impl Shared {
     fn submit(
         &self,
         appends: Vec<Append>,
+        unit: Option<Vec<KeyGuard>>,
         bytes: usize,
         permit: OwnedSemaphorePermit,
     ) -> Result<oneshot::Receiver<Results>, AppendError> {
@@ -316,6 +351,7 @@ impl Shared {
         let submission = Submission {
             durability: Durability::of(&appends),
             appends,
+            unit,
             bytes,
             permit,
             reply,

@@ -180,6 +180,7 @@ fn result(placed: Placed, append: &JournalAppend) -> Result<Appended, AppendErro
         Placed::Duplicate(offset) => (offset, true),
         Placed::Deleted => return Err(AppendError::Deleted(append.log.id())),
         Placed::Refused(error) => return Err(error.into()),
+        Placed::Conflict(conflict) => return Err(AppendError::Conflict(conflict)),
     };
     Ok(Appended {
         base_offset,
@@ -200,12 +201,18 @@ impl Pending {
             reply: submission.reply,
             _permit: submission.permit,
         };
-        for append in submission.appends {
+        let (mut guards, is_unit) = match submission.unit {
+            Some(guards) => (guards, true),
+            None => (Vec::new(), false),
+        };
+        for (nth, append) in submission.appends.into_iter().enumerate() {
+            let follow = if is_unit { count - 1 - nth } else { 0 };
             pending.counts.push(append.batch.record_count);
             group.push(JournalAppend {
                 log: append.partition.partition().log.clone(),
                 batch: append.batch,
-                unit_remaining: 0,
+                unit_remaining: u16::try_from(follow).expect("bounded by UNIT_APPENDS"),
+                guards: std::mem::take(&mut guards),
                 claim: append.partition.partition().claim,
             });
             pending.partitions.push(append.partition);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::doorbell::{Doorbell, Waiters};
 use super::engine::Shared;
 use super::{PartitionConfig, ReadableRange};
-use crate::model::{Offset, PartitionId};
-use crate::storage::{Claim, PartitionLog, Read, ReadError, ReadRequest};
+use crate::model::{KeyHash, Offset, PartitionId, RequestStamp};
+use crate::storage::{Claim, KeyGuard, PartitionLog, Read, ReadError, ReadRequest};
 
 /// A partition. Cheap to clone.
 #[derive(Clone)]
@@ -148,6 +148,31 @@ impl PartitionHandle {
             .config
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = config;
+    }
+
+    /// A guard for a unit of appends: it holds as long as no record with this key lies at
+    /// or beyond `seen`. For partitions of compacted topics. The keys that were placed
+    /// from `seen` on are remembered while the guard lives, unless there are too many; so
+    /// it is to be made before [`PartitionHandle::forget_keys_below`] is told of more.
+    pub fn guard(&self, key: KeyHash, seen: Offset) -> KeyGuard {
+        self.engine.storage.guard(&self.partition.log, key, seen)
+    }
+
+    /// Who makes guards has seen everything below `offset`, and needs to know no more of
+    /// the keys there.
+    pub fn forget_keys_below(&self, offset: Offset) {
+        if let Some(recent) = &mut self.partition.log.lock().recent_keys {
+            recent.forget_below(offset);
+        }
+    }
+
+    /// Where the records of a request lie that was appended before, if that is still
+    /// remembered. It may not be durable yet: made again, it is answered once it is.
+    pub fn appended_before(&self, stamp: RequestStamp) -> Option<Offset> {
+        let now_ms = self.engine.producers_now_ms();
+        self.engine
+            .storage
+            .appended_before(&self.partition.log, stamp, now_ms)
     }
 
     /// Half-open ranges of offsets known to be damaged.

@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use super::{Append, AppendError, Appended};
 use crate::limits;
 use crate::model::FlushLevel;
+use crate::storage::KeyGuard;
 
 /// While a flush runs, the next group is written behind it once so much waits:
 /// bytes. Less is written in no time when the flush is over, and what comes in
@@ -31,6 +32,8 @@ pub(super) type Results = Vec<Result<Appended, AppendError>>;
 #[derive(Debug)]
 pub(super) struct Submission {
     pub(super) appends: Vec<Append>,
+    /// There if they are one unit: what has to hold for it to be placed.
+    pub(super) unit: Option<Vec<KeyGuard>>,
     pub(super) bytes: usize,
     pub(super) durability: Durability,
     pub(super) permit: OwnedSemaphorePermit,

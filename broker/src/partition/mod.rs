@@ -16,7 +16,8 @@ mod upkeep;
 use std::sync::Arc;
 
 pub use crate::storage::{
-    CompactionConfig, Read, ReadError, RecordCodec, SequenceError, StoredBatch,
+    CompactionConfig, KeyConflict, KeyGuard, Read, ReadError, RecordCodec, SequenceError,
+    StoredBatch,
 };
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
@@ -51,6 +52,17 @@ pub struct Append {
     pub batch: CheckedBatch,
 }
 
+/// Appends that are placed all or none, and only if all guards hold: no key of theirs
+/// was written since somebody looked. When all of it was appended before, by what the
+/// batches say of who sent them, it isn't appended again, whether they hold or not.
+#[derive(Debug)]
+pub struct Unit {
+    /// One or more, up to [`UNIT_APPENDS`](crate::limits::UNIT_APPENDS).
+    pub appends: Vec<Append>,
+    /// As made by [`PartitionHandle::guard`], of any partitions.
+    pub guards: Vec<KeyGuard>,
+}
+
 /// Where a batch lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Appended {
@@ -77,6 +89,14 @@ pub enum AppendError {
     /// By what it says of who sent it, it may not be appended.
     #[error(transparent)]
     Sequence(#[from] SequenceError),
+    /// A key has been written, or may have been, since the one who set a condition has
+    /// looked. Nothing of the unit is in the log.
+    #[error("a key of partition {} may have been written meanwhile", .0.partition)]
+    Conflict(KeyConflict),
+    /// More than can be appended as a unit: bytes, with what each batch takes beside its
+    /// payload, or batches. Nothing of it is in the log.
+    #[error("too much to be appended all or none")]
+    UnitTooLarge,
     /// The broker is stopping. Nothing of it is in the log.
     #[error("the broker is stopping")]
     Stopping,

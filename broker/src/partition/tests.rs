@@ -1,5 +1,7 @@
 //! The running log over the simulated disk.
 
+mod units;
+
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;

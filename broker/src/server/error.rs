@@ -170,6 +170,9 @@ impl From<AppendError> for Refusal {
             // Whoever deletes a topic while others write to it.
             AppendError::Deleted(_) => return Refusal::deleted(),
             AppendError::Sequence(error) => return Refusal::from(*error),
+            // Whoever makes guards waits and tries again; this is for who gave up.
+            AppendError::Conflict(_) => Reason::ViewBehind,
+            AppendError::UnitTooLarge => Reason::BatchTooLarge,
             AppendError::Stopping => Reason::Stopping,
         };
         Refusal::new(reason, &error)

@@ -28,6 +28,7 @@ impl Storage {
                 state.deleted = true;
                 state.runs = VecDeque::new();
                 state.producers = None;
+                state.recent_keys = None;
             }
         }
         self.doomed().extend(ids);

@@ -17,6 +17,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::lsn::{Generation, Lsn};
 use super::producers::ProducerTable;
+use super::recent_keys::RecentKeys;
 use super::segment::{SegmentExtent, SegmentName, SegmentState};
 use crate::limits;
 use crate::model::{Offset, PartitionId};
@@ -105,6 +106,8 @@ pub struct LogState {
     pub segment_bytes: u64,
     /// What is known of those who say who they are; `None` until one comes.
     pub producers: Option<Box<ProducerTable>>,
+    /// The keys of the last records; `None` until a guard needs them.
+    pub recent_keys: Option<Box<RecentKeys>>,
 }
 
 impl PartitionLog {
@@ -135,6 +138,7 @@ impl PartitionLog {
                 quarantined: Vec::new(),
                 segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
                 producers: None,
+                recent_keys: None,
             }),
         }
     }
@@ -212,6 +216,9 @@ impl LogState {
             "the last batch is taken back first"
         );
         self.next_offset = base_offset;
+        if let Some(recent) = &mut self.recent_keys {
+            recent.take_back(base_offset);
+        }
     }
 
     /// Sets offsets from the next one up to `to` aside as lost. They are never

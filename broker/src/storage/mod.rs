@@ -14,6 +14,7 @@ mod checkpoint;
 mod compaction;
 mod deletion;
 mod expiry;
+mod guards;
 mod identity;
 mod inspect;
 mod journal;
@@ -22,6 +23,7 @@ mod lsn;
 mod open;
 mod producers;
 mod read;
+mod recent_keys;
 mod recovery;
 mod retention;
 mod segment;
@@ -41,6 +43,7 @@ pub use compaction::{
     MalformedBatch, PartitionCompaction, RecordCodec,
 };
 pub use expiry::{PartitionRetention, RetentionError};
+pub use guards::{KeyConflict, KeyGuard};
 pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
@@ -58,10 +61,11 @@ use archiver::Archiver;
 use dir::Dir;
 use journal::Journal;
 use producers::Tally;
+use recent_keys::KeyBudget;
 use segment::SegmentCache;
 
 use crate::limits;
-use crate::model::{Offset, PartitionId};
+use crate::model::{Offset, PartitionId, RequestStamp};
 
 /// Name of the directory that holds a directory per partition.
 pub const PARTITIONS_DIR: &str = "partitions";
@@ -110,6 +114,8 @@ pub struct Storage {
     doomed: Mutex<Vec<PartitionId>>,
     /// What all partitions together know of producers.
     tally: Arc<Tally>,
+    /// How many keys all partitions together remember.
+    key_budget: Arc<KeyBudget>,
 }
 
 impl Storage {
@@ -167,6 +173,12 @@ impl Storage {
     /// The largest payload that fits into a journal file: bytes.
     pub fn max_batch_bytes(&self) -> u32 {
         self.journal.max_payload()
+    }
+
+    /// Whether appends with payloads of these sizes can be one unit: a journal file
+    /// takes them.
+    pub fn fits_unit(&self, payloads: impl Iterator<Item = usize>) -> bool {
+        self.journal.fits_unit(payloads)
     }
 
     /// Writes the appends at the front of `group` that fit into the active
@@ -234,6 +246,18 @@ impl Storage {
             let mut state = log.lock();
             state.producers.take_if(|known| !known.expire(now_ms));
         }
+    }
+
+    /// Where the records of a request lie that was appended to a partition before, if that
+    /// is remembered; they may not be durable yet.
+    pub fn appended_before(
+        &self,
+        log: &PartitionLog,
+        stamp: RequestStamp,
+        now_ms: i64,
+    ) -> Option<Offset> {
+        let state = log.lock();
+        state.producers.as_ref()?.find_request(stamp, now_ms)
     }
 
     /// A producer with a lower id may have been forgotten before its time.

@@ -111,6 +111,7 @@ impl Storage {
             logs: RwLock::new(logs),
             archiver: Mutex::new(Archiver::new(recovered.archived, noted)),
             tally,
+            key_budget: Arc::default(),
             doomed: Mutex::default(),
         };
         Ok((storage, report))

@@ -183,6 +183,7 @@ fn append(storage: &Storage, batches: &[(&Arc<PartitionLog>, &content::Batch)]) 
             log: Arc::clone(log),
             batch: checked(batch),
             unit_remaining: u16::try_from(following).unwrap(),
+            guards: Vec::new(),
             claim: Claim::User,
         }
     });

@@ -40,6 +40,7 @@ fn directory_of(last: impl FnOnce(&Storage)) -> SimDir {
             log: log.clone(),
             batch: batch(round * 4 + nth),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         let group: Vec<_> = (0..4).map(append).collect();

@@ -130,6 +130,12 @@ impl Journal {
         self.files.size().file_bytes.saturating_sub(overhead)
     }
 
+    /// Whether frames with payloads of these sizes fit into a file.
+    pub fn fits_unit(&self, payloads: impl Iterator<Item = usize>) -> bool {
+        let bytes: usize = payloads.map(frame_len).sum();
+        FILE_HEADER_LEN + bytes <= self.files.size().file_bytes as usize
+    }
+
     /// Everything before this is durable.
     pub fn flushed(&self) -> Lsn {
         Lsn(self.flushed.load(Ordering::Acquire))

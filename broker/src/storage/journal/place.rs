@@ -4,6 +4,8 @@
 //!
 //! Invariants:
 //! - a unit is placed as a whole, or not at all.
+//! - a unit is placed only if its guards hold, whatever was placed before it. One that
+//!   lies in the log already is told so, whether they hold or not.
 //! - what is refused, and what lies in the log already, leaves no frame and changes
 //!   nothing.
 //! - what is taken back leaves a partition, its producers included, as it was.
@@ -15,6 +17,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use super::frame::{FRAME_PREFIX_LEN, Frame};
 use super::writer::JournalAppend;
 use crate::model::{Offset, PartitionId};
+use crate::storage::guards::{KeyConflict, KeyGuard, conflict};
 use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::{Admitted, Incoming, SequenceError, Tally, Undo, admit};
@@ -31,6 +34,8 @@ pub enum Placed {
     /// By what it says of who sent it, or another append of its unit says, it may
     /// not be appended.
     Refused(SequenceError),
+    /// A guard of its unit doesn't hold.
+    Conflict(KeyConflict),
 }
 
 /// The file that a group goes to, and what its frames have in common.
@@ -91,23 +96,32 @@ impl<'a> Placing<'a> {
 
     /// Places a unit, if it can be.
     pub(super) fn unit(&mut self, unit: &[JournalAppend]) {
-        let alive = unit.iter().all(|append| !append.log.lock().deleted);
-        if !alive {
+        let guards = unit.iter().flat_map(|append| &append.guards);
+        let logs = unit.iter().map(|append| append.log.as_ref());
+        let mut logs = logs.chain(guards.clone().map(KeyGuard::log));
+        if logs.any(|log| log.lock().deleted) {
             self.placed.extend(unit.iter().map(|_| Placed::Deleted));
             return;
         }
+        // Of what was placed before: the unit's own records are no conflict.
+        let conflict = conflict(guards).map(Placed::Conflict);
         let (first, bytes, end) = (self.placed.len(), self.buffer.len(), self.end);
-        if let Err(error) = self.try_unit(unit) {
+        let refused = match self.try_unit(unit) {
+            Ok(true) => conflict,
+            Ok(false) => None,
+            Err(error) => Some(Placed::Refused(error)),
+        };
+        if let Some(refused) = refused {
             take_back(unit, first, &self.placed[first..], &mut self.undo);
             self.placed.truncate(first);
-            self.placed
-                .extend(unit.iter().map(|_| Placed::Refused(error)));
+            self.placed.extend(unit.iter().map(|_| refused));
             self.buffer.truncate(bytes);
             self.end = end;
         }
     }
 
-    fn try_unit(&mut self, unit: &[JournalAppend]) -> Result<(), SequenceError> {
+    /// Places a unit whatever its guards say. False when it lies in the log already.
+    fn try_unit(&mut self, unit: &[JournalAppend]) -> Result<bool, SequenceError> {
         let first = self.placed.len();
         // A partition may be deleted between the look at the unit and now: the frame
         // is still written, for the unit's sake; nobody will read it.
@@ -117,7 +131,7 @@ impl<'a> Placing<'a> {
         let is_new = |placed: &Placed| matches!(placed, Placed::At(_));
         let new = self.placed[first..].iter().filter(|&p| is_new(p)).count();
         match new == 0 || new == unit.len() {
-            true => Ok(()),
+            true => Ok(new > 0),
             false => Err(SequenceError::SplitUnit),
         }
     }
@@ -151,6 +165,15 @@ impl<'a> Placing<'a> {
             span: header.offset_span,
             max_timestamp_ms: header.max_timestamp_ms,
         });
+        if let Some(recent) = &mut state.recent_keys {
+            let keys = &append.batch.key_hashes;
+            assert_eq!(
+                keys.len(),
+                header.record_count as usize,
+                "each record has a key"
+            );
+            recent.note(base_offset, keys);
+        }
         drop(state);
         if newly_touched {
             target.touched.push(append.log.id());

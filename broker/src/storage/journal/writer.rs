@@ -13,6 +13,7 @@ use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
 use crate::model::{CheckedBatch, PartitionId};
 use crate::storage::dir::{PAGE, is_passing};
+use crate::storage::guards::KeyGuard;
 use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
@@ -26,6 +27,8 @@ pub struct JournalAppend {
     pub batch: CheckedBatch,
     /// How many of the appends that follow belong to the same atomic unit.
     pub unit_remaining: u16,
+    /// What has to hold for its unit to be placed. A unit has them in its first append.
+    pub guards: Vec<KeyGuard>,
     /// Whether it may take the space that is kept for internal partitions.
     pub claim: Claim,
 }

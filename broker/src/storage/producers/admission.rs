@@ -141,6 +141,12 @@ impl ProducerTable {
         }
     }
 
+    /// Where the first record of a request lies that was appended before.
+    pub fn find_request(&self, stamp: RequestStamp, now_ms: i64) -> Option<Offset> {
+        let known = self.requests.as_ref()?.find(stamp, now_ms);
+        known.map(|request| request.base_offset)
+    }
+
     /// Takes the batch back that was admitted last.
     pub fn take_back(&mut self, undo: Undo) {
         // A producer may be missing: it had to make room for another one since.

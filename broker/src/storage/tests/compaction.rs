@@ -95,6 +95,7 @@ impl Fixture {
                 key_hashes: Vec::new(),
             },
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         self.storage.append(&[append], seconds * 1000).unwrap();

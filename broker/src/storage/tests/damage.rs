@@ -229,6 +229,7 @@ fn batch_that_was_quarantined_stays_so_when_the_archiver_goes_on_in_its_sector()
                 log: storage.partition(id),
                 batch: batch(nth, 1, 100),
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim: Claim::User,
             };
             storage.append(&[append], 1_000).unwrap();

@@ -42,6 +42,7 @@ fn append(storage: &Storage, id: PartitionId) {
             key_hashes: Vec::new(),
         },
         unit_remaining: 0,
+        guards: Vec::new(),
         claim: Claim::User,
     };
     storage.append(&[append], 1).unwrap();

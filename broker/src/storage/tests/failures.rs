@@ -31,6 +31,7 @@ fn append_to(storage: &Storage, id: PartitionId) {
         log: log.clone(),
         batch: batch(log.lock().next_offset.0, 1, 1 << 10),
         unit_remaining: 0,
+        guards: Vec::new(),
         claim: Claim::User,
     };
     let Ok(written) = storage.append(&[append], 1_000) else {

@@ -124,6 +124,7 @@ impl World {
                 log: self.storage().partition(id),
                 batch: batch(0, 1, 0),
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim: Claim::Internal,
             };
             let refused = self.storage().append(&[append], self.now_ms);

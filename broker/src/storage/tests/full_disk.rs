@@ -29,6 +29,7 @@ fn archive(storage: &Storage, batches: u64) {
             log: storage.partition(ID),
             batch: batch(nth, 2, 1 << 10),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         storage.append(&[append], 1_000).unwrap();
@@ -118,6 +119,7 @@ fn passes_that_find_no_room_again_and_again_leave_enough_for_retention() {
                 log: storage.partition(PartitionId(id)),
                 batch: batch(0, 1, 0),
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim: Claim::User,
             };
             if storage.append(&[append], 1_000).is_err() {
@@ -207,6 +209,7 @@ fn journal_file_that_got_no_frames_is_not_missed_after_a_power_cut() {
                 log: storage.partition(ID),
                 batch: batch(seed, 1, 1_000),
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim,
             };
             storage.append(&[append], 1_000)
@@ -240,6 +243,7 @@ fn internal_append_is_refused_when_no_file_is_ready_that_has_room() {
             log: storage.partition(ID),
             batch: batch(1, 1, 1_000),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::Internal,
         };
         storage.append(&[append], 1_000)
@@ -268,6 +272,7 @@ fn nothing_of_an_append_that_was_refused_comes_back_with_a_power_cut() {
                 log: storage.partition(ID),
                 batch: batch(nth, 1, 200),
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim: Claim::User,
             };
             let group: Vec<_> = (0..count).map(append).collect();

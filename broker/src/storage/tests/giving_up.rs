@@ -46,6 +46,7 @@ fn close_file(storage: &Storage) {
             log: log.clone(),
             batch: batch(nth as u64, 2, filler),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         storage.append(&[append], 1_000).unwrap();

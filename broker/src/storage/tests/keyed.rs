@@ -234,6 +234,7 @@ impl Facts {
                 log: storage.partition(id),
                 batch,
                 unit_remaining: 0,
+                guards: Vec::new(),
                 claim: Claim::User,
             };
             if !self.append(storage, id, &append, records) {

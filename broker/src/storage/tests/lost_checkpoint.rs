@@ -28,6 +28,7 @@ fn append(storage: &Storage, ids: &[PartitionId]) {
             log: storage.partition(id),
             batch: batch(u64::from(id.0), 2, 1 << 10),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         storage.append(&[append], 1_000).unwrap();

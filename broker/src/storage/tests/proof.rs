@@ -22,6 +22,7 @@ fn append(storage: &Storage, nth: u64) {
         log: storage.partition(ID),
         batch: batch(nth, 2, 600),
         unit_remaining: 0,
+        guards: Vec::new(),
         claim: Claim::User,
     };
     storage.append(&[append], 1_000).unwrap();

@@ -28,6 +28,7 @@ fn append(storage: &Storage, id: PartitionId) -> bool {
         log: log.clone(),
         batch: batch(log.lock().next_offset.0, 1, 1 << 10),
         unit_remaining: 0,
+        guards: Vec::new(),
         claim: Claim::User,
     };
     match storage.append(&[append], 1_000) {

@@ -404,6 +404,7 @@ impl World {
                 ..batch(0, u32::try_from(stamped.count).unwrap(), 10)
             },
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         let group = [append];

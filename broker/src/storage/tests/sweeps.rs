@@ -27,6 +27,7 @@ fn archive(storage: &Storage, batches: u64) {
             log: log.clone(),
             batch: batch(nth, 1, 1 << 10),
             unit_remaining: 0,
+            guards: Vec::new(),
             claim: Claim::User,
         };
         let second = log.lock().next_offset.0.cast_signed() * 1_000;

@@ -271,6 +271,7 @@ impl World {
                     log: self.storage().partition(id),
                     batch,
                     unit_remaining: u16::try_from(remaining).unwrap(),
+                    guards: Vec::new(),
                     claim,
                 });
             }
