@@ -43,6 +43,7 @@ mod state;
 mod state_library;
 mod state_saved;
 mod state_watch;
+mod state_write;
 mod support;
 mod tidy;
 mod topics;

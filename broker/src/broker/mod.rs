@@ -17,6 +17,7 @@ mod registry;
 mod start;
 mod state;
 mod time_lookup;
+mod write;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ pub use record_codec::ProtobufRecords;
 pub use registry::Topic;
 pub use start::BrokerOptions;
 pub use state::{PointInTime, PointsInTime, StateError, TopicState};
+pub use write::{Condition, Expected, KeyWrite, WriteError};
 
 use groups::Groups;
 use keeper::{Command, Keeper};

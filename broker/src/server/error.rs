@@ -10,7 +10,9 @@ use statecast_proto::{batch, v1};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
-use crate::broker::{AdminError, ClaimError, LookupError, ProduceError, RegisterError, StateError};
+use crate::broker::{
+    AdminError, ClaimError, LookupError, ProduceError, RegisterError, StateError, WriteError,
+};
 use crate::limits;
 use crate::metadata::CatalogError;
 use crate::model::{ProducerNameError, TopicConfigError, TopicNameError};
@@ -231,6 +233,25 @@ impl From<StateError> for Refusal {
             StateError::NotCompacted { topic } => {
                 Refusal::new(Reason::TopicNotCompacted, &error).with("topic", topic)
             }
+        }
+    }
+}
+
+impl From<WriteError> for Refusal {
+    fn from(error: WriteError) -> Refusal {
+        match error {
+            WriteError::Mismatch { current, .. } => {
+                let refusal = Refusal::new(Reason::VersionMismatch, &error);
+                match current {
+                    Some(current) => refusal.with("current_version", current),
+                    None => refusal,
+                }
+            }
+            WriteError::UnknownVersion { end, .. } => {
+                Refusal::new(Reason::VersionUnknown, &error).with("high_watermark", end)
+            }
+            WriteError::View(error) => error.into(),
+            WriteError::Produce(error) => error.into(),
         }
     }
 }

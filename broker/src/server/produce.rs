@@ -5,7 +5,8 @@ use statecast_proto::batch::stated_uncompressed_len;
 use statecast_proto::v1;
 
 use super::error::Refusal;
-use crate::broker::{BatchChecker, Broker, IncomingBatch, KeyedBatch};
+use super::state::{self, check_key};
+use crate::broker::{BatchChecker, Broker, Condition, Expected, IncomingBatch, KeyedBatch};
 use crate::limits;
 use crate::model::{Offset, RequestStamp, Stamp};
 use crate::partition::{Append, Appended};
@@ -17,6 +18,7 @@ struct Call<'a> {
     checksum: Option<u32>,
     /// Names the request.
     id: Option<&'a str>,
+    preconditions: &'a [v1::Precondition],
 }
 
 pub(super) async fn produce(
@@ -28,8 +30,9 @@ pub(super) async fn produce(
         topic: &request.topic,
         checksum: request.checksum,
         id: request.request_id.as_deref(),
+        preconditions: &request.preconditions,
     };
-    call.check_id()?;
+    check_request_id(call.id)?;
     let positions = match request.partition {
         Some(partition) => call.to_partition(partition, request.batch).await,
         None => call.by_key(request.batch).await,
@@ -40,17 +43,18 @@ pub(super) async fn produce(
     })
 }
 
-impl Call<'_> {
-    fn check_id(&self) -> Result<(), Refusal> {
-        match self.id {
-            Some(id) if !limits::REQUEST_ID_BYTES.contains(&id.len()) => {
-                let refusal = Refusal::invalid("the length of request_id is out of bounds");
-                Err(refusal.beyond(id.len(), limits::REQUEST_ID_BYTES.end()))
-            }
-            _ => Ok(()),
+/// Refuses the name of a request that is too short or too long.
+pub(super) fn check_request_id(id: Option<&str>) -> Result<(), Refusal> {
+    match id {
+        Some(id) if !limits::REQUEST_ID_BYTES.contains(&id.len()) => {
+            let refusal = Refusal::invalid("the length of request_id is out of bounds");
+            Err(refusal.beyond(id.len(), limits::REQUEST_ID_BYTES.end()))
         }
+        _ => Ok(()),
     }
+}
 
+impl Call<'_> {
     /// Appends all records to one partition.
     async fn to_partition(
         &self,
@@ -110,11 +114,41 @@ impl Call<'_> {
                 append.batch.stamp = Some(stamp.clone());
             }
         }
+        if !self.preconditions.is_empty() {
+            let appended = self.append_if(appends).await;
+            return appended.map_err(|refusal| (0, refusal));
+        }
         let results = self.broker.engine().append(appends).await.into_iter();
         let base = |(index, result): (usize, Result<Appended, _>)| match result {
             Ok(appended) => Ok(appended.base_offset),
             Err(error) => Err((index, Refusal::from(error))),
         };
         results.enumerate().map(base).collect()
+    }
+
+    /// As [`Call::append`], if the preconditions hold: all of it or nothing.
+    async fn append_if(&self, appends: Vec<Append>) -> Result<Vec<Offset>, Refusal> {
+        let (count, limit) = (self.preconditions.len(), limits::KEYS_PER_CALL);
+        if count > limit {
+            let message = format_args!("one call has {limit} preconditions at most, not {count}");
+            return Err(Refusal::invalid(message).beyond(count, limit));
+        }
+        let state = self.broker.state(self.topic)?;
+        let mut conditions = Vec::with_capacity(count);
+        for precondition in self.preconditions {
+            check_key(&precondition.key)?;
+            conditions.push(Condition {
+                partition: state.partition_of(&precondition.key, precondition.partition)?,
+                key: precondition.key.clone(),
+                expected: match precondition.version {
+                    Some(version) => Expected::Version(Offset(version)),
+                    None => Expected::Absent,
+                },
+            });
+        }
+        let request = self.id.map(|id| RequestStamp::of(id.as_bytes()));
+        let appended = state.append_if(self.broker, appends, &conditions, request);
+        let appended = appended.await;
+        appended.map_err(|error| state::refusal(error, self.topic, &conditions))
     }
 }

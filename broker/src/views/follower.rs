@@ -134,6 +134,7 @@ impl Follower {
             drop(view);
             drop(gate);
             viewed.publish(applied);
+            viewed.handle.forget_keys_below(applied);
         }
         Ok(())
     }
@@ -144,6 +145,7 @@ impl Follower {
         viewed.write().advance(to, Fingerprint::default());
         drop(gate);
         viewed.publish(to);
+        viewed.handle.forget_keys_below(to);
     }
 
     fn truncate(&self, slot: usize, start: Offset) {

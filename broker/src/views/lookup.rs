@@ -126,12 +126,27 @@ impl TopicView {
         }
     }
 
+    /// Where the latest record of a key lies, of everything that can be read when it is
+    /// asked for; and what `see` makes of how far the view has seen, while it sees no
+    /// more.
+    pub async fn look<T>(
+        &self,
+        partition: u32,
+        key: &[u8],
+        see: impl FnOnce(Offset) -> T,
+    ) -> Result<(Option<Offset>, T), ViewError> {
+        self.catch_up(partition).await?;
+        let view = self.shared.viewed(partition).read();
+        let found = view.get(key).map(|entry| entry.offset);
+        Ok((found, see(view.applied())))
+    }
+
     /// A page of keys. Reflects everything that can be read when it is asked for.
     pub async fn scan(&self, request: &PageRequest) -> Result<Page, ViewError> {
         for partition in 0..self.partition_count() {
             self.catch_up(partition).await?;
         }
-        let (seen, next, next_offsets) = self.look(request);
+        let (seen, next, next_offsets) = self.look_at_page(request);
         let mut records = Vec::with_capacity(seen.len());
         for (partition, seen) in seen {
             match seen {
@@ -159,7 +174,10 @@ impl TopicView {
         clippy::type_complexity,
         reason = "the parts of a page, for one caller"
     )]
-    fn look(&self, request: &PageRequest) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
+    fn look_at_page(
+        &self,
+        request: &PageRequest,
+    ) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
         let views: Vec<_> = self.shared.partitions.iter().map(Viewed::read).collect();
         let next_offsets = views.iter().map(|view| view.applied()).collect();
         let mut ranges: Vec<_> = (0..)

@@ -17,6 +17,7 @@ use super::call::Call;
 use super::error::Refusal;
 use crate::limits;
 use watch::WatchStream;
+pub(super) use write::refusal;
 
 /// Answers what is true, and tells what changes.
 #[derive(Debug)]
@@ -101,7 +102,7 @@ impl State for StateService {
 }
 
 /// Refuses a key that is too long to be one.
-fn check_key(key: &[u8]) -> Result<(), Refusal> {
+pub(super) fn check_key(key: &[u8]) -> Result<(), Refusal> {
     let limit = limits::KEY_BYTES;
     match key.len() {
         0 => Err(Refusal::new(
