@@ -492,3 +492,15 @@ pub const VIEW_SAVE_CHANGES: u64 = 100_000;
 
 /// When the broker stops, it is saved after so many.
 pub const VIEW_SAVE_CHANGES_AT_STOP: u64 = if cfg!(test) { 1 } else { 1000 };
+
+/// Leases at the same time.
+pub const LEASES: usize = 100_000;
+
+/// How long a lease may live without being kept alive: milliseconds.
+pub const LEASE_TTL_MS: RangeInclusive<u64> = 1000..=86_400_000;
+
+/// Leases whose keys are removed at the same time.
+pub const LEASES_ENDING_AT_ONCE: usize = 64;
+
+/// When the keys of a lease that is over couldn't be removed, it is tried again.
+pub const LEASE_RETRY: Duration = Duration::from_secs(1);

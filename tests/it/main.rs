@@ -40,6 +40,7 @@ mod python;
 mod request_id;
 mod serve;
 mod state;
+mod state_leases;
 mod state_library;
 mod state_saved;
 mod state_watch;

@@ -95,6 +95,9 @@ pub enum StartError {
     /// The broker's own records can't be understood.
     #[error("can't read the topics or producers: {0}")]
     Replay(#[from] crate::metadata::ReplayError),
+    /// The leases can't be understood.
+    #[error("can't read the leases: {0}")]
+    Leases(#[from] crate::state::UnreadableLease),
     /// The groups can't be understood.
     #[error("can't read the groups: {0}")]
     Groups(#[from] crate::coordinator::FoldError),

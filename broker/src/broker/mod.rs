@@ -9,6 +9,7 @@ mod groups;
 mod internal_log;
 mod keeper;
 mod lag;
+mod leases;
 mod leftovers;
 mod produce;
 mod producers;
@@ -29,11 +30,13 @@ use crate::coordinator::Coordinator;
 use crate::limits;
 use crate::model::{KeyHasher, Offset, PartitionId, ProducerName, TopicConfig, TopicId, TopicName};
 use crate::partition::{AppendError, Appended, Engine, PartitionHandle, ReadError};
-use crate::views::Views;
+use crate::state::LeaseError;
+use crate::views::{LeaseId, Views};
 
 pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
 pub use lag::Lag;
+pub use leases::{GrantError, LeasedPut};
 pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
 pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use record_codec::ProtobufRecords;
@@ -44,6 +47,7 @@ pub use write::{Condition, Expected, KeyWrite, WriteError};
 
 use groups::Groups;
 use keeper::{Command, Keeper};
+use leases::LeaseRegistry;
 use producers::ProducerRegistry;
 use registry::Registry;
 
@@ -60,6 +64,7 @@ struct Shared {
     registry: Arc<Registry>,
     groups: Groups,
     views: Views,
+    leases: Arc<LeaseRegistry>,
     keeper: mpsc::Sender<Command>,
     producers: ProducerRegistry,
     key_hasher: KeyHasher,
@@ -120,6 +125,28 @@ impl Broker {
     /// What is true in a compacted topic.
     pub fn state(&self, topic: &str) -> Result<TopicState, StateError> {
         TopicState::of(self.topic(topic)?)
+    }
+
+    /// Grants a lease that lives so long when it isn't kept alive: milliseconds. Returns
+    /// once that is durable.
+    pub async fn grant_lease(&self, ttl_ms: u64) -> Result<LeaseId, GrantError> {
+        self.shared.leases.grant(ttl_ms).await
+    }
+
+    /// Gives a lease its whole time to live anew; returns that: milliseconds.
+    pub fn keep_lease_alive(&self, id: u64) -> Result<u64, LeaseError> {
+        self.shared.leases.keep_alive(id)
+    }
+
+    /// Begins to put keys with a lease, which isn't over before that has ended.
+    pub fn begin_leased_put(&self, id: u64) -> Result<LeasedPut, LeaseError> {
+        self.shared.leases.begin_put(id)
+    }
+
+    /// Ends a lease, and removes its keys; returns how many they were. Goes on when
+    /// the caller doesn't wait; nothing when the broker stops before it is done.
+    pub async fn revoke_lease(&self, id: u64) -> Result<Option<u64>, LeaseError> {
+        self.shared.leases.revoke(self, id).await
     }
 
     /// Bytes that the keys of all compacted topics take now, and the records that are
@@ -253,6 +280,7 @@ impl Broker {
             let _ = stopped.await;
         }
         self.shared.groups.stop().await;
+        self.shared.leases.stop().await;
         self.shared.views.stop().await;
         self.shared.producers.stop().await;
         self.shared.engine.stop().await;

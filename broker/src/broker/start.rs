@@ -10,6 +10,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::groups::Groups;
 use super::internal_log::InternalLog;
+use super::leases::LeaseRegistry;
 use super::leftovers;
 use super::producers::ProducerRegistry;
 use super::record_codec::ProtobufRecords;
@@ -102,6 +103,7 @@ impl Broker {
         engine
             .begin_compaction(Arc::new(ProtobufRecords), random_seed())
             .map_err(StartError::Threads)?;
+        let leases = Arc::new(LeaseRegistry::open(&engine).await?);
         let (keeper, commands) = mpsc::channel(KEEPER_MAILBOX);
         let registry_of_keeper = registry.clone();
         let engine_of_keeper = engine.clone();
@@ -125,15 +127,16 @@ impl Broker {
             registry,
             groups,
             views,
+            leases,
             keeper,
             producers,
             key_hasher: KeyHasher::new(random_seed()),
             checks: Arc::new(Semaphore::new(limits::CHECKS_OFF_RUNTIME)),
             started_ms,
         };
-        Ok(Broker {
-            shared: Arc::new(shared),
-        })
+        let shared = Arc::new(shared);
+        shared.leases.watch(Arc::downgrade(&shared));
+        Ok(Broker { shared })
     }
 }
 

@@ -32,6 +32,9 @@ pub const PRODUCERS_PARTITION: PartitionId = PartitionId(1);
 /// The internal partition that holds consumer groups and what they committed.
 pub const GROUPS_PARTITION: PartitionId = PartitionId(2);
 
+/// The internal partition that holds leases.
+pub const LEASES_PARTITION: PartitionId = PartitionId(3);
+
 /// Ids below belong to internal partitions, now or later.
 pub const FIRST_USER_PARTITION: PartitionId = PartitionId(16);
 

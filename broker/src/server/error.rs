@@ -11,12 +11,14 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::broker::{
-    AdminError, ClaimError, LookupError, ProduceError, RegisterError, StateError, WriteError,
+    AdminError, ClaimError, GrantError, LookupError, ProduceError, RegisterError, StateError,
+    WriteError,
 };
 use crate::limits;
 use crate::metadata::CatalogError;
 use crate::model::{ProducerNameError, TopicConfigError, TopicNameError};
 use crate::partition::{AppendError, ReadError, SequenceError};
+use crate::state::LeaseError;
 use crate::views::ViewError;
 
 /// Why something is refused, and what about.
@@ -233,6 +235,27 @@ impl From<StateError> for Refusal {
             StateError::NotCompacted { topic } => {
                 Refusal::new(Reason::TopicNotCompacted, &error).with("topic", topic)
             }
+        }
+    }
+}
+
+impl From<LeaseError> for Refusal {
+    fn from(error: LeaseError) -> Refusal {
+        let (reason, id) = match error {
+            LeaseError::NotFound(id) => (Reason::LeaseNotFound, id),
+            LeaseError::Expired(id) => (Reason::LeaseExpired, id),
+        };
+        Refusal::new(reason, error).with("lease_id", id)
+    }
+}
+
+impl From<GrantError> for Refusal {
+    fn from(error: GrantError) -> Refusal {
+        match error {
+            GrantError::TooMany { limit } => {
+                Refusal::new(Reason::TooManyLeases, &error).with("limit", limit)
+            }
+            GrantError::Append(error) => error.into(),
         }
     }
 }

@@ -7,6 +7,7 @@
 
 mod checkpoint;
 mod filter;
+mod lease_record;
 mod leases;
 mod memory;
 mod partition_view;
@@ -16,6 +17,9 @@ pub use checkpoint::{
     CheckpointFooter, CheckpointHeader, CheckpointReader, CheckpointWriter, Fingerprint, SavedEntry,
 };
 pub use filter::Filter;
+pub use lease_record::{
+    LeaseFold, UnreadableLease, lease_ended, lease_granted, lease_ids_reserved,
+};
 pub use leases::{LeaseError, Leases};
 pub use memory::ViewMemory;
 pub use partition_view::{Entry, LeaseId, PartitionView, Update, ViewFull};

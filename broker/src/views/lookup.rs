@@ -10,7 +10,7 @@ use super::decode::{Change, Go, each_record};
 use super::topic_view::{TopicView, Viewed};
 use crate::model::Offset;
 use crate::partition::Read;
-use crate::state::Entry;
+use crate::state::{Entry, LeaseId};
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,24 @@ impl TopicView {
                 next_offset,
             });
         }
+    }
+
+    /// Keys that end with a lease, and their versions, of everything that can be read
+    /// when it is asked for: so many at most.
+    pub async fn leased(
+        &self,
+        partition: u32,
+        lease: LeaseId,
+        most: usize,
+    ) -> Result<Vec<(Bytes, Offset)>, ViewError> {
+        self.catch_up(partition).await?;
+        let view = self.shared.viewed(partition).read();
+        let keys = view.leased(lease).take(most);
+        let known = keys.filter_map(|key| {
+            let entry = view.get(key)?;
+            Some((Bytes::copy_from_slice(key), entry.offset))
+        });
+        Ok(known.collect())
     }
 
     /// Where the latest record of a key lies, of everything that can be read when it is

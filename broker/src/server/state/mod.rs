@@ -81,23 +81,26 @@ impl State for StateService {
 
     async fn grant_lease(
         &self,
-        _request: Request<v1::GrantLeaseRequest>,
+        request: Request<v1::GrantLeaseRequest>,
     ) -> Result<Response<v1::GrantLeaseResponse>, Status> {
-        Err(Status::unimplemented("leases"))
+        let response = lease::grant(&self.context.broker, request.get_ref()).await?;
+        Ok(Response::new(response))
     }
 
     async fn keep_alive(
         &self,
-        _request: Request<Streaming<v1::KeepAliveRequest>>,
+        request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
-        Err(Status::unimplemented("leases"))
+        let responses = lease::keep_alive(&self.context, request.into_inner());
+        Ok(Response::new(responses))
     }
 
     async fn revoke_lease(
         &self,
-        _request: Request<v1::RevokeLeaseRequest>,
+        request: Request<v1::RevokeLeaseRequest>,
     ) -> Result<Response<v1::RevokeLeaseResponse>, Status> {
-        Err(Status::unimplemented("leases"))
+        let response = lease::revoke(&self.context.broker, request.get_ref()).await?;
+        Ok(Response::new(response))
     }
 }
 

@@ -7,12 +7,12 @@ use statecast_proto::v1;
 use statecast_proto::v1::write::Change;
 
 use super::{check_key, encode};
-use crate::broker::{Broker, Condition, Expected, KeyWrite, TopicState, WriteError};
+use crate::broker::{Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState, WriteError};
 use crate::limits;
 use crate::model::{Offset, RequestStamp};
 use crate::server::error::Refusal;
 use crate::server::produce::check_request_id;
-use crate::views::{LEASE_HEADER, LeaseId};
+use crate::views::LEASE_HEADER;
 
 pub(super) async fn put(
     broker: &Broker,
@@ -89,13 +89,13 @@ struct Writing<'a> {
     writes: Vec<KeyWrite>,
     conditions: Vec<Condition>,
     /// What keeps the leases of the keys from being over before they are written.
-    leases: Vec<LeaseId>,
+    leases: Vec<LeasedPut>,
 }
 
 impl Writing<'_> {
     fn add(
         &mut self,
-        _broker: &Broker,
+        broker: &Broker,
         write: v1::Write,
         partition: Option<u32>,
     ) -> Result<(), Refusal> {
@@ -117,6 +117,18 @@ impl Writing<'_> {
             Some(Change::Remove(_)) => None,
             None => return Err(Refusal::invalid("a write has a value, or removes its key")),
         };
+        let lease = match (write.lease_id, &value) {
+            (None, _) => None,
+            (Some(_), None) => {
+                return Err(Refusal::invalid("a key that is removed ends with no lease"));
+            }
+            (Some(id), Some(_)) => {
+                let lease = broker.begin_leased_put(id)?;
+                let id = lease.id();
+                self.leases.push(lease);
+                Some(id)
+            }
+        };
         if let Some(expected) = write.expected.and_then(|expected| expected.expected) {
             self.conditions.push(Condition {
                 partition,
@@ -133,7 +145,7 @@ impl Writing<'_> {
             key: write.key,
             value,
             headers: headers.collect(),
-            lease: None,
+            lease,
         });
         Ok(())
     }
@@ -150,6 +162,7 @@ impl Writing<'_> {
             .state
             .write(broker, &self.writes, &self.conditions, request)
             .await;
+        drop(self.leases);
         written.map_err(|error| refusal(error, topic, &self.conditions))
     }
 }
