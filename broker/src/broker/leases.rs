@@ -271,9 +271,9 @@ impl LeaseRegistry {
         for topic in broker.shared.registry.all() {
             if let Ok(state) = TopicState::of(topic) {
                 match remove_keys(broker, &state, id, removed).await {
-                    Ok(()) => {}
-                    // There is nothing to be removed, or nobody knows what.
-                    Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {}
+                    // There is nothing to be removed any more, or nobody knows what.
+                    Ok(())
+                    | Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {}
                     Err(error) => return Err(error),
                 }
             }

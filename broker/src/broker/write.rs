@@ -161,7 +161,7 @@ impl TopicState {
         request: Option<RequestStamp>,
     ) -> Result<Vec<Offset>, WriteError> {
         for append in &mut appends {
-            append.batch.stamp = request.clone().map(Stamp::Request);
+            append.batch.stamp = request.map(Stamp::Request);
         }
         loop {
             let guards = match self.guards(broker, conditions).await? {
@@ -257,7 +257,7 @@ impl TopicState {
         request: Option<&RequestStamp>,
     ) -> Option<KeyGuard> {
         let request = request?;
-        let is_known = |append: &Append| append.partition.appended_before(request.clone());
+        let is_known = |append: &Append| append.partition.appended_before(*request);
         appends.iter().find_map(is_known)?;
         let condition = conditions.first()?;
         let handle = self.topic().partition(condition.partition).ok()?;

@@ -290,7 +290,7 @@ mod tests {
         let entry = Entry {
             offset: Offset(number),
             lease: NonZeroU64::new(number % 3).map(LeaseId),
-            kept: (number % 2 == 0).then(|| vec![1; 50].into()),
+            kept: number.is_multiple_of(2).then(|| vec![1; 50].into()),
         };
         (format!("key-{number:06}").into_bytes().into(), entry)
     }

@@ -16,7 +16,7 @@ use super::partition_view::LeaseId;
 /// All leases.
 #[derive(Debug, Default)]
 pub struct Leases {
-    leases: HashMap<LeaseId, Lease>,
+    by_id: HashMap<LeaseId, Lease>,
     /// Those that are alive, by when they end.
     deadlines: BTreeSet<(u64, LeaseId)>,
     /// The highest id that was given out.
@@ -89,17 +89,17 @@ impl Leases {
             phase: Phase::Alive { deadline_ms },
             puts: 0,
         };
-        self.leases.insert(id, lease);
+        self.by_id.insert(id, lease);
     }
 
     /// How many leases there are.
     pub fn len(&self) -> usize {
-        self.leases.len()
+        self.by_id.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.leases.is_empty()
+        self.by_id.is_empty()
     }
 
     /// Gives a lease its whole time to live anew; returns that: milliseconds.
@@ -126,7 +126,7 @@ impl Leases {
 
     /// Ends what was begun with [`Leases::begin_put`].
     pub fn end_put(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.get_mut(&id) {
+        if let Some(lease) = self.by_id.get_mut(&id) {
             lease.puts -= 1;
         }
     }
@@ -147,10 +147,7 @@ impl Leases {
             && deadline_ms <= now_ms
         {
             self.deadlines.pop_first();
-            let lease = self
-                .leases
-                .get_mut(&id)
-                .expect("every deadline has a lease");
+            let lease = self.by_id.get_mut(&id).expect("every deadline has a lease");
             lease.phase = Phase::Ending;
             due.push(id);
         }
@@ -167,7 +164,7 @@ impl Leases {
         let alive = std::mem::take(&mut self.deadlines);
         for (deadline_ms, id) in alive {
             let later = deadline_ms.saturating_add(by_ms);
-            if let Some(lease) = self.leases.get_mut(&id) {
+            if let Some(lease) = self.by_id.get_mut(&id) {
                 lease.phase = Phase::Alive { deadline_ms: later };
             }
             self.deadlines.insert((later, id));
@@ -176,12 +173,12 @@ impl Leases {
 
     /// Whether nobody puts anything with a lease that is ending.
     pub fn is_quiet(&self, id: LeaseId) -> bool {
-        self.leases.get(&id).is_none_or(|lease| lease.puts == 0)
+        self.by_id.get(&id).is_none_or(|lease| lease.puts == 0)
     }
 
     /// An ending lease is over.
     pub fn remove(&mut self, id: LeaseId) {
-        if let Some(lease) = self.leases.remove(&id)
+        if let Some(lease) = self.by_id.remove(&id)
             && let Phase::Alive { deadline_ms } = lease.phase
         {
             self.deadlines.remove(&(deadline_ms, id));
@@ -193,7 +190,7 @@ impl Leases {
         let key = key
             .filter(|_| id <= self.last)
             .ok_or(LeaseError::NotFound(id))?;
-        let lease = self.leases.get_mut(&key);
+        let lease = self.by_id.get_mut(&key);
         let is_alive = |lease: &&mut Lease| lease.phase != Phase::Ending;
         let lease = lease.filter(is_alive).ok_or(LeaseError::Expired(id))?;
         Ok((key, lease))

@@ -220,8 +220,11 @@ impl PartitionView {
         }
         self.start = start;
         self.applied = self.applied.max(start);
-        let gone = |(key, entry): (&Box<[u8]>, &Entry)| (entry.offset < start).then(|| key.clone());
-        let gone: Vec<Box<[u8]>> = self.entries.iter().filter_map(gone).collect();
+        let gone = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| entry.offset < start);
+        let gone: Vec<Box<[u8]>> = gone.map(|(key, _)| key.clone()).collect();
         for key in gone {
             self.remove(&key);
         }

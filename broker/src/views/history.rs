@@ -52,7 +52,7 @@ impl TopicView {
             let viewed = self.shared.viewed(partition);
             check_end(viewed, partition, end)?;
             fold(viewed, partition, end, |record| {
-                kept.apply(partition, record)
+                kept.apply(partition, record);
             })
             .await?;
         }

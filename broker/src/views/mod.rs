@@ -76,10 +76,10 @@ impl Views {
         drop(followed);
         let follow = follower::run(shared.clone());
         let follow = self.stopping.clone().run_until_cancelled_owned(follow);
-        let follower = self.followers.spawn(async {
+        let task = self.followers.spawn(async {
             follow.await;
         });
-        TopicView::new(shared, AbortOnDropHandle::new(follower))
+        TopicView::new(shared, AbortOnDropHandle::new(task))
     }
 
     /// Follows nothing any more, and saves what there is.

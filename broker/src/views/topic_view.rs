@@ -71,8 +71,8 @@ impl TopicView {
     pub async fn wait_for(&self, partition: u32, wanted: Offset) -> Result<(), ViewError> {
         let mut reached = self.shared.viewed(partition).reached.subscribe();
         let is_there = |reached: &Reached| reached.applied >= wanted || reached.ended.is_some();
-        let waited = tokio::time::timeout(limits::VIEW_WAIT, reached.wait_for(is_there)).await;
-        let now = match waited {
+        let arrival = tokio::time::timeout(limits::VIEW_WAIT, reached.wait_for(is_there)).await;
+        let now = match arrival {
             Ok(Ok(now)) => now.clone(),
             Ok(Err(_)) => return Err(ViewError::Deleted),
             Err(_) => {

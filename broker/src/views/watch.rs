@@ -158,7 +158,7 @@ impl Watch {
             }
             WatchStart::Snapshot | WatchStart::Latest => {
                 let registration = self.shared().register(&self.filter);
-                self.sent = registration.from.clone();
+                self.sent.clone_from(&registration.from);
                 self.registration = Some(registration);
                 if snapshot {
                     self.phase = Phase::Snapshot(Snapshot::new(self.sent.clone()));
