@@ -28,7 +28,7 @@ impl World {
             self.prove();
         }
         let seed = self.random.next();
-        self.storage = None;
+        self.close();
         self.dir = self.dir.crash(seed);
         self.damage_somewhere();
         self.reopen_damaged();
@@ -36,7 +36,7 @@ impl World {
 
     /// Restarts once more: what was made of the damage must stay.
     pub(super) fn restart_after_damage(&mut self) {
-        self.storage = None;
+        self.close();
         self.dir = self.dir.crash(self.random.next());
         self.reopen_damaged();
     }

@@ -149,7 +149,7 @@ impl World {
     fn reopen_after_crash(&mut self) {
         loop {
             let seed = self.random.next();
-            self.storage = None;
+            self.close();
             self.dir = self.dir.crash(seed);
             self.dir.set_capacity(None);
             self.fault = None;

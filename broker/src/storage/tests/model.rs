@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::stamps::History;
-use crate::model::{CheckedBatch, Offset, PartitionId};
+use crate::model::{CheckedBatch, KeyHash, Offset, PartitionId};
 use crate::storage::{Lsn, Read, ReadRequest, Storage};
 
 /// A batch that was placed.
@@ -165,7 +165,7 @@ pub(super) fn batch(unique: u64, records: u32, filler: usize) -> CheckedBatch {
         all_timed: false,
         attributes: 0,
         stamp: None,
-        key_hashes: Vec::new(),
+        key_hashes: (0..records).map(|nth| KeyHash(nth.into())).collect(),
     }
 }
 

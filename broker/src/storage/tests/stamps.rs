@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::guards::{Guarded, KnownKeys};
 use super::model::batch;
 use super::world::World;
 use crate::model::{
@@ -37,6 +38,8 @@ pub(super) enum Expected {
     /// So it does, but where may be forgotten.
     Old(u64),
     Refused(SequenceError),
+    /// A guard of its unit doesn't hold: of this partition, until somebody has seen so much.
+    Conflict(PartitionId, u64),
     /// It is refused: numbers before it are missing. Which epoch the producer had last
     /// may be forgotten, and with it that there is a producer.
     Missing,
@@ -263,6 +266,9 @@ impl Expected {
                 offset.0 == base
             }
             (Expected::Refused(expected), Placed::Refused(error)) => error == expected,
+            (Expected::Conflict(partition, wait_for), Placed::Conflict(conflict)) => {
+                (conflict.partition, conflict.wait_for.0) == (partition, wait_for)
+            }
             (Expected::NotNew, placed) => !matches!(placed, Placed::At(_)),
             (Expected::Open, placed) => placed != Placed::Deleted,
             _ => false,
@@ -273,6 +279,32 @@ impl Expected {
 
 /// An append, as far as it matters here: partition, stamp, records.
 pub(super) type Fact = (PartitionId, Option<StoredStamp>, u64);
+
+/// What is to become of the appends of a unit that is placed under conditions.
+pub(super) fn expected_of_guarded(
+    histories: &mut BTreeMap<PartitionId, History>,
+    unit: &[Fact],
+    epochs: &Epochs,
+    known: &KnownKeys,
+    guards: &[Guarded],
+) -> Vec<Expected> {
+    let is_open = guards.iter().any(|guarded| histories[&guarded.id].is_open);
+    if is_open {
+        for (id, _, _) in unit {
+            histories.get_mut(id).expect("it is there").is_open = true;
+        }
+        return vec![Expected::Open; unit.len()];
+    }
+    let before = histories.clone();
+    let expected = expected_of_unit(histories, unit, epochs);
+    match known.expected(guards) {
+        Some(conflict) if expected[0] == Expected::New => {
+            *histories = before;
+            vec![conflict; unit.len()]
+        }
+        _ => expected,
+    }
+}
 
 /// What is to become of the appends of a unit: all or nothing. Takes those that are
 /// new as appended.

@@ -5,15 +5,16 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::guards::{Guarded, Held, KnownKeys, some_keys};
 use super::model::{Model, ModelBatch, ModelPartition, batch, read_whole};
 use super::random::Random;
-use super::stamps::{Epochs, Expected, History, Stamped, expected_of_unit};
-use crate::model::{CheckedBatch, Offset, PartitionId, StoredStamp};
+use super::stamps::{Epochs, Expected, History, Stamped, expected_of_guarded};
+use crate::model::{CheckedBatch, KeyHash, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{
-    AppendFailure, ArchiveError, Claim, Damage, JournalAppend, JournalOptions, JournalSize, Lsn,
-    Pace, PartitionRetention, Placed, Storage, StorageOptions, inspect_dir,
+    AppendFailure, ArchiveError, Claim, Damage, JournalAppend, JournalOptions, JournalSize,
+    KeyGuard, Lsn, Pace, PartitionRetention, Placed, Storage, StorageOptions, inspect_dir,
 };
 
 pub(super) const FILE_BYTES: u32 = 16 << 10;
@@ -69,6 +70,42 @@ pub(super) struct World {
     /// Is added to the ids of producers.
     pub(super) id_offset: u64,
     pub(super) epochs: Epochs,
+    /// The keys that partitions remember.
+    pub(super) known_keys: KnownKeys,
+    /// Guards that were made, and not used yet.
+    pub(super) held: Vec<Held>,
+}
+
+/// A few units, and what is to become of them.
+struct Group {
+    appends: Vec<JournalAppend>,
+    facts: Vec<Fact>,
+    /// Those that the appends have.
+    guards: Vec<Guarded>,
+    claim: Claim,
+    /// How it will be behind them.
+    histories: BTreeMap<PartitionId, History>,
+    known_keys: KnownKeys,
+}
+
+impl Group {
+    /// Says what is to become of the last unit, from the `first` append on.
+    fn expect_unit(&mut self, first: usize, guards: &[Guarded], epochs: &Epochs) {
+        let facts = &mut self.facts[first..];
+        let unit: Vec<_> = facts.iter().map(|f| (f.id, f.stamp, f.count)).collect();
+        let next = |fact: &Fact| (fact.id, self.histories[&fact.id].next_offset);
+        let mut next: BTreeMap<PartitionId, u64> = facts.iter().map(next).collect();
+        let (histories, known) = (&mut self.histories, &self.known_keys);
+        let expected = expected_of_guarded(histories, &unit, epochs, known, guards);
+        for (fact, expected) in facts.iter_mut().zip(expected) {
+            fact.expected = expected;
+            if expected == Expected::New {
+                let next = next.get_mut(&fact.id).expect("it is of the unit");
+                self.known_keys.note(fact.id, *next, &fact.keys);
+                *next += fact.count;
+            }
+        }
+    }
 }
 
 /// An append, as the model sees it.
@@ -79,6 +116,7 @@ struct Fact {
     unit: u64,
     time_ms: i64,
     stamp: Option<StoredStamp>,
+    keys: Vec<KeyHash>,
     expected: Expected,
 }
 
@@ -113,6 +151,8 @@ impl World {
             fault: None,
             id_offset: 0,
             epochs: Epochs::default(),
+            known_keys: KnownKeys::default(),
+            held: Vec::new(),
         };
         for _ in 0..world.random.between(1, 6) {
             world.create_partition();
@@ -126,7 +166,7 @@ impl World {
 
     pub(super) fn step_without_fault(&mut self) {
         self.now_ms += 1000;
-        match self.random.between(0, 24) {
+        match self.random.between(0, 26) {
             0..9 => self.append_some(),
             9..12 => self.flush(),
             12..15 => self.archive(),
@@ -147,6 +187,8 @@ impl World {
             20 if !self.full => self.fill_the_disk(),
             21 => self.prove(),
             22 => self.publish_early(),
+            23 => self.hold_a_guard(),
+            24 => self.forget_some_keys(),
             _ => self.check_all(),
         }
     }
@@ -158,7 +200,7 @@ impl World {
         self.model.partitions.insert(id, ModelPartition::default());
     }
 
-    fn some_partition(&mut self) -> Option<PartitionId> {
+    pub(super) fn some_partition(&mut self) -> Option<PartitionId> {
         let count = self.model.partitions.len() as u64;
         if count == 0 {
             return None;
@@ -173,14 +215,29 @@ impl World {
         };
         // The metadata's record of it is durable before storage is told.
         self.model.partitions.remove(&id);
+        self.known_keys.remove(id);
         self.deleted.push(id);
         let _ = self.storage().delete_partitions(&[id]);
     }
 
     pub(super) fn append_some(&mut self) {
-        let Some((group, facts)) = self.some_group() else {
+        let Some(group) = self.some_group() else {
             return;
         };
+        let Group {
+            appends,
+            facts,
+            guards,
+            ..
+        } = group;
+        self.append_group(&appends, &facts);
+        drop(appends);
+        for guarded in guards {
+            self.known_keys.unpin(&guarded);
+        }
+    }
+
+    fn append_group(&mut self, group: &[JournalAppend], facts: &[Fact]) {
         let mut done = 0;
         while done < group.len() {
             let flushed = self.storage().flushed();
@@ -221,9 +278,8 @@ impl World {
         }
     }
 
-    /// A few units, and what is to become of each of their appends; `None` if there
-    /// is no partition.
-    fn some_group(&mut self) -> Option<(Vec<JournalAppend>, Vec<Fact>)> {
+    /// `None` if there is no partition.
+    fn some_group(&mut self) -> Option<Group> {
         if self.random.one_in(20) {
             self.begin_epoch();
         }
@@ -232,59 +288,74 @@ impl World {
             true => Claim::Internal,
             false => Claim::User,
         };
-        let mut group = Vec::new();
-        let mut facts: Vec<Fact> = Vec::new();
+        self.some_partition()?;
+        let guards: Vec<Vec<Held>> = (0..self.random.between(1, 5))
+            .map(|_| self.some_guards())
+            .collect();
         let of = |(id, partition): (&PartitionId, &ModelPartition)| {
             let mut history = partition.history.clone();
             history.next_offset = partition.next();
             (*id, history)
         };
-        let mut histories: BTreeMap<PartitionId, History> =
-            self.model.partitions.iter().map(of).collect();
-        for _ in 0..self.random.between(1, 5) {
-            let appends = if self.random.one_in(4) {
-                self.random.between(2, 4)
-            } else {
-                1
-            };
-            self.unique += 1;
-            let unit = self.unique;
-            let first = facts.len();
-            for remaining in (0..appends).rev() {
-                let id = self.some_partition()?;
-                let mut batch = self.some_batch();
-                if self.random.one_in(2) {
-                    let (stamp, count) = self.some_stamp(&histories[&id], batch.record_count);
-                    batch.stamp = Some(stamp);
-                    batch.record_count = count;
-                }
-                facts.push(Fact {
-                    id,
-                    payload: batch.payload.clone(),
-                    count: u64::from(batch.record_count),
-                    unit,
-                    time_ms: latest_time(&batch, self.now_ms),
-                    stamp: batch.header(Offset::ZERO, 0).stamp(),
-                    expected: Expected::Open,
-                });
-                group.push(JournalAppend {
-                    log: self.storage().partition(id),
-                    batch,
-                    unit_remaining: u16::try_from(remaining).unwrap(),
-                    guards: Vec::new(),
-                    claim,
-                });
-            }
-            let unit: Vec<_> = facts[first..]
-                .iter()
-                .map(|f| (f.id, f.stamp, f.count))
-                .collect();
-            let expected = expected_of_unit(&mut histories, &unit, &self.epochs);
-            for (fact, expected) in facts[first..].iter_mut().zip(expected) {
-                fact.expected = expected;
-            }
+        let histories = self.model.partitions.iter().map(of).collect();
+        let mut group = Group {
+            appends: Vec::new(),
+            facts: Vec::new(),
+            guards: Vec::new(),
+            claim,
+            histories,
+            known_keys: self.known_keys.clone(),
+        };
+        for guards in guards {
+            self.add_unit(guards, &mut group);
         }
-        Some((group, facts))
+        Some(group)
+    }
+
+    /// Adds a unit with these guards, and what is to become of it.
+    fn add_unit(&mut self, guards: Vec<Held>, group: &mut Group) {
+        let appends = if self.random.one_in(4) {
+            self.random.between(2, 4)
+        } else {
+            1
+        };
+        self.unique += 1;
+        let unit = self.unique;
+        let first = group.facts.len();
+        let (guarded, mut guards): (Vec<Guarded>, Vec<KeyGuard>) = guards
+            .into_iter()
+            .map(|held| (held.guarded, held.guard))
+            .unzip();
+        for remaining in (0..appends).rev() {
+            let id = self.some_partition().expect("there is one");
+            let mut batch = self.some_batch();
+            if self.random.one_in(2) {
+                let history = &group.histories[&id];
+                let (stamp, count) = self.some_stamp(history, batch.record_count);
+                batch.stamp = Some(stamp);
+                batch.record_count = count;
+            }
+            batch.key_hashes = some_keys(&mut self.random, batch.record_count);
+            group.facts.push(Fact {
+                id,
+                payload: batch.payload.clone(),
+                count: u64::from(batch.record_count),
+                unit,
+                time_ms: latest_time(&batch, self.now_ms),
+                stamp: batch.header(Offset::ZERO, 0).stamp(),
+                keys: batch.key_hashes.clone(),
+                expected: Expected::Open,
+            });
+            group.appends.push(JournalAppend {
+                log: self.storage().partition(id),
+                batch,
+                unit_remaining: u16::try_from(remaining).unwrap(),
+                guards: std::mem::take(&mut guards),
+                claim: group.claim,
+            });
+        }
+        group.expect_unit(first, &guarded, &self.epochs);
+        group.guards.extend(guarded);
     }
 
     fn some_batch(&mut self) -> CheckedBatch {
@@ -311,6 +382,7 @@ impl World {
             .get_mut(&id)
             .expect("the model knows it");
         assert_eq!(base, partition.next(), "{id}: offsets are dense");
+        self.known_keys.note(id, base, &fact.keys);
         let count = fact.count;
         if let Some(stamp) = fact.stamp {
             let stamped = Stamped { stamp, base, count };
