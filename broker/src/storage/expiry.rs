@@ -135,7 +135,11 @@ impl Storage {
 
     /// Files of segments before the start of the log, which an earlier run of
     /// the broker didn't come to remove.
-    fn find_left_behind(&self, log: &PartitionLog, archiver: &mut Archiver) -> io::Result<()> {
+    pub(super) fn find_left_behind(
+        &self,
+        log: &PartitionLog,
+        archiver: &mut Archiver,
+    ) -> io::Result<()> {
         if !archiver.looked_behind.insert(log.id()) {
             return Ok(());
         }

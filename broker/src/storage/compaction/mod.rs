@@ -195,14 +195,16 @@ impl Storage {
     }
 
     /// Removes what a crash left behind. Says whether compaction may begin: not
-    /// while segments that retention removed could come back with a crash, since
-    /// their records would then come back without the tombstones behind them.
+    /// while segments that retention removed could come back with a crash, or have come
+    /// back and could count again if the checkpoint is lost, since their records would
+    /// then come back without the tombstones behind them.
     fn prepare_to_compact(&self, log: &PartitionLog) -> Result<bool, CompactionError> {
         let may_begin = {
             let mut archiver = self.archiver();
             let deleted = log.lock().deleted;
             if !deleted {
                 archiver.look_and_sweep(self.dir.as_ref(), log.id())?;
+                self.find_left_behind(log, &mut archiver)?;
             }
             !deleted && !archiver.expires(log.id())
         };

@@ -1,6 +1,7 @@
 //! Compaction step by step: who reads meanwhile, what fails, what stays.
 
 mod ending;
+mod left_behind;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
