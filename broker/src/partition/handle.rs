@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::doorbell::{Doorbell, Waiters};
 use super::engine::Shared;
-use super::{PartitionConfig, ReadableRange};
+use super::{Compacted, PartitionConfig, ReadableRange};
 use crate::model::{KeyHash, Offset, PartitionId, RequestStamp};
 use crate::storage::{Claim, KeyGuard, PartitionLog, Read, ReadError, ReadRequest};
 
@@ -173,6 +173,25 @@ impl PartitionHandle {
         self.engine
             .storage
             .appended_before(&self.partition.log, stamp, now_ms)
+    }
+
+    /// What compaction has taken from the partition. It may take more at any moment:
+    /// who relies on what was read asks afterwards. From memory but for the first time.
+    pub async fn compacted(&self) -> Result<Compacted, ReadError> {
+        let known = self.partition.log.lock().dropped;
+        let dropped = match known {
+            Some(dropped) => dropped,
+            None => {
+                let log = self.partition.log.clone();
+                self.engine
+                    .off_runtime(move |storage| Ok(storage.dropped(&log)?))
+                    .await?
+            }
+        };
+        Ok(Compacted {
+            state_from: dropped.superseded_to,
+            tombstones_removed_to: dropped.tombstones_to,
+        })
     }
 
     /// Half-open ranges of offsets known to be damaged.

@@ -102,6 +102,17 @@ pub enum AppendError {
     Stopping,
 }
 
+/// What compaction has taken from a partition, at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// What was true before an offset can be told from the records that are left, if it
+    /// isn't lower than this.
+    pub state_from: Offset,
+    /// Who has read everything before an offset and goes on there, learns of every key
+    /// what became of it, if it isn't lower than this.
+    pub tombstones_removed_to: Offset,
+}
+
 /// The offsets that can be read: `[log_start_offset, high_watermark)`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadableRange {

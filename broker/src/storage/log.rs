@@ -18,7 +18,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::lsn::{Generation, Lsn};
 use super::producers::ProducerTable;
 use super::recent_keys::RecentKeys;
-use super::segment::{SegmentExtent, SegmentName, SegmentState};
+use super::segment::{Dropped, SegmentExtent, SegmentName, SegmentState};
 use crate::limits;
 use crate::model::{Offset, PartitionId};
 
@@ -100,6 +100,9 @@ pub struct LogState {
     /// The sealed segments, in order. `None` until they are first needed: a
     /// start doesn't list every directory.
     pub sealed: Option<Vec<SealedSegment>>,
+    /// What compaction has dropped from the sealed segments, at least; `None` until
+    /// somebody asks.
+    pub dropped: Option<Dropped>,
     /// Damage found so far.
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
@@ -135,6 +138,7 @@ impl PartitionLog {
                 last_generation: Generation::ZERO,
                 active,
                 sealed: None,
+                dropped: None,
                 quarantined: Vec::new(),
                 segment_bytes: limits::DEFAULT_SEGMENT_BYTES,
                 producers: None,

@@ -13,6 +13,7 @@ mod archiver;
 mod checkpoint;
 mod compaction;
 mod deletion;
+mod dropped;
 mod expiry;
 mod guards;
 mod identity;
@@ -62,6 +63,7 @@ use dir::Dir;
 use journal::Journal;
 use producers::Tally;
 use recent_keys::KeyBudget;
+pub use segment::Dropped;
 use segment::SegmentCache;
 
 use crate::limits;

@@ -8,7 +8,8 @@ use super::codec::{EncodedRecord, MalformedBatch, RecordCodec};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::segment::{
-    self, SEGMENT_HEADER_LEN, ScannedBatch, SegmentHeader, SegmentName, SegmentScan, SegmentState,
+    self, Dropped, SEGMENT_HEADER_LEN, ScannedBatch, SegmentHeader, SegmentName, SegmentScan,
+    SegmentState,
 };
 
 /// A sealed segment that looks whole from outside.
@@ -19,6 +20,8 @@ pub(super) struct Sealed {
     pub(super) state: SegmentState,
     /// What a record before this offset supersedes has been dropped from it.
     pub(super) compacted_to: Offset,
+    /// What has been dropped from it.
+    pub(super) dropped: Dropped,
     /// A segment before it is left as it is.
     pub(super) behind_damage: bool,
 }
@@ -49,6 +52,7 @@ impl Sealed {
             name,
             state,
             compacted_to: header.compacted_to,
+            dropped: header.dropped,
             behind_damage: false,
         }))
     }

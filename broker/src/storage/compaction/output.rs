@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::merge::BatchSink;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::{Dir, File};
-use crate::storage::segment::{self, Footer, Index, SegmentHeader, SegmentState};
+use crate::storage::segment::{self, Dropped, Footer, Index, SegmentHeader, SegmentState};
 
 /// A segment that is being written.
 #[derive(Debug)]
@@ -28,6 +28,7 @@ pub(super) struct Finished {
     pub(super) path: PathBuf,
     pub(super) state: SegmentState,
     pub(super) index: Index,
+    pub(super) dropped: Dropped,
 }
 
 impl Output {
@@ -79,8 +80,9 @@ impl Output {
         self.file.sync_data()
     }
 
-    /// Ends the segment; its bytes are durable on return.
-    pub(super) fn finish(mut self, compacted_to: Offset) -> io::Result<Finished> {
+    /// Ends the segment, which says what was dropped from it: before anybody can miss
+    /// that. Its bytes are durable on return.
+    pub(super) fn finish(mut self, compacted_to: Offset, dropped: Dropped) -> io::Result<Finished> {
         let footer = Footer { state: self.state };
         self.write()?;
         self.file.write_all_at(&footer.encode(), self.state.len)?;
@@ -89,6 +91,7 @@ impl Output {
             base_offset: self.state.base_offset,
             created_ms: self.state.created_ms,
             compacted_to: compacted_to.min(self.state.next_offset),
+            dropped,
         };
         self.file.write_all_at(&header.encode(), 0)?;
         self.file.sync_data()?;
@@ -96,6 +99,7 @@ impl Output {
             path: self.path,
             state: self.state,
             index: self.index,
+            dropped,
         })
     }
 }

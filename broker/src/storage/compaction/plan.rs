@@ -36,7 +36,7 @@ pub(super) fn takes(len: u64, next: &Sealed, segment_bytes: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::segment::SegmentState;
+    use crate::storage::segment::{Dropped, SegmentState};
 
     fn segment(base: u64, len: u64, compacted_to: u64) -> Sealed {
         let state = SegmentState {
@@ -48,6 +48,7 @@ mod tests {
             name: Offset(base).into(),
             state,
             compacted_to: Offset(compacted_to),
+            dropped: Dropped::default(),
             behind_damage: false,
         }
     }

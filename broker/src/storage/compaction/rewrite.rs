@@ -8,7 +8,7 @@ use super::pass::{Halt, PIECE, Pass};
 use super::plan;
 use crate::limits;
 use crate::model::{BatchHeader, Offset};
-use crate::storage::segment::SegmentName;
+use crate::storage::segment::{Dropped, SegmentName};
 
 /// How large batches become.
 const BATCHES: BatchBounds = BatchBounds {
@@ -31,6 +31,8 @@ struct Rewrite<'p, 'a> {
     tombstones_to: Offset,
     /// For each record of a batch, whether it is kept.
     verdicts: Vec<bool>,
+    /// What was dropped on the way to the segment that is being written.
+    dropped: Dropped,
 }
 
 /// What came of some segments that were to become one.
@@ -52,6 +54,7 @@ impl Pass<'_> {
             segment_bytes: self.log.lock().segment_bytes,
             tombstones_to,
             verdicts: Vec::new(),
+            dropped: Dropped::default(),
             pass: self,
         };
         let mut done = 0;
@@ -80,6 +83,7 @@ impl Rewrite<'_, '_> {
     fn group(&mut self, segments: &[Sealed]) -> Result<Group, Halt> {
         let (storage, log) = (self.pass.storage, self.pass.log);
         let first = &segments[0];
+        self.dropped = Dropped::default();
         let mut output = storage.begin_output(log, first.name, first.state.created_ms)?;
         let path = output.path().clone();
         let done = match self.fill(&mut output, segments) {
@@ -186,14 +190,25 @@ impl Rewrite<'_, '_> {
         true
     }
 
-    fn keeps(&self, offset: Offset, record: &EncodedRecord<'_>) -> bool {
+    /// Whether a record is kept; notes what it says if it isn't.
+    fn keeps(&mut self, offset: Offset, record: &EncodedRecord<'_>) -> bool {
         let Some(key) = record.key else {
             return true;
         };
         let latest = self.pass.keys.latest(key);
-        let is_superseded = latest.is_some_and(|latest| latest > offset);
-        let is_expired = record.is_tombstone && offset < self.tombstones_to;
-        !is_superseded && !is_expired
+        let dropped = match latest.filter(|&latest| latest > offset) {
+            Some(latest) => Dropped {
+                superseded_to: latest.advanced(1),
+                ..Dropped::default()
+            },
+            None if record.is_tombstone && offset < self.tombstones_to => Dropped {
+                tombstones_to: offset.advanced(1),
+                ..Dropped::default()
+            },
+            None => return true,
+        };
+        self.dropped = self.dropped.and(dropped);
+        false
     }
 
     /// Writes what is complete. In small pieces that are flushed at once nobody
@@ -211,8 +226,9 @@ impl Rewrite<'_, '_> {
     fn finish(&mut self, output: Output, replaced: &[Sealed]) -> Result<(), Halt> {
         let storage = self.pass.storage;
         self.pass.check_unfailed()?;
+        let before = replaced.iter().map(|segment| segment.dropped);
         let finished = output
-            .finish(self.pass.noted_to)
+            .finish(self.pass.noted_to, before.fold(self.dropped, Dropped::and))
             .map_err(|error| storage.compaction_failed(&error))?;
         let names: Vec<SegmentName> = replaced.iter().map(|segment| segment.name).collect();
         storage.replace(self.pass.log, &names, &finished)?;

@@ -81,6 +81,8 @@ impl Storage {
             })?;
         self.write_index(log.id(), name, finished)?;
         let mut state = log.lock();
+        // With the segment: who finds it finds what is missing there.
+        state.dropped = state.dropped.map(|known| known.and(finished.dropped));
         let sealed = state.sealed.as_mut().expect("it was listed for this pass");
         let at = sealed.partition_point(|other| other.name.base_offset < name.base_offset);
         let new = SealedSegment::known(name, &finished.state);

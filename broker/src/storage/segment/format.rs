@@ -25,6 +25,11 @@ const HEADER_RESERVED_AT: usize = PARTITION_AT + 4;
 const BASE_OFFSET_AT: usize = HEADER_RESERVED_AT + 4;
 const CREATED_AT: usize = BASE_OFFSET_AT + 8;
 const COMPACTED_TO_AT: usize = CREATED_AT + 8;
+const SUPERSEDED_TO_AT: usize = COMPACTED_TO_AT + 8;
+const TOMBSTONES_TO_AT: usize = SUPERSEDED_TO_AT + 8;
+const HEADER_REST_AT: usize = TOMBSTONES_TO_AT + 8;
+
+const _: () = assert!(HEADER_REST_AT <= SEGMENT_HEADER_LEN, "a header fits");
 
 // The footer.
 const STATE_AT: usize = CRC_AT + 4;
@@ -46,6 +51,30 @@ pub struct SegmentHeader {
     /// Compaction has dropped what was superseded by a record before this
     /// offset; 0 in a segment of the archiver's.
     pub compacted_to: Offset,
+    /// What compaction has dropped from it.
+    pub dropped: Dropped,
+}
+
+/// What compaction has dropped, and can't be told any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Dropped {
+    /// Every record that was dropped for a later one of its key, was for one before this
+    /// offset. From here on, what is left says what all did.
+    pub superseded_to: Offset,
+    /// Every tombstone that was dropped, and not for a later record, lay before this
+    /// offset.
+    pub tombstones_to: Offset,
+}
+
+impl Dropped {
+    /// What was dropped here or there.
+    #[must_use]
+    pub fn and(self, other: Dropped) -> Dropped {
+        Dropped {
+            superseded_to: self.superseded_to.max(other.superseded_to),
+            tombstones_to: self.tombstones_to.max(other.tombstones_to),
+        }
+    }
 }
 
 impl SegmentHeader {
@@ -56,6 +85,9 @@ impl SegmentHeader {
         out[BASE_OFFSET_AT..][..8].copy_from_slice(&self.base_offset.0.to_le_bytes());
         out[CREATED_AT..][..8].copy_from_slice(&self.created_ms.to_le_bytes());
         out[COMPACTED_TO_AT..][..8].copy_from_slice(&self.compacted_to.0.to_le_bytes());
+        let dropped = self.dropped;
+        out[SUPERSEDED_TO_AT..][..8].copy_from_slice(&dropped.superseded_to.0.to_le_bytes());
+        out[TOMBSTONES_TO_AT..][..8].copy_from_slice(&dropped.tombstones_to.0.to_le_bytes());
         seal(&mut out, HEADER_MAGIC);
         out
     }
@@ -68,7 +100,11 @@ impl SegmentHeader {
             partition: PartitionId(u32::from_le_bytes(*bytes[PARTITION_AT..].first_chunk()?)),
             base_offset: Offset(u64::from_le_bytes(*bytes[BASE_OFFSET_AT..].first_chunk()?)),
             created_ms: i64::from_le_bytes(*bytes[CREATED_AT..].first_chunk()?),
-            compacted_to: Offset(u64::from_le_bytes(*bytes[COMPACTED_TO_AT..].first_chunk()?)),
+            compacted_to: offset(bytes, COMPACTED_TO_AT)?,
+            dropped: Dropped {
+                superseded_to: offset(bytes, SUPERSEDED_TO_AT)?,
+                tombstones_to: offset(bytes, TOMBSTONES_TO_AT)?,
+            },
         })
     }
 }
@@ -99,6 +135,11 @@ impl Footer {
     }
 }
 
+fn offset(bytes: &[u8; 64], at: usize) -> Option<Offset> {
+    let bytes = bytes[at..].first_chunk()?;
+    Some(Offset(u64::from_le_bytes(*bytes)))
+}
+
 fn seal(out: &mut [u8; 64], magic: u32) {
     out[MAGIC_AT..][..4].copy_from_slice(&magic.to_le_bytes());
     let crc = crc32fast::hash(&out[CRC_AT + 4..]);
@@ -122,6 +163,10 @@ mod tests {
             base_offset: Offset(8),
             created_ms: 9,
             compacted_to: Offset(10),
+            dropped: Dropped {
+                superseded_to: Offset(11),
+                tombstones_to: Offset(12),
+            },
         };
         let footer = Footer {
             state: SegmentState::empty(Offset(8), 9),

@@ -19,7 +19,7 @@ mod tests;
 mod writer;
 
 pub use cache::SegmentCache;
-pub use format::{Footer, SEGMENT_HEADER_LEN, SegmentHeader};
+pub use format::{Dropped, Footer, SEGMENT_HEADER_LEN, SegmentHeader};
 pub use index::Index;
 pub use name::{
     Compacted, Listing, SegmentName, index_path, list, log_path, parse_path, partition_dir, remove,

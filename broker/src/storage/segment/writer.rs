@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::format::{Footer, SegmentHeader};
+use super::format::{Dropped, Footer, SegmentHeader};
 use super::index::{ENTRY_LEN, Index, IndexEntry, is_due};
 use super::scan::SegmentScan;
 use super::state::SegmentState;
@@ -199,6 +199,7 @@ fn header_of(partition: PartitionId, base_offset: Offset, created_ms: i64) -> Se
         base_offset,
         created_ms,
         compacted_to: Offset::ZERO,
+        dropped: Dropped::default(),
     }
 }
 

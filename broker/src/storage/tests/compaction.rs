@@ -1,5 +1,6 @@
 //! Compaction step by step: who reads meanwhile, what fails, what stays.
 
+mod dropped;
 mod ending;
 mod left_behind;
 

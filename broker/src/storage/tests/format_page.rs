@@ -22,8 +22,8 @@ use crate::storage::producers::{
     self, Incoming, ProducerTable, Snapshot, SnapshotWriter, Tally, admit,
 };
 use crate::storage::segment::{
-    Compacted, ENTRY_LEN, FOOTER_LEN, Footer, IndexEntry, SEGMENT_HEADER_LEN, SegmentHeader,
-    SegmentName, SegmentState, log_path,
+    Compacted, Dropped, ENTRY_LEN, FOOTER_LEN, Footer, IndexEntry, SEGMENT_HEADER_LEN,
+    SegmentHeader, SegmentName, SegmentState, log_path,
 };
 
 const PAGE: &str = include_str!("../../../../docs/format.md");
@@ -142,8 +142,20 @@ fn examples_of_a_segment_are_decoded() {
         base_offset: Offset(42),
         created_ms: 1_700_000_000_500,
         compacted_to: Offset::ZERO,
+        dropped: Dropped::default(),
     };
     let bytes = check("segment-header", &header.encode());
+    assert_eq!(SegmentHeader::decode(&bytes), Some(header));
+
+    let header = SegmentHeader {
+        compacted_to: Offset(1042),
+        dropped: Dropped {
+            superseded_to: Offset(2100),
+            tombstones_to: Offset(800),
+        },
+        ..header
+    };
+    let bytes = check("compacted-segment-header", &header.encode());
     assert_eq!(SegmentHeader::decode(&bytes), Some(header));
 
     let footer = Footer { state: state() };

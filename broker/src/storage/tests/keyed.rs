@@ -274,6 +274,7 @@ impl Facts {
         }
         partition.next += records.len() as u64;
         partition.unacked.push((partition.next, end));
+        partition.history.extend(records.iter().cloned());
         partition.records.extend(records);
         !self.dir.has_crashed()
     }
@@ -433,6 +434,9 @@ impl Facts {
             &found,
             Some((self.config.tombstone_grace_ms, self.now_ms)),
         );
+        let dropped = storage.dropped(&storage.partition(id));
+        let dropped = dropped.expect("no fault is set");
+        partition.check_dropped(id, &found, dropped, &mut self.random);
         self.check_time_lookup(storage, id);
     }
 
@@ -467,7 +471,11 @@ impl Facts {
                 "{id}: out of nowhere"
             );
             partition.records.retain(|record| record.offset < end);
+            partition.history.retain(|record| record.offset < end);
             partition.check(id, &found, None);
+            let dropped = storage.dropped(&storage.partition(id));
+            let dropped = dropped.expect("no fault is set");
+            partition.check_dropped(id, &found, dropped, &mut self.random);
             partition.forget_below(found.log_start);
             partition.next = end;
             partition.acked_end = end;

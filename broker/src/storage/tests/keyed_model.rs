@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use statecast_proto::batch;
 
+use super::random::Random;
 use crate::model::{Offset, PartitionId};
-use crate::storage::{Read, ReadRequest, Storage};
+use crate::storage::{Dropped, Read, ReadRequest, Storage};
 
 /// A record, as a reader sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(super) struct Found {
 pub(super) struct KeyedPartition {
     /// Those that may be there, in the order of their offsets.
     pub(super) records: Vec<KeyedRecord>,
+    /// All that there ever were, in this order, too.
+    pub(super) history: Vec<KeyedRecord>,
     /// Everything below may be gone.
     pub(super) log_start: u64,
     /// Everything below is durable.
@@ -125,7 +128,46 @@ pub(super) fn check_compacted(id: PartitionId, before: &[KeyedRecord], left: &[K
     assert_eq!(fold(left), fold(before), "{id}: says something else");
 }
 
+/// The values of all keys.
+fn values(records: &[KeyedRecord]) -> BTreeMap<&Bytes, &KeyedRecord> {
+    fold(records).0
+}
+
 impl KeyedPartition {
+    /// Compaction says what can't be told any more, and what it doesn't say can be: what
+    /// was true at an offset, and what has happened since.
+    pub(super) fn check_dropped(
+        &self,
+        id: PartitionId,
+        found: &Found,
+        dropped: Dropped,
+        random: &mut Random,
+    ) {
+        let before = |records: &[KeyedRecord], offset| {
+            let from = records.partition_point(|one| one.offset < found.log_start);
+            let to = records.partition_point(|one| one.offset < offset);
+            records[from.min(to)..to].to_vec()
+        };
+        let history = before(&self.history, found.high_watermark);
+        let mut some_offset = |from: Offset| {
+            let from = from.0.max(found.log_start);
+            let more = (found.high_watermark + 1).saturating_sub(from);
+            let further = random.next().checked_rem(more);
+            [Some(from).filter(|_| more > 0), further.map(|by| from + by)]
+        };
+        for at in some_offset(dropped.superseded_to).into_iter().flatten() {
+            let (was, is) = (before(&history, at), before(&found.records, at));
+            assert_eq!(values(&is), values(&was), "{id}: at {at}, with {dropped:?}");
+        }
+        for at in some_offset(dropped.tombstones_to).into_iter().flatten() {
+            let mut received = before(&history, at);
+            let since = found.records.iter().filter(|record| record.offset >= at);
+            received.extend(since.cloned());
+            let (heard, is) = (values(&received), values(&found.records));
+            assert_eq!(heard, is, "{id}: since {at}, with {dropped:?}");
+        }
+    }
+
     /// What may be read, and up to where.
     pub(super) fn check(&mut self, id: PartitionId, found: &Found, grace: Option<(u64, i64)>) {
         assert_eq!(found.quarantined, [], "{id}: nothing was damaged");
