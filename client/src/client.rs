@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::producer::ProducerBuilder;
 use crate::reader::ReaderBuilder;
 use crate::state::State;
+use crate::state_view::StateViewBuilder;
 
 /// A broker, as this process reaches it. Cheap to clone; clones share the
 /// connections. It always goes back to the address it was given, so a broker
@@ -196,6 +197,11 @@ impl Client {
     /// A compacted topic as a map from keys to values.
     pub fn state(&self, topic: impl Into<Arc<str>>) -> State {
         State::new(self.clone(), topic.into())
+    }
+
+    /// Keeps a local map of a compacted topic current.
+    pub fn state_view(&self, topic: impl Into<Arc<str>>) -> StateViewBuilder {
+        StateViewBuilder::new(self.clone(), topic.into())
     }
 
     /// Whether the broker says that it serves. Asked once, without retries.

@@ -8,6 +8,7 @@
 //! - [`Consumer`], which shares topics with the other members of its group, and
 //!   commits what is processed;
 //! - [`State`], which gets, scans and changes what is true in a compacted topic;
+//! - [`StateView`], a local map of it that is kept current;
 //! - [`Admin`], which creates and describes topics, and looks after groups.
 //!
 //! Connections are made when needed and made again when lost. Everything that
@@ -44,6 +45,7 @@ mod group;
 mod producer;
 mod reader;
 mod state;
+mod state_view;
 mod topic;
 
 pub use admin::{Admin, BrokerInfo};
@@ -63,6 +65,7 @@ pub use state::{
     AsOf, Delete, Entries, Entry, Expect, Get, LeaseId, Put, PutAll, Scan, State, Update, Version,
     Write, Written,
 };
+pub use state_view::{Change, StateView, StateViewBuilder, Tombstone};
 pub use statecast_proto::batch::{
     BatchBuilder, BatchError, Compression, EncodedBatch, Header, HeaderRef, HeaderViews, RecordRef,
 };

@@ -102,7 +102,7 @@ impl Entry {
     }
 }
 
-fn headers(headers: Vec<v1::Header>) -> Vec<Header> {
+pub(crate) fn headers(headers: Vec<v1::Header>) -> Vec<Header> {
     let header = |header: v1::Header| Header {
         name: header.name,
         value: header.value,

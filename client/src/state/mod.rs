@@ -19,6 +19,8 @@ pub use self::scan::{Entries, Scan};
 pub use self::update::Update;
 pub use self::write::{Delete, Expect, Put, PutAll, Write};
 
+pub(crate) use self::entry::headers;
+
 use crate::client::Client;
 use crate::connection::MAX_MESSAGE;
 use crate::error::Error;
