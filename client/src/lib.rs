@@ -9,6 +9,7 @@
 //!   commits what is processed;
 //! - [`State`], which gets, scans and changes what is true in a compacted topic;
 //! - [`StateView`], a local map of it that is kept current;
+//! - [`Lease`], which lets keys vanish with whoever put them;
 //! - [`Admin`], which creates and describes topics, and looks after groups.
 //!
 //! Connections are made when needed and made again when lost. Everything that
@@ -42,6 +43,7 @@ mod connection;
 mod consumer;
 mod error;
 mod group;
+mod lease;
 mod producer;
 mod reader;
 mod state;
@@ -57,6 +59,7 @@ pub use consumer::{
 };
 pub use error::{Error, Refusal};
 pub use group::{Group, GroupDescription, GroupMember, GroupPartition, GroupState};
+pub use lease::Lease;
 pub use producer::{Delivery, Producer, ProducerBuilder, RecordPosition};
 pub use reader::{
     Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,
