@@ -1,10 +1,12 @@
 //! What happens in the background: archiving, keeping spare journal files
 //! ready, retention.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use super::engine::Shared;
+use super::handle::Partition;
+use crate::model::Offset;
 use crate::storage::{ArchiveError, Pace, PartitionRetention, Prepared, Storage};
 
 /// How often retention is looked at, and a full disk tried again.
@@ -204,7 +206,16 @@ impl Shared {
         if let Err(error) = self.storage.trim_spare() {
             tracing::warn!("removing a spare journal file failed: {error}");
         }
-        let retention = self.partitions().into_iter().map(|partition| {
+        let partitions = self.partitions();
+        // Who keeps a view of a partition has to hear of what goes.
+        let viewed = partitions.iter().filter(|partition| {
+            let config = partition.config();
+            let expires = config.retention_ms.is_some() || config.retention_bytes.is_some();
+            expires && config.compaction.is_some()
+        });
+        let start = |partition: &Arc<Partition>| partition.log.lock().log_start;
+        let viewed: Vec<_> = viewed.map(|one| (one.clone(), start(one))).collect();
+        let retention = partitions.into_iter().map(|partition| {
             let config = partition.config();
             PartitionRetention {
                 log: partition.log.clone(),
@@ -215,6 +226,11 @@ impl Shared {
         match self.storage.apply_retention(retention, self.clock.now_ms()) {
             Ok(_) => {}
             Err(error) => tracing::warn!("retention failed: {error}; trying again later"),
+        }
+        for (partition, before) in viewed {
+            if start(&partition) > before {
+                partition.waiters.ring_below(Offset(u64::MAX));
+            }
         }
         if let Err(error) = self.storage.restore_indexes() {
             tracing::warn!("restoring an index failed: {error}");

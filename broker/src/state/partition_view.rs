@@ -269,6 +269,11 @@ impl PartitionView {
         *self = PartitionView::new(self.memory.clone(), self.applied);
     }
 
+    /// Forgets all keys; records from `start` on are to be applied.
+    pub fn start_over(&mut self, start: Offset) {
+        *self = PartitionView::new(self.memory.clone(), start);
+    }
+
     fn remove(&mut self, key: &[u8]) {
         let Some(entry) = self.entries.remove(key) else {
             return;

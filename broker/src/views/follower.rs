@@ -11,7 +11,7 @@ use super::store::fingerprint;
 use super::topic_view::Shared;
 use crate::limits;
 use crate::model::Offset;
-use crate::partition::{Doorbell, Read, ReadError, StoredBatch};
+use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
 use crate::state::{Fingerprint, ViewFull};
 
 /// Follows a topic until it is deleted, or its keys don't fit into memory.
@@ -19,6 +19,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let follower = Follower {
         bell: Arc::default(),
         line: (0..shared.partitions.len()).collect(),
+        missing_to: vec![None; shared.partitions.len()],
         body: BytesMut::new(),
         shared,
     };
@@ -30,6 +31,9 @@ struct Follower {
     bell: Arc<Doorbell>,
     /// Partitions that may have something to be applied.
     line: VecDeque<usize>,
+    /// Up to where tombstones were missing when a view was begun. Those were never part
+    /// of it; if more go before they were read, keys that they removed may be left in it.
+    missing_to: Vec<Option<Offset>>,
     body: BytesMut,
 }
 
@@ -56,9 +60,9 @@ impl Follower {
     }
 
     /// Begins with what was saved.
-    async fn restore(&self) -> Result<(), ViewError> {
+    async fn restore(&mut self) -> Result<(), ViewError> {
         let Shared { saving, memory, .. } = self.shared.as_ref();
-        for viewed in &self.shared.partitions {
+        for (viewed, missing_to) in self.shared.partitions.iter().zip(&mut self.missing_to) {
             let Some(restored) = saving.restore(viewed, memory).await else {
                 continue;
             };
@@ -67,6 +71,8 @@ impl Follower {
             // Nobody has seen it before: those who register hear of what comes behind.
             let gate = self.shared.gate();
             let applied = restored.applied();
+            // None is missing that lies behind.
+            *missing_to = Some(Offset::ZERO);
             *viewed.write() = restored;
             drop(gate);
             viewed.publish(applied);
@@ -76,14 +82,26 @@ impl Follower {
 
     /// Applies some records of a partition, or has it ring when there are more.
     async fn turn(&mut self, slot: usize) -> Result<(), ViewError> {
-        let handle = &self.shared.partitions[slot].handle;
+        let handle = self.shared.partitions[slot].handle.clone();
+        if self.missing_to[slot].is_none() {
+            // Before anything is read.
+            self.missing_to[slot] = Some(tombstones_removed_to(&handle).await?);
+        }
         let start = handle.range().log_start_offset;
         if start > self.shared.partitions[slot].read().start() {
             self.truncate(slot, start);
         }
         let applied = self.shared.partitions[slot].read().applied();
         let end = Offset(u64::MAX);
-        match handle.read(applied, end, limits::VIEW_READ_BYTES).await {
+        let read = handle.read(applied, end, limits::VIEW_READ_BYTES).await;
+        // Asked after it was read: tombstones go only once this says so.
+        let removed_to = tombstones_removed_to(&handle).await?;
+        if Some(removed_to) > self.missing_to[slot] && removed_to > applied {
+            self.start_over(slot);
+            self.line.push_back(slot);
+            return Ok(());
+        }
+        match read {
             // At the end, too, it is read, which tells when the partition was deleted.
             Ok(Read::Batches(batches)) if batches.is_empty() => {
                 handle.ring_beyond(applied, &self.bell, slot);
@@ -100,6 +118,20 @@ impl Follower {
         }
         self.line.push_back(slot);
         Ok(())
+    }
+
+    /// Begins the view of a partition anew. Who is told of it has missed something, too.
+    fn start_over(&mut self, slot: usize) {
+        let viewed = &self.shared.partitions[slot];
+        let id = viewed.handle.id();
+        tracing::warn!("compaction overtook the view of partition {id}: it is made anew");
+        self.missing_to[slot] = None;
+        let start = viewed.handle.range().log_start_offset;
+        let gate = self.shared.gate();
+        viewed.write().start_over(start);
+        gate.overflow();
+        drop(gate);
+        viewed.publish(start);
     }
 
     fn apply(&mut self, slot: usize, batches: &[StoredBatch]) -> Result<(), ViewError> {
@@ -170,6 +202,15 @@ impl Follower {
             viewed.write().clear();
             viewed.end(why);
         }
+    }
+}
+
+/// Up to where tombstones may be missing.
+async fn tombstones_removed_to(handle: &PartitionHandle) -> Result<Offset, ViewError> {
+    match handle.compacted().await {
+        Ok(compacted) => Ok(compacted.tombstones_removed_to),
+        Err(ReadError::Deleted(_)) => Err(ViewError::Deleted),
+        Err(error) => Err(error.into()),
     }
 }
 

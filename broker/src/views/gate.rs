@@ -56,6 +56,13 @@ impl Gate {
         }
     }
 
+    /// What everybody was told isn't all: they have to read the log.
+    pub(super) fn overflow(&self) {
+        for outbox in self.outboxes.values() {
+            outbox.overflow();
+        }
+    }
+
     /// Nothing will be told any more.
     pub(super) fn end(&mut self, why: &ViewError) {
         for outbox in self.outboxes.values() {

@@ -26,7 +26,7 @@ impl TopicView {
         end: Offset,
     ) -> Result<Found, ViewError> {
         let viewed = self.shared.viewed(partition);
-        check_end(viewed, partition, end)?;
+        check_end(viewed, partition, end).await?;
         let mut latest = None;
         fold(viewed, partition, end, |record| {
             if record.key == key {
@@ -50,7 +50,7 @@ impl TopicView {
         let mut kept = Kept::new(request);
         for (partition, &end) in (0..).zip(ends) {
             let viewed = self.shared.viewed(partition);
-            check_end(viewed, partition, end)?;
+            check_end(viewed, partition, end).await?;
             fold(viewed, partition, end, |record| {
                 kept.apply(partition, record);
             })
@@ -145,7 +145,7 @@ fn before((key, partition): (Bytes, u32)) -> (Bytes, u32) {
     }
 }
 
-fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), ViewError> {
+async fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), ViewError> {
     let range = viewed.handle.range();
     if end > range.high_watermark {
         return Err(ReadError::BeyondEnd {
@@ -154,7 +154,9 @@ fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), ViewErr
         }
         .into());
     }
-    let earliest = range.log_start_offset.max(viewed.state_from());
+    let earliest = range
+        .log_start_offset
+        .max(viewed.handle.compacted().await?.state_from);
     match end < earliest {
         true => Err(ViewError::StateCompacted {
             partition,
@@ -198,11 +200,11 @@ async fn fold(
             }
             Ok(Read::Truncated { .. }) => {
                 // Retention has just removed some of it.
-                return check_end(viewed, partition, end).and(Err(ViewError::StateCompacted {
+                return Err(ViewError::StateCompacted {
                     partition,
                     asked: end.0,
                     earliest: viewed.handle.range().log_start_offset.0,
-                }));
+                });
             }
             Ok(Read::Quarantined { .. }) => {
                 return Err(ViewError::Damaged {
@@ -215,5 +217,5 @@ async fn fold(
         tokio::task::consume_budget().await;
     }
     // Compaction may have removed some of it meanwhile.
-    check_end(viewed, partition, end)
+    check_end(viewed, partition, end).await
 }

@@ -101,14 +101,25 @@ impl Outbox {
             content.news.push_back(news);
             content.bytes += bytes;
         } else {
-            self.memory.give(content.bytes);
-            *content = Content {
-                overflowed: true,
-                ..Content::default()
-            };
+            self.drop_all(&mut content);
         }
         drop(content);
         self.filled.notify_one();
+    }
+
+    /// Drops everything, as if there had been no room.
+    pub(super) fn overflow(&self) {
+        self.drop_all(&mut self.lock());
+        self.filled.notify_one();
+    }
+
+    fn drop_all(&self, content: &mut Content) {
+        self.memory.give(content.bytes);
+        *content = Content {
+            overflowed: true,
+            ended: content.ended.take(),
+            ..Content::default()
+        };
     }
 
     /// Says that nothing comes any more.

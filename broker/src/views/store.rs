@@ -194,7 +194,8 @@ impl Saved {
     ) -> Option<Result<PartitionView, ViewFull>> {
         let range = viewed.handle.range();
         let end = self.footer.end;
-        if end > range.high_watermark || self.applied < viewed.tombstones_removed_to() {
+        let compacted = viewed.handle.compacted().await.ok()?;
+        if end > range.high_watermark || self.applied < compacted.tombstones_removed_to {
             return None;
         }
         let last = Offset(end.0.checked_sub(1)?);

@@ -183,16 +183,6 @@ impl Viewed {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The state below this offset may be lost to compaction.
-    pub(super) fn state_from(&self) -> Offset {
-        Offset::ZERO
-    }
-
-    /// Tombstones below this offset may be lost to compaction.
-    pub(super) fn tombstones_removed_to(&self) -> Offset {
-        Offset::ZERO
-    }
-
     /// Wakes those who wait for what was just applied.
     pub(super) fn publish(&self, applied: Offset) {
         self.reached

@@ -98,7 +98,7 @@ impl Watch {
         }
         if let WatchStart::From(offsets) = &start {
             for (partition, &asked) in (0..).zip(offsets) {
-                check_resume_point(&view.shared, partition, asked)?;
+                check_resume_point(&view.shared, partition, asked).await?;
             }
         }
         Ok(Watch {
@@ -209,7 +209,8 @@ impl Watch {
             .read(from, end, limits::WATCH_READ_BYTES)
             .await;
         // Looked at after it was read: tombstones go only once this says so.
-        if viewed.tombstones_removed_to() > from {
+        let compacted = viewed.handle.compacted().await?;
+        if compacted.tombstones_removed_to > from {
             self.start_over();
             return Ok(None);
         }
@@ -339,7 +340,11 @@ impl Watch {
     }
 }
 
-fn check_resume_point(shared: &Shared, partition: u32, asked: Offset) -> Result<(), ViewError> {
+async fn check_resume_point(
+    shared: &Shared,
+    partition: u32,
+    asked: Offset,
+) -> Result<(), ViewError> {
     let viewed = shared.viewed(partition);
     let range = viewed.handle.range();
     if asked > range.high_watermark {
@@ -349,7 +354,8 @@ fn check_resume_point(shared: &Shared, partition: u32, asked: Offset) -> Result<
             end: range.high_watermark.0,
         });
     }
-    let earliest = range.log_start_offset.max(viewed.tombstones_removed_to());
+    let compacted = viewed.handle.compacted().await?;
+    let earliest = range.log_start_offset.max(compacted.tombstones_removed_to);
     match asked < earliest {
         true => Err(ViewError::ResumePointCompacted {
             partition,
