@@ -1,6 +1,7 @@
 //! Starting over what crashes and damage leave behind.
 
 mod compaction;
+mod views;
 
 use std::fs;
 use std::path::{Path, PathBuf};

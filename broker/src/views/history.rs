@@ -15,7 +15,7 @@ use super::lookup::{Found, Page, PageRequest};
 use super::topic_view::{TopicView, Viewed};
 use crate::limits;
 use crate::model::Offset;
-use crate::partition::{Read, ReadError};
+use crate::partition::{Compacted, Read, ReadError};
 
 impl TopicView {
     /// The record of a key, of those below `end`.
@@ -26,18 +26,22 @@ impl TopicView {
         end: Offset,
     ) -> Result<Found, ViewError> {
         let viewed = self.shared.viewed(partition);
-        check_end(viewed, partition, end).await?;
-        let mut latest = None;
-        fold(viewed, partition, end, |record| {
-            if record.key == key {
-                latest = (!record.is_tombstone).then(|| record.to_change(partition));
+        loop {
+            let taken = check_end(viewed, partition, end).await?;
+            let mut latest = None;
+            fold(viewed, partition, end, |record| {
+                if record.key == key {
+                    latest = (!record.is_tombstone).then(|| record.to_change(partition));
+                }
+            })
+            .await?;
+            if check_end(viewed, partition, end).await? == taken {
+                return Ok(Found {
+                    record: latest,
+                    next_offset: end,
+                });
             }
-        })
-        .await?;
-        Ok(Found {
-            record: latest,
-            next_offset: end,
-        })
+        }
     }
 
     /// A page of keys, as the records below `ends` made them, by the numbers of the
@@ -47,16 +51,29 @@ impl TopicView {
         request: &PageRequest,
         ends: &[Offset],
     ) -> Result<Page, ViewError> {
-        let mut kept = Kept::new(request);
-        for (partition, &end) in (0..).zip(ends) {
-            let viewed = self.shared.viewed(partition);
-            check_end(viewed, partition, end).await?;
-            fold(viewed, partition, end, |record| {
-                kept.apply(partition, record);
-            })
-            .await?;
+        loop {
+            let mut kept = Kept::new(request);
+            let taken = self.check_ends(ends).await?;
+            for (partition, &end) in (0..).zip(ends) {
+                let viewed = self.shared.viewed(partition);
+                fold(viewed, partition, end, |record| {
+                    kept.apply(partition, record);
+                })
+                .await?;
+            }
+            if self.check_ends(ends).await? == taken {
+                return Ok(kept.into_page(ends.to_vec()));
+            }
         }
-        Ok(kept.into_page(ends.to_vec()))
+    }
+
+    /// As [`check_end`], for all partitions.
+    async fn check_ends(&self, ends: &[Offset]) -> Result<Vec<Compacted>, ViewError> {
+        let mut taken = Vec::with_capacity(ends.len());
+        for (partition, &end) in (0..).zip(ends) {
+            taken.push(check_end(self.shared.viewed(partition), partition, end).await?);
+        }
+        Ok(taken)
     }
 }
 
@@ -145,7 +162,10 @@ fn before((key, partition): (Bytes, u32)) -> (Bytes, u32) {
     }
 }
 
-async fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), ViewError> {
+/// What compaction has taken, if the state at `end` is known all the same. When that
+/// changes while records are read, a key may have been read whose tombstone then went:
+/// they are to be read again.
+async fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<Compacted, ViewError> {
     let range = viewed.handle.range();
     if end > range.high_watermark {
         return Err(ReadError::BeyondEnd {
@@ -154,16 +174,15 @@ async fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<(), V
         }
         .into());
     }
-    let earliest = range
-        .log_start_offset
-        .max(viewed.handle.compacted().await?.state_from);
+    let taken = viewed.handle.compacted().await?;
+    let earliest = range.log_start_offset.max(taken.state_from);
     match end < earliest {
         true => Err(ViewError::StateCompacted {
             partition,
             asked: end.0,
             earliest: earliest.0,
         }),
-        false => Ok(()),
+        false => Ok(taken),
     }
 }
 
@@ -216,6 +235,5 @@ async fn fold(
         }
         tokio::task::consume_budget().await;
     }
-    // Compaction may have removed some of it meanwhile.
-    check_end(viewed, partition, end).await
+    Ok(())
 }

@@ -46,6 +46,7 @@ fn append(storage: &Storage, id: PartitionId) -> Offset {
         batch: batch(unique, 1, size),
         unit_remaining: 0,
         claim: Claim::User,
+        guards: Vec::new(),
     };
     let written = storage.append(&[append], 1_000).unwrap();
     storage.flush(written.end).unwrap();
@@ -71,6 +72,7 @@ fn append_stamped(storage: &Storage) {
         batch,
         unit_remaining: 0,
         claim: Claim::User,
+        guards: Vec::new(),
     };
     let written = storage.append(&[append], 1_000).unwrap();
     storage.flush(written.end).unwrap();
@@ -397,6 +399,7 @@ fn offsets_of_a_journal_file_that_is_lost_stay_given_though_the_one_behind_it_is
             batch,
             unit_remaining: 0,
             claim: Claim::User,
+            guards: Vec::new(),
         };
         storage.append(&[next], 1_000).unwrap();
         drop(storage);
