@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use statecast_client::{
     AsOf, Cleanup, Client, Entry, Error, HeaderRef, Producer, Reason, RecordRef, TopicConfig,
+    Update, Version, Write,
 };
 use tokio_stream::StreamExt;
 
@@ -162,4 +163,109 @@ async fn what_makes_no_sense_is_told_by_its_reason() {
     assert_eq!(get.map_err(reason), Err(Some(Reason::PartitionNotFound)));
     let scan = state.scan("").page_size(0).await;
     assert_eq!(scan.map_err(reason), Err(Some(Reason::InvalidRequest)));
+}
+
+#[tokio::test]
+async fn put_and_delete_change_a_key_only_in_the_version_that_is_expected() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 4).await;
+    let state = client.state("t");
+    let first = state.put("key", "1").header("by", "me").expect_absent();
+    let first = first.await.unwrap();
+    let entry = state.get("key").await.unwrap().unwrap();
+    assert_eq!(
+        (&entry.value[..], entry.version),
+        (&b"1"[..], first.version)
+    );
+    assert_eq!(entry.headers[0].value.as_deref(), Some(&b"me"[..]));
+
+    let current = |error| match error {
+        Error::VersionMismatch { current, .. } => current,
+        other => panic!("{other:?}"),
+    };
+    let late = state.put("key", "2").expect_absent().await.unwrap_err();
+    assert_eq!(current(late), Some(first.version));
+    let second = state.put("key", "2").expect_version(first.version);
+    let second = second.await.unwrap();
+    let late = state.delete("key").expect_version(first.version).await;
+    assert_eq!(current(late.unwrap_err()), Some(second.version));
+    state
+        .delete("key")
+        .expect_version(second.version)
+        .await
+        .unwrap();
+    assert_eq!(state.get("key").await.unwrap(), None);
+    let late = state.delete("key").expect_version(second.version).await;
+    assert_eq!(current(late.unwrap_err()), None);
+    let never = state
+        .put("key", "3")
+        .expect_version(Version::from_number(1 << 40));
+    let never = never.await.unwrap_err();
+    assert_eq!(never.reason(), Some(Reason::VersionUnknown));
+}
+
+#[tokio::test]
+async fn put_of_several_keys_is_all_or_nothing() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 4).await;
+    let state = client.state("t");
+    let accounts = [
+        Write::put("a", "100"),
+        Write::put("b", "0"),
+        Write::put("c", ""),
+    ];
+    let opened = state.put_all(accounts).await.unwrap();
+    let transfer = |from: Version, to: Version| {
+        [
+            Write::put("a", "60").expect_version(from),
+            Write::put("b", "40").expect_version(to),
+            Write::delete("c"),
+        ]
+    };
+    let (a, b) = (opened[0].version, opened[1].version);
+    let touched = state.put("b", "0").await.unwrap();
+    let late = state.put_all(transfer(a, b)).await.unwrap_err();
+    assert_eq!(late.reason(), Some(Reason::VersionMismatch));
+    assert_eq!(value(state.get("a").await.unwrap()).as_deref(), Some("100"));
+    let written = state.put_all(transfer(a, touched.version)).await.unwrap();
+    assert_eq!(written.len(), 3);
+    let values = state.scan("").await.unwrap().into_iter();
+    let values: Vec<_> = values.map(|entry| value(Some(entry)).unwrap()).collect();
+    assert_eq!(values, ["60", "40"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn update_loses_no_change_of_many_at_the_same_time_nor_over_a_crash() {
+    const CLIENTS: u64 = 4;
+    const EACH: u64 = 40;
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "t", 1).await;
+    let mut counting = Vec::new();
+    for _ in 0..CLIENTS {
+        let state = phoenix.client().await.state("t");
+        counting.push(tokio::spawn(async move {
+            for _ in 0..EACH {
+                let one_more = state.update("count", |entry| {
+                    let before = value(entry.cloned()).map_or(0, |v| v.parse::<u64>().unwrap());
+                    Update::put((before + 1).to_string())
+                });
+                one_more.await.unwrap().unwrap();
+            }
+        }));
+    }
+    let phoenix = tokio::task::spawn_blocking(|| phoenix.crash_and_return());
+    let _phoenix = phoenix.await.unwrap();
+    for counting in counting {
+        counting.await.unwrap();
+    }
+    let state = client.state("t");
+    let count = value(state.get("count").await.unwrap());
+    assert_eq!(count, Some((CLIENTS * EACH).to_string()));
+    let kept = state.update("count", |_| Update::keep()).await.unwrap();
+    assert_eq!(kept, None);
+    state.update("count", |_| Update::delete()).await.unwrap();
+    assert_eq!(state.get("count").await.unwrap(), None);
 }

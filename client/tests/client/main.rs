@@ -9,6 +9,8 @@ mod consumer_by_key;
 mod fake_broker;
 mod fake_groups;
 mod fake_producers;
+mod fake_state;
 mod idempotence;
 mod producer;
 mod reader;
+mod state;
