@@ -11,7 +11,15 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::support::TestBroker;
 
 /// The examples that a test below runs.
-const RUN_HERE: [&str; 4] = ["consume", "consume_group", "fast_batches", "produce"];
+const RUN_HERE: [&str; 7] = [
+    "compare_and_set",
+    "consume",
+    "consume_group",
+    "fast_batches",
+    "produce",
+    "service_discovery",
+    "state_view",
+];
 
 /// What the example `produce` sends.
 const READINGS: u32 = 100;
@@ -194,4 +202,45 @@ async fn fast_batches_reads_back_all_that_it_sent() {
     let lines = run("fast_batches", &broker).await;
     let sum: u64 = 1000 * (0..1000).sum::<u64>();
     assert_eq!(lines, [format!("sum of all records: {sum}")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compare_and_set_loses_no_step() {
+    let broker = TestBroker::start().await;
+    let (one, two) = tokio::join!(
+        run("compare_and_set", &broker),
+        run("compare_and_set", &broker),
+    );
+    let steps = |lines: &[String]| {
+        let (steps, _) = lines[0].split_once(' ').unwrap();
+        steps.parse::<u32>().unwrap()
+    };
+    assert_eq!(steps(&one).max(steps(&two)), 200);
+    let first = "this is the first to check".to_owned();
+    assert_ne!(one.contains(&first), two.contains(&first));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_view_sees_services_come_and_go() {
+    let broker = TestBroker::start().await;
+    let mut view = Example::start("state_view", &broker);
+    let mut service = Example::start("service_discovery", &broker);
+    let seen = tokio::task::spawn_blocking(move || {
+        let name = service.line();
+        let name = name.strip_suffix(" is there").unwrap().to_owned();
+        // It may have been there when the view began, and otherwise came.
+        let mut until = |text: &str| {
+            let mut line = view.line();
+            while line != text {
+                assert!(!line.is_empty(), "it ended before {text}");
+                line = view.line();
+            }
+        };
+        until(&format!("{name} is at 10.0.0.1:80"));
+        until("calls go to 10.0.0.1:80");
+        service.interrupt();
+        until(&format!("{name} is gone"));
+        assert_eq!(service.end(), [format!("{name} is gone")]);
+    });
+    seen.await.unwrap();
 }
