@@ -11,6 +11,8 @@ use crate::state::{fold, real_changes};
 use crate::state_library::create;
 
 type Map = BTreeMap<Bytes, Bytes>;
+/// Up to where a view was synced, and what it was then.
+type Synced = (Vec<u64>, Map);
 
 fn map_of(entries: impl Iterator<Item = Arc<Entry>>) -> Map {
     let pair = |entry: Arc<Entry>| (entry.key.clone(), entry.value.clone());
@@ -88,7 +90,7 @@ async fn view_follows_real_changes_over_crashes_of_the_broker() {
     let changes = real_changes();
     send(&client, "t", &changes[..50]).await;
 
-    let synced: Arc<Mutex<Vec<(Vec<u64>, Map)>>> = Arc::default();
+    let synced: Arc<Mutex<Vec<Synced>>> = Arc::default();
     let listener = Listener::default();
     let view = {
         let (listener, told) = (listener.clone(), listener.clone());

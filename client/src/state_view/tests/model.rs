@@ -219,7 +219,7 @@ impl World {
             return self.connect();
         };
         if let Some(event) = link.queued.pop_front() {
-            return self.hear(event);
+            return self.hear(&event);
         }
         let partitions = (0..).zip(&self.partitions);
         let truncated = partitions.clone().find(|(number, partition)| {
@@ -229,7 +229,7 @@ impl World {
             let at = usize::try_from(number).unwrap();
             link.starts[at] = partition.start;
             link.sent[at] = link.sent[at].max(partition.start);
-            return self.hear(Event::Truncated(v1::StateTruncated {
+            return self.hear(&Event::Truncated(v1::StateTruncated {
                 partition: number,
                 log_start_offset: partition.start,
             }));
@@ -247,7 +247,7 @@ impl World {
             link.sent[number as usize] = to;
             let changes = changes(number, partition, from..to);
             if !changes.is_empty() {
-                self.hear(Event::Changes(v1::Changes { changes }));
+                self.hear(&Event::Changes(v1::Changes { changes }));
             }
             return;
         }
@@ -258,8 +258,8 @@ impl World {
             next_offsets: next_offsets.collect(),
         };
         match std::mem::replace(&mut link.synced, true) {
-            false => self.hear(Event::Synced(synced)),
-            true => self.hear(Event::Progress(synced)),
+            false => self.hear(&Event::Synced(synced)),
+            true => self.hear(&Event::Progress(synced)),
         }
     }
 
@@ -280,7 +280,7 @@ impl World {
         // Those of a snapshot that is coming were in it, and aren't changes since.
         if !repeated.is_empty() && link.synced {
             self.seen.repeats += 1;
-            self.hear(Event::Changes(v1::Changes { changes: repeated }));
+            self.hear(&Event::Changes(v1::Changes { changes: repeated }));
         }
     }
 
@@ -314,7 +314,7 @@ impl World {
         partition.start = some;
     }
 
-    fn hear(&mut self, event: Event) {
+    fn hear(&mut self, event: &Event) {
         let before = self.map.clone();
         let step = self.fold.hear(&self.map, event.clone()).unwrap();
         assert_eq!(self.map, before, "it only looks");
