@@ -43,6 +43,7 @@ mod state;
 mod state_leases;
 mod state_library;
 mod state_saved;
+mod state_verbs;
 mod state_view;
 mod state_watch;
 mod state_write;

@@ -11,7 +11,9 @@ mod format;
 mod group;
 mod health;
 mod inspect;
+mod lease;
 mod lines;
+mod output;
 mod pipe;
 mod produce;
 mod serve;
@@ -19,6 +21,7 @@ mod session;
 mod shell;
 mod signals;
 mod start;
+mod state;
 mod topic;
 mod units;
 
@@ -50,6 +53,8 @@ enum Verb {
     Config(config::Config),
     Topic(topic::TopicCommand),
     Group(group::GroupCommand),
+    State(state::StateCommand),
+    Lease(lease::LeaseCommand),
     Produce(produce::Produce),
     Consume(consume::Consume),
     Bench(bench::Bench),
@@ -66,6 +71,8 @@ impl Verb {
             Verb::Config(verb) => verb.run(common),
             Verb::Topic(verb) => verb.run(common),
             Verb::Group(verb) => verb.run(common),
+            Verb::State(verb) => verb.run(common),
+            Verb::Lease(verb) => verb.run(common),
             Verb::Produce(verb) => verb.run(common),
             Verb::Consume(verb) => verb.run(common),
             Verb::Bench(verb) => verb.run(common),

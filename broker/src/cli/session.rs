@@ -49,9 +49,14 @@ impl Common {
 
     /// Prints a line for people on standard error, unless they want quiet.
     pub(super) fn note(&self, line: std::fmt::Arguments<'_>) {
-        if !self.quiet && self.output == Output::Table {
+        if self.shows_notes() {
             anstream::eprintln!("{line}");
         }
+    }
+
+    /// Whether lines for people are wanted.
+    pub(super) fn shows_notes(&self) -> bool {
+        !self.quiet && self.output == Output::Table
     }
 
     /// Whether a progress bar on standard error would be seen and wanted.

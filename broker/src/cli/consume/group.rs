@@ -7,10 +7,11 @@ use statecast_client::{
     Client, CommitPosition, Consumer, GroupEvent, GroupMember, GroupStart, GroupState, Reason,
 };
 
-use super::printer::{Ending, Printer, Stop};
+use super::printer::Printer;
 use super::{Consume, is_gap};
 use crate::cli::common::Common;
 use crate::cli::failure::Failure;
+use crate::cli::output::{Ending, Stop};
 use crate::cli::pipe::readers_gone;
 use crate::cli::signals::stop_requested;
 

@@ -6,10 +6,11 @@ mod printer;
 use clap::Args;
 use statecast_client::{Error, Event, Reader};
 
-use self::printer::{Ending, Printer, Stop};
+use self::printer::Printer;
 use super::common::Common;
 use super::failure::Failure;
 use super::format::Format;
+use super::output::{Ending, Stop};
 use super::pipe::readers_gone;
 use super::session::block_on;
 use super::signals::stop_requested;

@@ -1,7 +1,7 @@
 //! Prints the records that `consume` reads.
 
 use std::fmt::Display;
-use std::io::{self, ErrorKind, Write};
+use std::io;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
@@ -10,42 +10,8 @@ use statecast_client::{Batch, Error, RecordView};
 use super::Consume;
 use crate::cli::common::{Common, Output};
 use crate::cli::failure::Failure;
-use crate::cli::format::Format;
-use crate::cli::session::unwritable;
-
-/// Printed bytes that are gathered while more records are at hand.
-const BUFFER: usize = 256 * 1024;
-
-/// Why printing ended early.
-pub(super) enum Stop {
-    /// By a signal.
-    Interrupted,
-    /// Whoever read our output has seen enough, as `head` does.
-    BrokenPipe,
-    Failure(Failure),
-}
-
-/// How printing ended.
-pub(super) trait Ending {
-    /// Writes what is there, also when it was interrupted; and fails if that does.
-    fn in_order(self, write: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop>;
-}
-
-impl Ending for Result<(), Stop> {
-    fn in_order(self, write: impl FnOnce() -> Result<(), Stop>) -> Result<(), Stop> {
-        match self {
-            Ok(()) => write(),
-            Err(Stop::Interrupted) => write().and(Err(Stop::Interrupted)),
-            failed => failed,
-        }
-    }
-}
-
-impl From<Error> for Stop {
-    fn from(error: Error) -> Self {
-        Self::Failure(error.into())
-    }
-}
+use crate::cli::format::{Format, Row};
+use crate::cli::output::{self, BUFFER, Stop, bytes_json, push_json};
 
 pub(super) struct Printer<'a> {
     format: Option<&'a Format>,
@@ -106,11 +72,9 @@ impl<'a> Printer<'a> {
 
     fn print(&mut self, batch: &Batch, record: &RecordView<'_>) -> Result<(), Stop> {
         if let Some(format) = self.format {
-            format.write(batch, record, &mut self.buffer);
+            format.write(&Row::of_record(batch, record), &mut self.buffer);
         } else {
-            serde_json::to_writer(&mut self.buffer, &record_json(batch, record))
-                .expect("a Vec takes everything");
-            self.buffer.push(b'\n');
+            push_json(&record_json(batch, record), &mut self.buffer);
         }
         self.printed += 1;
         self.left -= 1;
@@ -142,13 +106,7 @@ impl<'a> Printer<'a> {
     }
 
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        let mut stdout = io::stdout().lock();
-        let written = stdout.write_all(&self.buffer).and_then(|()| stdout.flush());
-        self.buffer.clear();
-        written.map_err(|error| match error.kind() {
-            ErrorKind::BrokenPipe => Stop::BrokenPipe,
-            _ => Stop::Failure(unwritable(&error)),
-        })
+        output::flush(&mut self.buffer)
     }
 }
 
@@ -171,22 +129,6 @@ fn record_json(batch: &Batch, record: &RecordView<'_>) -> Value {
     })
 }
 
-/// A string; `{"hex": …}` for what isn't UTF-8; null for what isn't there.
-fn bytes_json(bytes: Option<&[u8]>) -> Value {
-    let Some(bytes) = bytes else {
-        return Value::Null;
-    };
-    if let Ok(text) = std::str::from_utf8(bytes) {
-        return json!(text);
-    }
-    let digit = |nibble: u8| char::from_digit(nibble.into(), 16).expect("a nibble");
-    let hex: String = bytes
-        .iter()
-        .flat_map(|byte| [digit(byte >> 4), digit(byte & 15)])
-        .collect();
-    json!({ "hex": hex })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,12 +136,5 @@ mod tests {
     #[test]
     fn progress_template_is_valid() {
         let _ = style();
-    }
-
-    #[test]
-    fn absent_empty_and_binary_values_differ_in_json() {
-        assert_eq!(bytes_json(None), Value::Null);
-        assert_eq!(bytes_json(Some(b"")), json!(""));
-        assert_eq!(bytes_json(Some(b"\xff\x00")), json!({ "hex": "ff00" }));
     }
 }
