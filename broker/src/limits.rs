@@ -404,8 +404,8 @@ pub const PARTITIONS_PER_EVENT: usize = 10_000;
 pub const PARTITIONS_UNTOLD: usize = 250_000;
 
 /// Producers whose last batches a partition knows. Beyond that, those go that have
-/// been silent for longest. Each takes 64 bytes of memory, and up to 256 more where
-/// it takes turns with others.
+/// been silent for longest. Each takes 72 bytes of memory, and mostly
+/// two more, ten at most, for each of the runs before its last one.
 pub const PRODUCERS_PER_PARTITION: usize = 4096;
 
 /// Runs of records that are known of a producer in a partition. A run goes on for

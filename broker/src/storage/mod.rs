@@ -32,6 +32,7 @@ mod segments;
 #[cfg(test)]
 mod tests;
 mod time;
+mod varint;
 
 use std::collections::HashMap;
 use std::io;

@@ -267,14 +267,14 @@ impl ProducerTable {
                 });
             }
         };
-        let runs_before = producer.window.older_runs();
+        let bytes_before = producer.window.older_bytes();
         let batch = run_of(base_sequence, batch);
         let change = producer.window.push(batch, begins_file, keep, shed);
-        let runs = producer.window.older_runs();
+        let bytes = producer.window.older_bytes();
         self.tally
-            .add_producer_bytes(runs.saturating_sub(runs_before) * Window::RUN_BYTES);
+            .add_producer_bytes(bytes.saturating_sub(bytes_before));
         self.tally
-            .remove_producer_bytes(runs_before.saturating_sub(runs) * Window::RUN_BYTES);
+            .remove_producer_bytes(bytes_before.saturating_sub(bytes));
         Undo(Before::Changed {
             id,
             last_ms,

@@ -17,6 +17,7 @@
 //! batch of before is refused rather than appended again.
 
 mod admission;
+mod packed;
 mod replay;
 mod requests;
 mod snapshot;

@@ -273,7 +273,7 @@ impl Drop for ProducerTable {
 impl Producer {
     /// Memory that it takes: bytes.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Producer>() + self.window.older_runs() * Window::RUN_BYTES
+        size_of::<Producer>() + self.window.older_bytes()
     }
 }
 

@@ -17,6 +17,7 @@
 //! - sequence numbers are modulo 2^32. Of two numbers, the one is behind the other
 //!   that is less than half of that away.
 
+use super::packed::{PackedRun, PackedRuns};
 use crate::limits;
 use crate::model::Offset;
 
@@ -25,10 +26,6 @@ const HALF: u32 = 1 << 31;
 
 /// The most records of a run.
 const MAX_RUN: u32 = HALF - 1;
-
-/// By how much room for packed runs grows. Doubling wastes much where there are
-/// hundreds of thousands.
-const GROWTH: usize = 4;
 
 /// Records of a producer with consecutive numbers at consecutive offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,15 +76,6 @@ impl SequenceRun {
     }
 }
 
-/// A run before the last, told by the one behind it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct PackedRun {
-    /// From its first offset to that of the next run.
-    distance: u32,
-    /// How many records it has. The highest bit says whether it begins a file.
-    count: u32,
-}
-
 impl PackedRun {
     /// A run that another one follows; `None` if that is not directly behind it, or
     /// too far away.
@@ -97,12 +85,9 @@ impl PackedRun {
         let follows = run.next_sequence() == next.base_sequence && run.count > 0;
         follows.then_some(PackedRun {
             distance: u32::try_from(distance).ok()?,
-            count: run.count | if begins_file { HALF } else { 0 },
+            count: run.count,
+            begins_file,
         })
-    }
-
-    fn count(self) -> u32 {
-        self.count & MAX_RUN
     }
 
     /// The run, which `next` follows.
@@ -110,10 +95,10 @@ impl PackedRun {
         KnownRun {
             run: SequenceRun {
                 base_offset: Offset(next.base_offset.0 - u64::from(self.distance)),
-                base_sequence: next.base_sequence.wrapping_sub(self.count()),
-                count: self.count(),
+                base_sequence: next.base_sequence.wrapping_sub(self.count),
+                count: self.count,
             },
-            begins_file: self.count & HALF != 0,
+            begins_file: self.begins_file,
         }
     }
 }
@@ -157,14 +142,10 @@ pub(super) enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Window {
     last: KnownRun,
-    /// Oldest first.
-    older: Vec<PackedRun>,
+    older: PackedRuns,
 }
 
 impl Window {
-    /// Bytes that a run takes beside the window itself.
-    pub(super) const RUN_BYTES: usize = size_of::<PackedRun>();
-
     /// A window whose first run, if it has records, begins a journal file.
     pub(super) fn new(first: SequenceRun) -> Window {
         Window {
@@ -172,7 +153,7 @@ impl Window {
                 run: first,
                 begins_file: first.count > 0,
             },
-            older: Vec::new(),
+            older: PackedRuns::default(),
         }
     }
 
@@ -191,8 +172,11 @@ impl Window {
         };
         let packed = runs.windows(2).rev();
         let packed = packed.map_while(|pair| PackedRun::pack(archived(&pair[0]), &pair[1]));
-        let mut older: Vec<PackedRun> = packed.collect();
-        older.reverse();
+        let mut newest_first: Vec<PackedRun> = packed.collect();
+        let mut older = PackedRuns::default();
+        while let Some(run) = newest_first.pop() {
+            older.push_newest(run);
+        }
         older.shrink_to_fit();
         sound.then_some(Window {
             last: archived(&last),
@@ -205,30 +189,29 @@ impl Window {
         let mut next = self.oldest().run;
         let older = self.older.iter().map(move |packed| {
             let run = SequenceRun {
-                count: packed.count(),
+                count: packed.count,
                 ..next
             };
             next.base_offset = run.base_offset.advanced(packed.distance.into());
             next.base_sequence = run.next_sequence();
             KnownRun {
                 run,
-                begins_file: packed.count & HALF != 0,
+                begins_file: packed.begins_file,
             }
         });
         older.chain([self.last])
     }
 
     fn oldest(&self) -> KnownRun {
-        let Some(oldest) = self.older.first() else {
+        let mut behind = self.older.iter();
+        let Some(oldest) = behind.next() else {
             return self.last;
         };
-        let distance: u64 = self.older[1..].iter().map(|p| u64::from(p.distance)).sum();
-        let counts = self.older[1..].iter().map(|packed| packed.count());
-        let second = SequenceRun {
-            base_offset: Offset(self.last.run.base_offset.0 - distance),
-            base_sequence: counts.fold(self.last.run.base_sequence, u32::wrapping_sub),
+        let second = behind.fold(self.last.run, |second, packed| SequenceRun {
+            base_offset: Offset(second.base_offset.0 - u64::from(packed.distance)),
+            base_sequence: second.base_sequence.wrapping_sub(packed.count),
             count: 0,
-        };
+        });
         oldest.unpack(&second)
     }
 
@@ -237,9 +220,9 @@ impl Window {
         self.oldest().run.base_offset
     }
 
-    /// How many runs there are beside the last.
-    pub(super) fn older_runs(&self) -> usize {
-        self.older.len()
+    /// Memory that it takes beside itself: bytes.
+    pub(super) fn older_bytes(&self) -> usize {
+        self.older.bytes()
     }
 
     /// The number of the record that comes next.
@@ -301,20 +284,17 @@ impl Window {
             self.runs().for_each(shed);
             let fresh = Window {
                 last: added,
-                older: Vec::new(),
+                older: PackedRuns::default(),
             };
             return Change::Restarted(Box::new(std::mem::replace(self, fresh)));
         };
         // Where the bound became lower, what is over stays, but nothing is added to it.
-        let full = self.older.len() + 1 >= keep.max(2);
+        let full = self.older.count() + 1 >= keep.max(2);
         let dropped = full.then(|| {
             shed(self.oldest());
-            self.older.remove(0)
+            self.older.pop_oldest().expect("it keeps two at least")
         });
-        if self.older.len() == self.older.capacity() {
-            self.older.reserve_exact(GROWTH);
-        }
-        self.older.push(packed);
+        self.older.push_newest(packed);
         self.last = added;
         Change::Added { dropped }
     }
@@ -324,10 +304,10 @@ impl Window {
         match change {
             Change::Grown(before) => self.last = before,
             Change::Added { dropped } => {
-                let packed = self.older.pop().expect("a run was added");
+                let packed = self.older.pop_newest().expect("a run was added");
                 self.last = packed.unpack(&self.last.run);
                 if let Some(dropped) = dropped {
-                    self.older.insert(0, dropped);
+                    self.older.push_oldest(dropped);
                 }
             }
             Change::Restarted(before) => *self = *before,
@@ -347,7 +327,7 @@ impl Window {
         }
         let runs = self.runs().map(|known| known.run);
         let there = runs.take_while(|run| run.base_offset < end);
-        let mut told: Vec<SequenceRun> = Vec::with_capacity(self.older.len() + 1);
+        let mut told: Vec<SequenceRun> = Vec::with_capacity(self.older.count() + 1);
         for run in there.map(|run| run.before(end)) {
             // That another file began doesn't matter any more.
             match told.last_mut() {
@@ -462,7 +442,7 @@ mod tests {
             };
             let batch = run(sequence, 2, offset);
             changes.push(window.push(batch, nth % 5 == 0, KEEP, drop));
-            assert!(window.older_runs() < KEEP);
+            assert!(window.older.count() < KEEP);
             sequence += 2;
             offset += 2;
         }
