@@ -1,11 +1,11 @@
 //! Deleting partitions.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::{MutexGuard, PoisonError, TryLockError};
 
 use super::archiver::ArchiveError;
+use super::runs::RunIndex;
 use super::segment;
 use super::{PARTITIONS_DIR, Storage};
 use crate::model::PartitionId;
@@ -26,7 +26,7 @@ impl Storage {
             if let Some(log) = log {
                 let mut state = log.lock();
                 state.deleted = true;
-                state.runs = VecDeque::new();
+                state.runs = RunIndex::default();
                 state.producers = None;
                 state.recent_keys = None;
             }

@@ -11,38 +11,16 @@
 //! - runs are in the order of offsets and of lsns. Where one ends before the
 //!   next begins, the offsets between are quarantined.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::lsn::{Generation, Lsn};
+use super::lsn::Generation;
 use super::producers::ProducerTable;
 use super::recent_keys::RecentKeys;
+use super::runs::{Run, RunIndex};
 use super::segment::{Dropped, SegmentExtent, SegmentName, SegmentState};
 use crate::limits;
 use crate::model::{Offset, PartitionId};
-
-/// Where a batch lies in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Run {
-    /// Offset of its first record.
-    pub base_offset: Offset,
-    /// Place of its frame.
-    pub lsn: Lsn,
-    /// Size of its payload in bytes.
-    pub payload_len: u32,
-    /// Offsets that it covers.
-    pub span: u32,
-    /// The latest time of its records: milliseconds since the Unix epoch.
-    pub max_timestamp_ms: i64,
-}
-
-impl Run {
-    /// One past the last offset.
-    pub fn next_offset(&self) -> Offset {
-        self.base_offset.advanced(u64::from(self.span))
-    }
-}
 
 /// A segment that never changes again, as far as it is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +70,7 @@ pub struct LogState {
     /// Offset that the next append gets.
     pub next_offset: Offset,
     /// Batches in the journal that are not in segments yet.
-    pub runs: VecDeque<Run>,
+    pub runs: RunIndex,
     /// Newest journal file that has batches of this partition.
     pub last_generation: Generation,
     /// The segments, without the names of the sealed ones.
@@ -134,7 +112,7 @@ impl PartitionLog {
                 deleted: false,
                 log_start,
                 next_offset: archived_end,
-                runs: VecDeque::new(),
+                runs: RunIndex::default(),
                 last_generation: Generation::ZERO,
                 active,
                 sealed: None,
@@ -175,15 +153,14 @@ impl LogState {
     /// quarantined.
     pub fn archived_end(&self) -> Offset {
         self.runs
-            .front()
+            .first()
             .map_or(self.next_offset, |run| run.base_offset)
     }
 
     /// One past the last offset that the journal files up to `archived`, and all
     /// before, gave out.
     pub fn end_of(&self, archived: Generation) -> Offset {
-        let is_archived = |run: &Run| run.lsn.generation() <= archived;
-        let behind = self.runs.get(self.runs.partition_point(is_archived));
+        let behind = self.runs.first_behind(archived);
         behind.map_or(self.next_offset, |run| run.base_offset)
     }
 
@@ -196,14 +173,7 @@ impl LogState {
     /// Takes a batch that lies in the journal, at the next offset.
     pub fn push_run(&mut self, run: Run) {
         assert_eq!(run.base_offset, self.next_offset, "offsets are dense");
-        if let Some(last) = self.runs.back() {
-            assert!(last.lsn < run.lsn, "runs are in the order of the journal");
-        }
-        if self.runs.len() == self.runs.capacity() {
-            // Doubling wastes much where thousands of partitions have a few hundred.
-            self.runs.reserve_exact((self.runs.len() / 4).max(4));
-        }
-        self.runs.push_back(run);
+        self.runs.push(run);
         self.next_offset = run.next_offset();
         self.last_generation = run.lsn.generation();
     }
@@ -214,7 +184,7 @@ impl LogState {
             // Meanwhile; its runs are gone.
             return;
         }
-        let run = self.runs.pop_back().expect("the batch was just placed");
+        let run = self.runs.pop().expect("the batch was just placed");
         assert_eq!(
             run.base_offset, base_offset,
             "the last batch is taken back first"
@@ -267,17 +237,12 @@ impl LogState {
         let at = sealed.binary_search_by_key(&name, |segment| segment.name);
         sealed.get_mut(at.ok()?)
     }
-
-    /// The place among the runs of the one that covers `offset`, or of the
-    /// first behind it.
-    pub fn run_at(&self, offset: Offset) -> usize {
-        self.runs.partition_point(|run| run.next_offset() <= offset)
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::lsn::Lsn;
 
     #[test]
     fn taking_back_from_a_partition_that_was_deleted_meanwhile_does_nothing() {
@@ -292,7 +257,7 @@ mod tests {
         });
         // What a deletion does.
         state.deleted = true;
-        state.runs = VecDeque::new();
+        state.runs = RunIndex::default();
         state.take_back(Offset::ZERO);
         assert_eq!(state.next_offset, Offset(2));
     }

@@ -27,6 +27,7 @@ mod read;
 mod recent_keys;
 mod recovery;
 mod retention;
+mod runs;
 mod segment;
 mod segments;
 #[cfg(test)]

@@ -7,7 +7,8 @@ use bytes::Bytes;
 
 use super::Storage;
 use super::journal::JournalRead;
-use super::log::{LogState, PartitionLog, Run};
+use super::log::{LogState, PartitionLog};
+use super::runs::Run;
 use super::segment::{SegmentEnd, SegmentName, SegmentRead, SegmentReader};
 use crate::limits;
 use crate::model::{BatchHeader, HEADER_LEN, Offset, PartitionId};
@@ -266,8 +267,8 @@ fn locate(log: &PartitionLog, request: &ReadRequest) -> Result<Place, ReadError>
 }
 
 fn in_journal(state: &LogState, request: &ReadRequest, until: Offset) -> Place {
-    let first = state.run_at(request.from);
-    match state.runs.get(first) {
+    let mut there = state.runs.from(request.from).peekable();
+    match there.peek() {
         Some(run) if run.base_offset <= request.from => {}
         Some(run) => {
             return Place::Known(Read::Quarantined {
@@ -278,7 +279,7 @@ fn in_journal(state: &LogState, request: &ReadRequest, until: Offset) -> Place {
     }
     let mut runs: Vec<Run> = Vec::new();
     let mut bytes = 0;
-    for run in state.runs.range(first..).take(limits::BATCHES_PER_READ) {
+    for run in there.take(limits::BATCHES_PER_READ) {
         let hole = runs
             .last()
             .is_some_and(|last| last.next_offset() != run.base_offset);
@@ -289,7 +290,7 @@ fn in_journal(state: &LogState, request: &ReadRequest, until: Offset) -> Place {
         if bytes > request.max_bytes && !runs.is_empty() {
             break;
         }
-        runs.push(*run);
+        runs.push(run);
     }
     Place::Journal(runs)
 }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use super::source::{Source, body_len};
 use crate::model::BatchHeader;
-use crate::storage::log::{PartitionLog, Run};
+use crate::storage::log::PartitionLog;
+use crate::storage::runs::Run;
 
 /// What a round brings together: bytes.
 pub(super) const ROUND_BYTES: usize = if cfg!(test) { 4 << 10 } else { 16 << 20 };

@@ -302,16 +302,7 @@ impl Moved {
     /// Lets readers find the batches in the segments.
     fn publish(self, archived: Generation) {
         let mut state = self.log.lock();
-        while state
-            .runs
-            .front()
-            .is_some_and(|run| run.lsn.generation() <= archived)
-        {
-            state.runs.pop_front();
-        }
-        // What a burst took goes back.
-        let enough = 2 * state.runs.len();
-        state.runs.shrink_to(enough);
+        state.runs.remove_up_to(archived);
         state.active = self.active;
         if let Some(sealed) = &mut state.sealed {
             sealed.extend(self.sealed);

@@ -12,7 +12,8 @@ use super::{Archiver, Moved};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::journal::ClosedFile;
-use crate::storage::log::{PartitionLog, Run};
+use crate::storage::log::PartitionLog;
+use crate::storage::runs::Run;
 use crate::storage::segment::{self, SegmentWriter};
 use crate::storage::{PARTITIONS_DIR, Storage};
 
@@ -110,8 +111,8 @@ impl Pass<'_> {
         let Some(newest) = self.files.last() else {
             return Vec::new();
         };
-        let here = |run: &&Run| run.lsn.generation() <= newest.generation;
-        log.lock().runs.iter().take_while(here).copied().collect()
+        let here = |run: &Run| run.lsn.generation() <= newest.generation;
+        log.lock().runs.iter().take_while(here).collect()
     }
 
     /// Copies the batches of one partition in the order in which they lie.

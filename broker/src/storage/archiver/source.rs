@@ -6,7 +6,7 @@ use crate::model::{BatchHeader, HEADER_LEN};
 use crate::storage::journal::{
     ClosedFile, FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, Window, frame_len,
 };
-use crate::storage::log::Run;
+use crate::storage::runs::Run;
 
 /// Reads batches out of closed journal files.
 pub(super) struct Source<'a> {

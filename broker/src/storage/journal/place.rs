@@ -18,9 +18,9 @@ use super::frame::{FRAME_PREFIX_LEN, Frame};
 use super::writer::JournalAppend;
 use crate::model::{Offset, PartitionId};
 use crate::storage::guards::{KeyConflict, KeyGuard, conflict};
-use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::{Admitted, Incoming, SequenceError, Tally, Undo, admit};
+use crate::storage::runs::Run;
 
 /// What became of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

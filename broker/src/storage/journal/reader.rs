@@ -7,9 +7,9 @@ use bytes::{Bytes, BytesMut};
 use super::Journal;
 use super::frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 use crate::model::{BatchHeader, HEADER_LEN};
-use crate::storage::log::Run;
 use crate::storage::lsn::Lsn;
 use crate::storage::read::StoredBatch;
+use crate::storage::runs::Run;
 
 /// Frames no further apart than this are read in one go: bytes.
 const COALESCE: u64 = 4096;

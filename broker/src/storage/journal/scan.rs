@@ -15,9 +15,9 @@ use super::headless::{Headless, HeadlessFiles};
 use super::window::{WINDOW, Window};
 use crate::model::{BatchHeader, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::{File, is_bad_sector};
-use crate::storage::log::Run;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Incoming;
+use crate::storage::runs::Run;
 
 /// What recovery needs of a valid frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

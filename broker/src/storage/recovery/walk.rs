@@ -208,7 +208,7 @@ impl<'a> Replay<'a> {
         for log in self.into.logs.values() {
             let mut state = log.lock();
             if let Some((damage_end, bytes)) = self.unknown
-                && state.runs.back().is_none_or(|run| run.lsn < damage_end)
+                && state.runs.last().is_none_or(|run| run.lsn < damage_end)
             {
                 let to = state.next_offset.advanced(most_records_in(bytes));
                 state.skip_damaged(to);
