@@ -173,6 +173,18 @@ pub const RECEIVING_BYTES: usize = 128 * MIB;
 /// bytes.
 pub const SENDING_BYTES: usize = 256 * MIB;
 
+/// What the calls of one connection have given to its transport that was not sent
+/// yet: bytes. Beyond that the connection is crowded: a call of `Fetch` waits with its
+/// next response until the last one was sent.
+pub const UNSENT_BYTES: usize = 4 * MIB;
+
+/// Responses of all calls of `Fetch` on a connection that is crowded: bytes, of which
+/// each call has its share.
+pub const CROWDED_FETCH_BYTES: usize = 8 * MIB;
+
+/// The least that such a share comes to: bytes.
+pub const LEAST_FETCH_SHARE: usize = 16 * KIB;
+
 /// Answers of produce streams, and commits with their answers, that wait for the
 /// log, or for a client that doesn't read them, of all clients together: bytes.
 pub const ANSWERING_BYTES: usize = 64 * MIB;

@@ -2,6 +2,7 @@
 //! and when all are answered.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -12,6 +13,7 @@ use axum::http::Extensions;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 use http_body::Frame;
 use statecast_proto::reason::Reason;
 use tokio::sync::OwnedSemaphorePermit;
@@ -19,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Status;
 
-use super::connection::{Connection, Peer};
+use super::connection::{Connection, Peer, Unsent};
 use super::error::Refusal;
 use super::memory::{Budget, Held, Memory};
 use super::request_body::RequestBody;
@@ -33,6 +35,10 @@ pub(super) struct Call {
     received: Mutex<Option<Held>>,
     /// For what was handed to the transport, and isn't among its bytes yet.
     sending: Mutex<Option<Held>>,
+    /// Bytes that were given to the transport and not sent yet.
+    unsent: AtomicUsize,
+    /// Who waits for them to be sent.
+    waits: AtomicWaker,
     _place: OwnedSemaphorePermit,
     _in_flight: TaskTrackerToken,
 }
@@ -53,6 +59,8 @@ impl Call {
             connection,
             received: Mutex::default(),
             sending: Mutex::default(),
+            unsent: AtomicUsize::new(0),
+            waits: AtomicWaker::new(),
             _in_flight: TaskTracker::new().token(),
         })
     }
@@ -74,6 +82,24 @@ impl Call {
             Some(before) => before.merge(held),
             None => *sending = Some(held),
         }
+    }
+
+    /// Waits while the connection is crowded and something of this call was not sent
+    /// yet. What others have there holds nobody up: they may be stuck.
+    pub(super) fn poll_turn(&self, cx: &Context<'_>) -> Poll<()> {
+        if self.may_go_on() {
+            return Poll::Ready(());
+        }
+        self.waits.register(cx.waker());
+        // It may have been sent just before somebody waited.
+        match self.may_go_on() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+
+    fn may_go_on(&self) -> bool {
+        !self.connection.is_crowded() || self.unsent.load(Ordering::Acquire) == 0
     }
 
     /// Keeps what the body of a request held, until the call is answered.
@@ -103,6 +129,8 @@ pub(super) fn bounded(routes: Router, memory: Arc<Memory>, tracker: TaskTracker)
                 connection,
                 received: Mutex::default(),
                 sending: Mutex::default(),
+                unsent: AtomicUsize::new(0),
+                waits: AtomicWaker::new(),
                 _place: place,
                 _in_flight: in_flight,
             });
@@ -132,7 +160,30 @@ struct ResponseBody {
 /// Bytes on their way, and the room that they take.
 struct Sending {
     bytes: Bytes,
+    call: Arc<Call>,
     _held: Held,
+    _unsent: Unsent,
+}
+
+impl Sending {
+    fn new(bytes: Bytes, call: Arc<Call>, held: Held) -> Sending {
+        call.unsent.fetch_add(bytes.len(), Ordering::Relaxed);
+        Sending {
+            _unsent: call.connection.give(bytes.len()),
+            _held: held,
+            bytes,
+            call,
+        }
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        let bytes = self.bytes.len();
+        if self.call.unsent.fetch_sub(bytes, Ordering::AcqRel) == bytes {
+            self.call.waits.wake();
+        }
+    }
 }
 
 impl AsRef<[u8]> for Sending {
@@ -153,7 +204,8 @@ impl http_body::Body for ResponseBody {
         let Some(held) = lock(&self.call.sending).take() else {
             return Poll::Ready(frame);
         };
-        let kept = |bytes| Bytes::from_owner(Sending { bytes, _held: held });
+        let call = self.call.clone();
+        let kept = |bytes| Bytes::from_owner(Sending::new(bytes, call, held));
         Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(kept))))
     }
 
@@ -163,5 +215,78 @@ impl http_body::Body for ResponseBody {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Wake, Waker};
+
+    use super::*;
+    use crate::limits;
+    use crate::server::ServerOptions;
+
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn send(call: &Arc<Call>, bytes: usize) -> Sending {
+        let held = call.memory.sending.try_take(bytes).unwrap();
+        Sending::new(vec![0; bytes].into(), call.clone(), held)
+    }
+
+    #[test]
+    fn call_on_a_crowded_connection_waits_for_its_own_bytes_and_for_no_others() {
+        let memory = Arc::new(Memory::new(&ServerOptions::default()));
+        let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), 1));
+        let call = || Call::of_nobody(memory.clone(), connection.clone());
+        let (small, large, silent) = (call(), call(), call());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let cx = Context::from_waker(&waker);
+
+        let few = send(&small, 1000);
+        assert!(small.poll_turn(&cx).is_ready(), "there is room for more");
+        let many = send(&large, limits::UNSENT_BYTES - 1000);
+        assert!(small.poll_turn(&cx).is_pending());
+        assert!(silent.poll_turn(&cx).is_ready());
+        drop(few);
+        assert!(woken.0.swap(false, Ordering::Relaxed));
+        assert!(small.poll_turn(&cx).is_ready());
+
+        let few = send(&small, 1000);
+        assert!(large.poll_turn(&cx).is_pending());
+        drop(many);
+        assert!(woken.0.load(Ordering::Relaxed));
+        assert!(!connection.is_crowded());
+        assert!(small.poll_turn(&cx).is_ready());
+        drop(few);
+        assert_eq!(memory.sending.used(), 0);
+    }
+
+    #[test]
+    fn readers_share_a_crowded_connection() {
+        let memory = Arc::new(Memory::new(&ServerOptions::default()));
+        let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), 1));
+        let reader = connection.add_reader();
+        let others: Vec<_> = (0..31).map(|_| connection.add_reader()).collect();
+        assert_eq!(reader.response_bytes(1 << 20), 1 << 20);
+        let call = Call::of_nobody(memory, connection.clone());
+        let _sending = send(&call, limits::UNSENT_BYTES);
+        assert_eq!(
+            reader.response_bytes(1 << 20),
+            limits::CROWDED_FETCH_BYTES / 32
+        );
+        assert_eq!(reader.response_bytes(5000), 5000);
+        let more: Vec<_> = (0..2000).map(|_| connection.add_reader()).collect();
+        assert_eq!(reader.response_bytes(1 << 20), limits::LEAST_FETCH_SHARE);
+        drop((others, more));
+        assert_eq!(reader.response_bytes(8 << 20), limits::CROWDED_FETCH_BYTES);
     }
 }

@@ -30,7 +30,22 @@ pub(super) struct Connection {
     /// connection has to leave some to the messages that have got their room, or
     /// those could never be finished.
     line: usize,
+    /// Bytes that its calls gave to the transport, and that were not sent yet.
+    unsent: AtomicUsize,
+    /// Calls that read.
+    readers: AtomicUsize,
 }
+
+/// Bytes that were given to the transport of a connection; sent when it is dropped.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    connection: Arc<Connection>,
+    bytes: usize,
+}
+
+/// A call that reads, for as long as it is there.
+#[derive(Debug)]
+pub(super) struct PlaceAmongReaders(Arc<Connection>);
 
 /// A place in the line of a connection, given back when it is dropped.
 #[derive(Debug)]
@@ -45,7 +60,30 @@ impl Connection {
             task: AtomicWaker::new(),
             in_line: AtomicUsize::new(0),
             line,
+            unsent: AtomicUsize::new(0),
+            readers: AtomicUsize::new(0),
         }
+    }
+
+    /// Gives so many bytes to the transport.
+    pub(super) fn give(self: &Arc<Self>, bytes: usize) -> Unsent {
+        self.unsent.fetch_add(bytes, Ordering::Relaxed);
+        Unsent {
+            connection: self.clone(),
+            bytes,
+        }
+    }
+
+    /// Whether its transport has so much to send that more would only lie there: one
+    /// response of each reader is enough.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.unsent.load(Ordering::Relaxed) >= limits::UNSENT_BYTES
+    }
+
+    /// One more call reads.
+    pub(super) fn add_reader(self: &Arc<Self>) -> PlaceAmongReaders {
+        self.readers.fetch_add(1, Ordering::Relaxed);
+        PlaceAmongReaders(self.clone())
     }
 
     /// A place for a message that has to wait, unless too many do.
@@ -73,6 +111,33 @@ impl Connection {
 impl Connection {
     pub(super) fn is_closing(&self) -> bool {
         self.closing.load(Ordering::Relaxed)
+    }
+}
+
+impl PlaceAmongReaders {
+    /// What the next response may hold of the `wanted` bytes: less where many readers
+    /// have to share a connection that is crowded.
+    pub(super) fn response_bytes(&self, wanted: usize) -> usize {
+        if !self.0.is_crowded() {
+            return wanted;
+        }
+        let readers = self.0.readers.load(Ordering::Relaxed).max(1);
+        let share = limits::CROWDED_FETCH_BYTES / readers;
+        wanted.min(share.max(limits::LEAST_FETCH_SHARE))
+    }
+}
+
+impl Drop for PlaceAmongReaders {
+    fn drop(&mut self) {
+        self.0.readers.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.connection
+            .unsent
+            .fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

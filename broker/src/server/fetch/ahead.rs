@@ -27,7 +27,8 @@ type Item = Result<v1::FetchResponse, Status>;
 type NextFuture<S> = Pin<Box<dyn Future<Output = Option<(Made, Option<S>)>> + Send>>;
 
 /// The items of a source, the next of which is begun when one is handed out,
-/// unless memory is scarce. It is never further ahead than one.
+/// unless memory is scarce, or the connection crowded: then it is not even handed out
+/// before the last one was sent. It is never further ahead than one.
 pub(in crate::server) struct Ahead<S> {
     call: Arc<Call>,
     state: State<S>,
@@ -52,6 +53,7 @@ impl<S: Source> Ahead<S> {
     /// Starts on the item after, as far as it goes without waiting.
     fn begin(&mut self, source: Option<S>, cx: &mut Context<'_>) {
         let plentiful = self.call.memory.sending.is_plentiful();
+        let plentiful = plentiful && !self.call.connection.is_crowded();
         let source = match source {
             Some(source) if plentiful => source,
             idle => {
@@ -72,6 +74,7 @@ impl<S: Source + Unpin> Stream for Ahead<S> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Item>> {
         let this = self.get_mut();
+        ready!(this.call.poll_turn(cx));
         if let State::Idle(source) = &mut this.state {
             let Some(source) = source.take() else {
                 return Poll::Ready(None);

@@ -3,7 +3,9 @@
 //! The reader is polled only when the transport can send, so a consumer that
 //! never reads holds one response, one more that was read ahead, and what the
 //! transport has of them. All of it has room in the budget of the server, and
-//! nothing is read ahead while that is scarce. Dropped with the call.
+//! nothing is read ahead while that is scarce. Where the transport of a connection has
+//! much to send, a call has one response there at a time, and a smaller one the more
+//! readers share the connection. Dropped with the call.
 
 mod ahead;
 mod follow;

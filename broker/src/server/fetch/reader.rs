@@ -8,6 +8,7 @@ use super::ahead::{Made, Source};
 use super::follow::{Change, Follow};
 use crate::limits;
 use crate::server::call::Call;
+use crate::server::connection::PlaceAmongReaders;
 use crate::server::error::Refusal;
 use crate::server::memory::Held;
 use crate::server::reading::{Allowance, Failed, Gap, Next, Opened, Reading, SlotId};
@@ -18,6 +19,7 @@ pub(in crate::server) struct Reader {
     /// Slots that the reader has not been told of.
     untold: Vec<SlotId>,
     max_bytes: usize,
+    place: PlaceAmongReaders,
     until_end: bool,
     phase: Phase,
     draining: CancellationToken,
@@ -66,6 +68,7 @@ impl Reader {
             untold: slots.collect::<Result<_, _>>()?,
             reading,
             max_bytes,
+            place: call.connection.add_reader(),
             until_end,
             phase: Phase::Behind,
             draining,
@@ -139,9 +142,10 @@ impl Reader {
                 None => std::future::pending().await,
             }
         };
+        let max_bytes = self.place.response_bytes(self.max_bytes);
         let next = tokio::select! {
             biased;
-            next = self.reading.next(self.max_bytes, Allowance::UNLIMITED) => next,
+            next = self.reading.next(max_bytes, Allowance::UNLIMITED) => next,
             () = self.draining.cancelled() => return Err(Refusal::stopping()),
             () = changed => return Ok(None),
             () = tokio::time::sleep(limits::HEARTBEAT) => {
