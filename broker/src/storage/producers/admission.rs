@@ -230,6 +230,7 @@ impl ProducerTable {
             self.producers.reserve_exact(more);
         }
         self.producers.insert(at, producer);
+        self.note_first();
     }
 
     /// Begins a new epoch of a producer; returns what was known of the one before.

@@ -72,6 +72,8 @@ pub struct ProducerTable {
     /// In the order of their ids. There are few, or new ones have the highest ids:
     /// so a sorted list is smaller than a map, and as fast.
     pub(super) producers: Vec<Producer>,
+    /// Mostly the id of the first one: where a search may begin, and nothing else.
+    first_id: u64,
     pub(super) requests: Option<Box<Requests>>,
     pub(super) forgotten: Option<Forgotten>,
     /// For each producer in the order of offsets; none of them is archived for good.
@@ -85,6 +87,7 @@ impl ProducerTable {
     pub(super) fn new(tally: Arc<Tally>) -> ProducerTable {
         ProducerTable {
             producers: Vec::new(),
+            first_id: 0,
             requests: None,
             forgotten: None,
             marks: Vec::new(),
@@ -106,6 +109,7 @@ impl ProducerTable {
             tally.note_forgotten(forgotten.below);
         }
         ProducerTable {
+            first_id: producers.first().map_or(0, |first| first.id),
             producers,
             requests: (requests.len() > 0).then(|| Box::new(requests)),
             forgotten,
@@ -128,6 +132,7 @@ impl ProducerTable {
             freed += if stays { 0 } else { producer.bytes() };
             stays
         });
+        self.note_first();
         self.tally.remove_producer_bytes(freed);
         if self.producers.capacity() > 4 * self.producers.len() {
             self.producers.shrink_to_fit();
@@ -213,8 +218,23 @@ impl ProducerTable {
     }
 
     pub(super) fn find(&self, id: u64) -> Result<usize, usize> {
+        // Producers that began together have ids one behind the other. A search has to
+        // fetch one after the other what no cache has of thousands of partitions.
+        let guess = usize::try_from(id.wrapping_sub(self.first_id)).unwrap_or(usize::MAX);
+        if self
+            .producers
+            .get(guess)
+            .is_some_and(|found| found.id == id)
+        {
+            return Ok(guess);
+        }
         self.producers
             .binary_search_by_key(&id, |producer| producer.id)
+    }
+
+    /// The first producer may be another one.
+    pub(super) fn note_first(&mut self) {
+        self.first_id = self.producers.first().map_or(0, |first| first.id);
     }
 
     pub(super) fn may_have_forgotten(&self, id: u64, now_ms: i64) -> bool {
