@@ -10,7 +10,9 @@ use crate::storage::runs::Run;
 
 /// Reads batches out of closed journal files.
 pub(super) struct Source<'a> {
-    files: Vec<(&'a ClosedFile, Window<'a>)>,
+    files: &'a [ClosedFile],
+    /// On one of them, by its index: they are read one after the other.
+    window: Option<(usize, Window<'a>)>,
 }
 
 /// A batch in a journal file.
@@ -28,28 +30,54 @@ pub(super) fn body_len(run: &Run) -> usize {
 impl<'a> Source<'a> {
     /// Over files in the order of their generations.
     pub(super) fn new(files: &'a [ClosedFile]) -> Source<'a> {
-        let window = |closed: &'a ClosedFile| {
-            let file = closed.file.file().as_ref();
-            Window::new(file, closed.end.position() as usize)
-        };
         Source {
-            files: files.iter().map(|file| (file, window(file))).collect(),
+            files,
+            window: None,
         }
+    }
+
+    /// Reads what lies from the batch of one run to that of another in the same file,
+    /// of which batches will be asked for.
+    pub(super) fn load(&mut self, first: &Run, last: &Run) -> io::Result<()> {
+        let Some((_, window)) = self.window_on(first) else {
+            return Ok(());
+        };
+        let start = first.lsn.position() as usize;
+        let end = last.lsn.position() as usize + frame_len(last.payload_len as usize);
+        window.load(start, end - start)
     }
 
     /// The batch that a run points to, if it is still what was written.
     pub(super) fn body(&mut self, run: &Run) -> io::Result<Option<Body<'_>>> {
-        let generation = run.lsn.generation();
-        let of = |(file, _): &(&ClosedFile, Window<'_>)| file.generation;
-        let Ok(index) = self.files.binary_search_by_key(&generation, of) else {
+        let Some((closed, window)) = self.window_on(run) else {
             return Ok(None);
         };
-        let (closed, window) = &mut self.files[index];
         let bytes = window.get(
             run.lsn.position() as usize,
             frame_len(run.payload_len as usize),
         )?;
         Ok(decode(bytes, run, closed.seed))
+    }
+
+    /// The file that a run lies in, and the window moved to it.
+    fn window_on(&mut self, run: &Run) -> Option<(&'a ClosedFile, &mut Window<'a>)> {
+        let generation = run.lsn.generation();
+        let is_on = |(index, _): &(usize, Window<'_>)| self.files[*index].generation == generation;
+        if !self.window.as_ref().is_some_and(is_on) {
+            let index = self
+                .files
+                .binary_search_by_key(&generation, |file| file.generation)
+                .ok()?;
+            let (file, len) = (&self.files[index].file, self.files[index].end.position());
+            let (file, len) = (file.file().as_ref(), len as usize);
+            let moved = match self.window.take() {
+                Some((_, window)) => window.moved_to(file, len),
+                None => Window::new(file, len),
+            };
+            self.window = Some((index, moved));
+        }
+        let (index, window) = self.window.as_mut()?;
+        Some((&self.files[*index], window))
     }
 }
 
