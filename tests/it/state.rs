@@ -211,7 +211,7 @@ async fn the_past_is_known_by_offset_and_by_time() {
         };
         let by_time = v1::ScanRequest {
             as_of_offsets: Vec::new(),
-            as_of_timestamp_ms: Some(end as i64 * 100 + 50),
+            as_of_timestamp_ms: Some(i64::try_from(end).unwrap() * 100 + 50),
             ..request.clone()
         };
         for mut request in [request, by_time] {

@@ -199,7 +199,7 @@ async fn write(broker: Arc<TestBroker>, writer: usize, stop: Arc<AtomicBool>) {
                 (!is_removal).then_some(&*value),
             )
         };
-        append(&broker, "t", (0..1 + number % 9).map(one).collect()).await;
+        append(&broker, "t", (0..=number % 9).map(one).collect()).await;
         number += 1;
     }
 }

@@ -20,9 +20,7 @@ fn expect(expected: Option<Expected>) -> Option<v1::ExpectedVersion> {
     })
 }
 
-fn absent() -> Option<Expected> {
-    Some(Expected::Absent(v1::Absent {}))
-}
+const ABSENT: Option<Expected> = Some(Expected::Absent(v1::Absent {}));
 
 fn write(key: &str, value: &str, expected: Option<Expected>) -> v1::Write {
     v1::Write {
@@ -66,10 +64,10 @@ async fn a_write_needs_the_version_that_it_expects() {
     let broker = TestBroker::start().await;
     compacted(&broker, "t", 3).await;
     let mut state = state(&broker).await;
-    let first = put(&mut state, vec![write("a", "1", absent())])
+    let first = put(&mut state, vec![write("a", "1", ABSENT)])
         .await
         .unwrap();
-    let status = put(&mut state, vec![write("a", "2", absent())])
+    let status = put(&mut state, vec![write("a", "2", ABSENT)])
         .await
         .unwrap_err();
     assert_eq!(
@@ -81,10 +79,10 @@ async fn a_write_needs_the_version_that_it_expects() {
     assert_eq!((&*metadata["key"], &*metadata["topic"]), ("a", "t"));
 
     let version = Some(Expected::Version(first[0].version));
-    let second = put(&mut state, vec![write("a", "3", version.clone())])
+    let second = put(&mut state, vec![write("a", "3", version)])
         .await
         .unwrap();
-    let status = put(&mut state, vec![write("a", "4", version.clone())])
+    let status = put(&mut state, vec![write("a", "4", version)])
         .await
         .unwrap_err();
     assert_eq!(reason(&status), "VERSION_MISMATCH");
@@ -108,14 +106,14 @@ async fn a_write_needs_the_version_that_it_expects() {
     let status = state.delete(delete(version)).await.unwrap_err();
     assert_eq!(reason(&status), "VERSION_MISMATCH");
     let version = Some(Expected::Version(second[0].version));
-    state.delete(delete(version.clone())).await.unwrap();
+    state.delete(delete(version)).await.unwrap();
     assert_eq!(get(&mut state, "a").await, None);
     let status = put(&mut state, vec![write("a", "6", version)])
         .await
         .unwrap_err();
     assert_eq!(reason(&status), "VERSION_MISMATCH");
     assert!(!error_info(&status).metadata.contains_key("current_version"));
-    put(&mut state, vec![write("a", "7", absent())])
+    put(&mut state, vec![write("a", "7", ABSENT)])
         .await
         .unwrap();
 }
@@ -131,11 +129,11 @@ async fn several_keys_are_written_all_or_none_whatever_their_partitions() {
         writes.last_mut().unwrap().expected = expect(last);
         writes
     };
-    let written = put(&mut state, all("1", absent())).await.unwrap();
+    let written = put(&mut state, all("1", ABSENT)).await.unwrap();
     let partitions: std::collections::BTreeSet<_> =
         written.iter().map(|one| one.partition).collect();
     assert!(partitions.len() > 1);
-    let status = put(&mut state, all("2", absent())).await.unwrap_err();
+    let status = put(&mut state, all("2", ABSENT)).await.unwrap_err();
     assert_eq!(error_info(&status).metadata["key"], "key-9");
     for (key, written) in keys.iter().zip(&written) {
         let entry = get(&mut state, key).await.unwrap();
@@ -155,7 +153,7 @@ async fn a_request_that_is_made_again_is_answered_as_the_first_time() {
     let mut state = state(&broker).await;
     let request = v1::PutRequest {
         request_id: Some("request-1".to_owned()),
-        ..put_of(vec![write("a", "1", absent()), write("b", "1", absent())])
+        ..put_of(vec![write("a", "1", ABSENT), write("b", "1", ABSENT)])
     };
     let first = state.put(request.clone()).await.unwrap().into_inner();
     let again = state.put(request.clone()).await.unwrap().into_inner();
@@ -205,7 +203,7 @@ async fn counting_by_many_loses_no_step_while_others_write_without_looking() {
                                     .unwrap(),
                                 Some(Expected::Version(entry.version)),
                             ),
-                            None => (0, absent()),
+                            None => (0, ABSENT),
                         };
                         let next = write("counter", &(count + 1).to_string(), expected);
                         match put(&mut state, vec![next]).await {
@@ -265,7 +263,7 @@ async fn calls_on_a_key_are_linearizable() {
                     if (client + round).is_multiple_of(3) {
                         continue;
                     }
-                    let expected = saw.map_or_else(absent, |saw| Some(Expected::Version(saw)));
+                    let expected = saw.map_or(ABSENT, |saw| Some(Expected::Version(saw)));
                     let began = tick();
                     match put(&mut state, vec![write("k", "x", expected)]).await {
                         Ok(written) => calls.push(Call {
@@ -353,7 +351,7 @@ async fn produce_takes_preconditions() {
         ..v1::ProduceRequest::default()
     };
     broker.log().produce(produce("t", None)).await.unwrap();
-    let lock = put(&mut state, vec![write("lock", "me", absent())])
+    let lock = put(&mut state, vec![write("lock", "me", ABSENT)])
         .await
         .unwrap()[0]
         .version;

@@ -160,23 +160,23 @@ fn value_of(body: &Bytes) -> Bytes {
 /// A watcher, which a task of its own pumps.
 struct Watching {
     receiver: Receiver,
-    events: mpsc::UnboundedReceiver<Result<WatchEvent, ViewError>>,
+    events: mpsc::Receiver<Result<WatchEvent, ViewError>>,
     pump: JoinHandle<()>,
 }
 
 impl Watching {
     fn begin(view: &TopicView, receiver: Receiver, start: WatchStart) -> Watching {
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = mpsc::channel(16);
         let view = view.clone();
         let pump = tokio::spawn(async move {
             let mut watch = match Watch::open(view, Filter::Prefix(Bytes::new()), start).await {
                 Ok(watch) => watch,
-                Err(error) => return drop(sender.send(Err(error))),
+                Err(error) => return drop(sender.send(Err(error)).await),
             };
             loop {
                 let event = watch.next().await;
                 let is_over = event.is_err();
-                if sender.send(event).is_err() || is_over {
+                if sender.send(event).await.is_err() || is_over {
                     return;
                 }
             }
@@ -330,7 +330,7 @@ impl World {
             records.push((Bytes::from(key), value.map(Bytes::from)));
         }
         let payload = builder.finish().payload;
-        let keys = Some(self.hasher.clone());
+        let keys = Some(self.hasher);
         let batch = checked(
             payload,
             None,
