@@ -3,8 +3,12 @@
 //! codec that both ends share: `statecast_proto::batch::BatchLimits`. How large the
 //! pieces are in which the archiver works stands with it.
 
+mod state;
+
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+pub use state::*;
 
 const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
@@ -270,19 +274,6 @@ pub const COMPACTED_INTERNAL_SEGMENT_BYTES: u64 = 8 << 20;
 /// whatever share that is: bytes.
 pub const INTERNAL_DIRTY_BYTES: u64 = 64 << 20;
 
-/// Batches that are appended all or none.
-pub const UNIT_APPENDS: usize = 10_000;
-
-/// Records of a partition whose keys are remembered until its view has them, so that
-/// conditions on keys can be checked. Each takes 36 to 56 bytes of memory.
-pub const RECENT_KEYS_PER_PARTITION: usize = 256 << 10;
-
-/// Such records of all partitions together.
-pub const RECENT_KEYS: usize = 1 << 20;
-
-/// Such records of a partition when there are more in all.
-pub const FEW_RECENT_KEYS: usize = 256;
-
 /// Memory for the keys of one compaction, of which there is one at a time: bytes.
 /// Each key takes 32 to 48 of them. When there are more keys, it takes several passes.
 pub const COMPACTION_KEY_BYTES: usize = 64 * MIB;
@@ -446,73 +437,3 @@ pub const REQUESTS: usize = 500_000;
 /// Names of producers that are remembered. Beyond that, those go that began the
 /// longest ago.
 pub const PRODUCER_NAMES: usize = 100_000;
-
-/// What the keys of all compacted topics may take: bytes. A key of 30 bytes takes
-/// some 130; beyond, the views of topics are given up, and their logs go on.
-pub const VIEW_KEY_BYTES: usize = 1 << 30;
-
-/// What records beside the keys may take, so that they needn't be read: bytes. Those
-/// that find no room are read from the log.
-pub const VIEW_RECORD_BYTES: usize = 256 * MIB;
-
-/// What a view reads and applies at a time: bytes, but at least one batch.
-pub const VIEW_READ_BYTES: usize = 256 * KIB;
-
-/// How long a call waits for a view to get as far as it wants.
-pub const VIEW_WAIT: Duration = Duration::from_secs(10);
-
-/// When a view tries again to read what the disk failed to.
-pub const VIEW_RETRY: Duration = Duration::from_secs(1);
-
-/// What waits for one watcher: bytes. One that is slower reads the log.
-pub const WATCH_OUTBOX_BYTES: usize = MIB;
-
-/// What waits for all watchers: bytes.
-pub const WATCH_OUTBOXES_BYTES: usize = 64 * MIB;
-
-/// A message to a watcher holds so much, and one record more: bytes.
-pub const WATCH_MESSAGE_BYTES: usize = 128 * KIB;
-
-/// What a watcher that is behind reads of a partition at a time: bytes, but at least
-/// one batch.
-pub const WATCH_READ_BYTES: usize = 256 * KIB;
-
-/// Keys that a snapshot looks at while others wait.
-pub const SNAPSHOT_KEYS_PER_LOOK: usize = 4096;
-
-/// The longest key of a record, and the longest prefix: bytes.
-pub const KEY_BYTES: usize = 64 * KIB;
-
-/// Keys that one `Put` changes, or one `Watch` names.
-pub const KEYS_PER_CALL: usize = 1000;
-
-/// Entries in one answer of `Scan`.
-pub const SCAN_ENTRIES: RangeInclusive<u32> = 1..=10_000;
-
-/// Default of entries in one answer of `Scan`.
-pub const DEFAULT_SCAN_ENTRIES: u32 = 1000;
-
-/// An answer of `Scan` ends once it has so much, but has at least one entry: bytes.
-pub const SCAN_BYTES: usize = MIB;
-
-/// What is read of the past at a time: bytes, but at least one batch.
-pub const HISTORY_READ_BYTES: usize = MIB;
-
-/// A view is saved after so many changes, or half as many as it has keys, whichever is
-/// more: what a start has to fold again at most.
-pub const VIEW_SAVE_CHANGES: u64 = 100_000;
-
-/// When the broker stops, it is saved after so many.
-pub const VIEW_SAVE_CHANGES_AT_STOP: u64 = if cfg!(test) { 1 } else { 1000 };
-
-/// Leases at the same time.
-pub const LEASES: usize = 100_000;
-
-/// How long a lease may live without being kept alive: milliseconds.
-pub const LEASE_TTL_MS: RangeInclusive<u64> = 1000..=86_400_000;
-
-/// Leases whose keys are removed at the same time.
-pub const LEASES_ENDING_AT_ONCE: usize = 64;
-
-/// When the keys of a lease that is over couldn't be removed, it is tried again.
-pub const LEASE_RETRY: Duration = Duration::from_secs(1);

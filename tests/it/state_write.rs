@@ -236,9 +236,52 @@ struct Call {
     wrote: Option<u64>,
 }
 
-/// Records calls and answers on one key, and looks for an order that explains them: each
-/// version was written by one call, which expected the version before; and no call that
-/// began after another had ended saw an older version.
+/// Looks for an order that explains what was seen: each version was written by one call,
+/// which expected the version before; and no call that began after another had ended saw
+/// an older version.
+fn check_history(calls: &[Call]) {
+    // The versions form one chain.
+    let writes: BTreeMap<u64, &Call> = calls
+        .iter()
+        .filter_map(|call| Some((call.wrote?, call)))
+        .collect();
+    assert_eq!(
+        writes.len(),
+        calls.iter().filter(|call| call.wrote.is_some()).count()
+    );
+    let mut before = None;
+    for (&version, call) in &writes {
+        assert_eq!(call.saw, before, "{call:?}");
+        before = Some(version);
+    }
+    // With versions as places in that order, real time agrees with it.
+    let mut by_end: Vec<&Call> = calls.iter().collect();
+    by_end.sort_by_key(|call| call.ended);
+    let mut by_begin: Vec<&Call> = calls.iter().collect();
+    by_begin.sort_by_key(|call| call.began);
+    let (mut ended, mut newest) = (by_end.into_iter().peekable(), None);
+    for call in by_begin {
+        while let Some(earlier) = ended.next_if(|earlier| earlier.ended < call.began) {
+            newest = newest.max(earlier.wrote.or(earlier.saw));
+        }
+        assert!(
+            call.saw >= newest.filter(|_| call.wrote.is_none()).or(call.saw),
+            "{call:?} {newest:?}"
+        );
+        assert!(
+            call.wrote.is_none() || call.wrote > newest,
+            "{call:?} {newest:?}"
+        );
+        // Nobody sees what wasn't begun yet.
+        let author = call.saw.map(|saw| writes[&saw]);
+        assert!(
+            author.is_none_or(|author| author.began < call.ended),
+            "{call:?}"
+        );
+    }
+}
+
+/// Records calls and answers on one key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_on_a_key_are_linearizable() {
     let broker = Arc::new(TestBroker::start().await);
@@ -293,45 +336,7 @@ async fn calls_on_a_key_are_linearizable() {
     for client in clients {
         calls.extend(client.await.unwrap());
     }
-    // The versions form one chain.
-    let writes: BTreeMap<u64, &Call> = calls
-        .iter()
-        .filter_map(|call| Some((call.wrote?, call)))
-        .collect();
-    assert_eq!(
-        writes.len(),
-        calls.iter().filter(|call| call.wrote.is_some()).count()
-    );
-    let mut before = None;
-    for (&version, call) in &writes {
-        assert_eq!(call.saw, before, "{call:?}");
-        before = Some(version);
-    }
-    // With versions as places in that order, real time agrees with it.
-    let mut by_end: Vec<&Call> = calls.iter().collect();
-    by_end.sort_by_key(|call| call.ended);
-    let mut by_begin: Vec<&Call> = calls.iter().collect();
-    by_begin.sort_by_key(|call| call.began);
-    let (mut ended, mut newest) = (by_end.into_iter().peekable(), None);
-    for call in by_begin {
-        while let Some(earlier) = ended.next_if(|earlier| earlier.ended < call.began) {
-            newest = newest.max(earlier.wrote.or(earlier.saw));
-        }
-        assert!(
-            call.saw >= newest.filter(|_| call.wrote.is_none()).or(call.saw),
-            "{call:?} {newest:?}"
-        );
-        assert!(
-            call.wrote.is_none() || call.wrote > newest,
-            "{call:?} {newest:?}"
-        );
-        // Nobody sees what wasn't begun yet.
-        let author = call.saw.map(|saw| writes[&saw]);
-        assert!(
-            author.is_none_or(|author| author.began < call.ended),
-            "{call:?}"
-        );
-    }
+    check_history(&calls);
 }
 
 #[tokio::test]

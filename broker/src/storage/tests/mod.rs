@@ -9,6 +9,7 @@ mod faults;
 mod format_page;
 mod full_disk;
 mod giving_up;
+mod group;
 mod guards;
 mod keyed;
 mod keyed_model;

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::group::Group;
 use super::guards::{Guarded, Held, KnownKeys, some_keys};
 use super::model::{Model, ModelBatch, ModelPartition, batch, read_whole};
 use super::random::Random;
-use super::stamps::{Epochs, Expected, History, Stamped, expected_of_guarded};
+use super::stamps::{Epochs, Expected, Stamped};
 use crate::model::{CheckedBatch, KeyHash, Offset, PartitionId, StoredStamp};
 use crate::storage::dir::Dir;
 use crate::storage::dir::sim::{Fault, SimDir};
@@ -76,48 +77,16 @@ pub(super) struct World {
     pub(super) held: Vec<Held>,
 }
 
-/// A few units, and what is to become of them.
-struct Group {
-    appends: Vec<JournalAppend>,
-    facts: Vec<Fact>,
-    /// Those that the appends have.
-    guards: Vec<Guarded>,
-    claim: Claim,
-    /// How it will be behind them.
-    histories: BTreeMap<PartitionId, History>,
-    known_keys: KnownKeys,
-}
-
-impl Group {
-    /// Says what is to become of the last unit, from the `first` append on.
-    fn expect_unit(&mut self, first: usize, guards: &[Guarded], epochs: &Epochs) {
-        let facts = &mut self.facts[first..];
-        let unit: Vec<_> = facts.iter().map(|f| (f.id, f.stamp, f.count)).collect();
-        let next = |fact: &Fact| (fact.id, self.histories[&fact.id].next_offset);
-        let mut next: BTreeMap<PartitionId, u64> = facts.iter().map(next).collect();
-        let (histories, known) = (&mut self.histories, &self.known_keys);
-        let expected = expected_of_guarded(histories, &unit, epochs, known, guards);
-        for (fact, expected) in facts.iter_mut().zip(expected) {
-            fact.expected = expected;
-            if expected == Expected::New {
-                let next = next.get_mut(&fact.id).expect("it is of the unit");
-                self.known_keys.note(fact.id, *next, &fact.keys);
-                *next += fact.count;
-            }
-        }
-    }
-}
-
 /// An append, as the model sees it.
-struct Fact {
-    id: PartitionId,
-    payload: Bytes,
-    count: u64,
-    unit: u64,
-    time_ms: i64,
-    stamp: Option<StoredStamp>,
-    keys: Vec<KeyHash>,
-    expected: Expected,
+pub(super) struct Fact {
+    pub(super) id: PartitionId,
+    pub(super) payload: Bytes,
+    pub(super) count: u64,
+    pub(super) unit: u64,
+    pub(super) time_ms: i64,
+    pub(super) stamp: Option<StoredStamp>,
+    pub(super) keys: Vec<KeyHash>,
+    pub(super) expected: Expected,
 }
 
 /// The latest time of a record: one that carries none has that of the append.
