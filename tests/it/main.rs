@@ -9,6 +9,7 @@ mod client_examples;
 mod commit_memory;
 mod compacted;
 mod containers;
+mod demo;
 mod endings;
 mod exactly_once;
 mod fetch;

@@ -5,6 +5,7 @@ mod bench;
 mod common;
 mod config;
 mod consume;
+mod demo;
 mod escapes;
 mod failure;
 mod format;
@@ -50,6 +51,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Serve(serve::Serve),
+    Demo(demo::Demo),
     Config(config::Config),
     Topic(topic::TopicCommand),
     Group(group::GroupCommand),
@@ -68,6 +70,7 @@ impl Verb {
     fn run(self, common: &Common) -> Result<(), Failure> {
         match self {
             Verb::Serve(verb) => verb.run(common),
+            Verb::Demo(verb) => verb.run(common),
             Verb::Config(verb) => verb.run(common),
             Verb::Topic(verb) => verb.run(common),
             Verb::Group(verb) => verb.run(common),
