@@ -8,6 +8,7 @@ mod group;
 mod load;
 mod payload;
 mod report;
+mod state;
 mod workload;
 
 use std::future::Future;
@@ -54,6 +55,9 @@ enum BenchVerb {
     /// Measure consumer groups: moves of partitions, commits, and many members.
     #[command(subcommand)]
     Group(group::GroupBench),
+    /// Measure state: snapshots, gets, watchers, compare and set.
+    #[command(subcommand)]
+    State(state::StateBench),
     /// Measure unary calls that do nothing, one at a time: what gRPC takes of every
     /// latency.
     Call(call::Call),
@@ -67,6 +71,7 @@ impl Bench {
         match self.verb {
             BenchVerb::Disk(disk) => disk.run(common),
             BenchVerb::Call(call) => block_on(call.run(common)),
+            BenchVerb::State(state) => block_on(state.run(common)),
             BenchVerb::Group(group) => block_on(group.run(common)),
             BenchVerb::Produce(load) => block_on(async {
                 let run = |client, topics| produce(client, load.clone(), topics);
