@@ -123,4 +123,23 @@ mod tests {
         };
         assert_eq!(fold.apply(&foreign), Err(UnreadableLease(7)));
     }
+
+    /// The bytes of an example of the page.
+    fn example(name: &str) -> Vec<u8> {
+        let page = include_str!("../../../docs/format.md");
+        let block = page.split(&format!("```hex {name}\n")).nth(1);
+        let block = block.expect("there is such a block").split("```").next();
+        let bytes = block.into_iter().flat_map(str::lines);
+        let bytes = bytes.flat_map(|line| line.split_whitespace().skip(1));
+        bytes
+            .map(|byte| u8::from_str_radix(byte, 16).expect("hexadecimal"))
+            .collect()
+    }
+
+    #[test]
+    fn the_page_shows_what_is_written() {
+        let record = lease_granted(LeaseId(NonZeroU64::new(258).unwrap()), 10_000);
+        assert_eq!(record.key, example("lease-key"));
+        assert_eq!(record.value.unwrap(), example("lease-value"));
+    }
 }
