@@ -77,10 +77,7 @@ fn append(criterion: &mut Criterion) {
                 let mut batch = batch.clone();
                 batch.stamp = is_numbered.then(|| stamp(next, sequence));
                 sequence += 1;
-                Append {
-                    partition: partition.clone(),
-                    batch,
-                }
+                Append::new(&partition, batch)
             };
             group.throughput(Throughput::Bytes((size * per_submission * WINDOW) as u64));
             let name = format!("{level}/{size}x{per_submission}");

@@ -161,10 +161,7 @@ impl InternalLog {
                 &mut Vec::new(),
             )
             .expect("we have just built it");
-            appends.push(Append {
-                partition: self.partition.clone(),
-                batch,
-            });
+            appends.push(Append::new(&self.partition, batch));
         }
         appends
     }

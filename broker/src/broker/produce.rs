@@ -73,21 +73,23 @@ impl BatchChecker {
     /// The append of a batch, if it may be appended.
     pub fn check(&mut self, incoming: IncomingBatch<'_>) -> Result<Append, ProduceError> {
         let topic = self.topic(incoming.topic)?;
-        let partition = topic.partition(incoming.partition)?.clone();
-        check_size(topic, incoming.payload.len())?;
+        let partition = topic.partition(incoming.partition)?;
+        check_size(&topic, incoming.payload.len())?;
         let needs_keys = topic.needs_keys();
         let mut batch = self.checked(incoming.payload, incoming.checksum, needs_keys)?;
         if let Some(claim) = incoming.sequence {
             let stamp = self.claims.stamp(&self.broker.shared.producers, claim)?;
             batch.stamp = Some(Stamp::Producer(stamp));
         }
-        Ok(Append { partition, batch })
+        let append = Append::new(partition, batch);
+        self.topic = Some(topic);
+        Ok(append)
     }
 
     /// The appends of a batch whose records go each to the partition of its key.
     /// Records without a key go to one partition together.
     pub fn spread_by_key(&mut self, batch: KeyedBatch<'_>) -> Result<ByKey, ProduceError> {
-        let topic = self.topic(batch.topic)?.clone();
+        let topic = self.topic(batch.topic)?;
         check_size(&topic, batch.payload.len())?;
         if batch::stated_uncompressed_len(&batch.payload) > 0 {
             // It need not be unpacked to say so.
@@ -115,12 +117,10 @@ impl BatchChecker {
             of_record,
         };
         let appends = match placement.partitions[..] {
-            [only] => vec![Append {
-                partition: topic.partition(only)?.clone(),
-                batch: whole,
-            }],
+            [only] => vec![Append::new(topic.partition(only)?, whole)],
             _ => self.cut(&topic, &whole.payload, &placement)?,
         };
+        self.topic = Some(topic);
         Ok(ByKey { appends, placement })
     }
 
@@ -138,22 +138,19 @@ impl BatchChecker {
         let mut appends = Vec::with_capacity(parts.len());
         for (&partition, part) in placement.partitions.iter().zip(parts) {
             let batch = self.checked(part.freeze(), None, topic.needs_keys())?;
-            appends.push(Append {
-                partition: topic.partition(partition)?.clone(),
-                batch,
-            });
+            appends.push(Append::new(topic.partition(partition)?, batch));
         }
         Ok(appends)
     }
 
-    fn topic(&mut self, name: &str) -> Result<&Arc<Topic>, LookupError> {
+    /// To be put back: the next batch is often for the same one.
+    fn topic(&mut self, name: &str) -> Result<Arc<Topic>, LookupError> {
         let known = self.topic.take();
         let fits = |topic: &Arc<Topic>| !topic.is_retired() && topic.meta().name.as_str() == name;
-        let topic = match known.filter(fits) {
-            Some(topic) => topic,
-            None => self.broker.topic(name)?,
-        };
-        Ok(self.topic.insert(topic))
+        match known.filter(fits) {
+            Some(topic) => Ok(topic),
+            None => self.broker.topic(name),
+        }
     }
 
     fn checked(

@@ -168,10 +168,7 @@ async fn append(engine: &Engine, id: PartitionId) {
         stamp: None,
         key_hashes: Vec::new(),
     };
-    let append = Append {
-        partition: engine.partition(id, PARTITION),
-        batch,
-    };
+    let append = Append::new(&engine.partition(id, PARTITION), batch);
     engine.append(vec![append]).await[0].as_ref().unwrap();
 }
 

@@ -3,12 +3,12 @@
 //! group behind it; when little is going on, one hand does all of it, and no
 //! time is lost on handing over.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::engine::Shared;
-use super::handle::PartitionHandle;
+use super::handle::Partition;
 use super::mailbox::{Call, Durability, Results, Submission};
 use super::{AppendError, Appended};
 use crate::clock;
@@ -32,7 +32,7 @@ struct Group {
 
 /// A submission that waits for its flush, or for nothing any more.
 struct Pending {
-    partitions: Vec<PartitionHandle>,
+    partitions: Vec<Arc<Partition>>,
     counts: Vec<u32>,
     results: Results,
     /// Size of its batches: bytes.
@@ -209,11 +209,11 @@ impl Pending {
             let follow = if is_unit { count - 1 - nth } else { 0 };
             pending.counts.push(append.batch.record_count);
             group.push(JournalAppend {
-                log: append.partition.partition().log.clone(),
+                log: append.partition.log.clone(),
                 batch: append.batch,
                 unit_remaining: u16::try_from(follow).expect("bounded by UNIT_APPENDS"),
                 guards: std::mem::take(&mut guards),
-                claim: append.partition.partition().claim,
+                claim: append.partition.claim,
             });
             pending.partitions.push(append.partition);
         }
@@ -232,7 +232,7 @@ impl Pending {
             }) = *result
             {
                 let end = base_offset.advanced(u64::from(*count));
-                partition.partition().publish(end);
+                partition.publish(end);
                 if !duplicate {
                     records += u64::from(*count);
                     batches += 1;

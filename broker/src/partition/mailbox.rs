@@ -54,7 +54,7 @@ impl Durability {
     pub(super) fn of(appends: &[Append]) -> Durability {
         let mut durability = Durability::default();
         for append in appends {
-            match append.partition.partition().config().flush {
+            match append.partition.config().flush {
                 FlushLevel::Always => durability.needs_flush = true,
                 FlushLevel::Interval(interval) => {
                     let within = durability

@@ -21,6 +21,7 @@ pub use crate::storage::{
 };
 pub use doorbell::Doorbell;
 pub use engine::{Engine, EngineOptions};
+use handle::Partition;
 pub use handle::PartitionHandle;
 pub use traffic::Traffic;
 
@@ -46,10 +47,26 @@ pub struct PartitionConfig {
 /// One batch for one partition.
 #[derive(Debug, Clone)]
 pub struct Append {
-    /// Where it goes.
-    pub partition: PartitionHandle,
+    /// Where it goes. Not a handle: there are millions of appends a second, and all
+    /// handles count on one counter, which the processors would have to pass round.
+    partition: Arc<Partition>,
     /// What is appended.
     pub batch: CheckedBatch,
+}
+
+impl Append {
+    /// A batch for a partition.
+    pub fn new(partition: &PartitionHandle, batch: CheckedBatch) -> Append {
+        Append {
+            partition: partition.partition().clone(),
+            batch,
+        }
+    }
+
+    /// The partition that it goes to.
+    pub fn partition_id(&self) -> PartitionId {
+        self.partition.log.id()
+    }
 }
 
 /// Appends that are placed all or none, and only if all guards hold: no key of theirs

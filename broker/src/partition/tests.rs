@@ -76,10 +76,7 @@ async fn append(
     partition: &PartitionHandle,
     value: &[u8],
 ) -> Result<Offset, AppendError> {
-    let append = Append {
-        partition: partition.clone(),
-        batch: batch(value),
-    };
+    let append = Append::new(partition, batch(value));
     let result = engine.append(vec![append]).await.remove(0);
     result.map(|appended| appended.base_offset)
 }
@@ -110,10 +107,7 @@ async fn appends_of_one_task_keep_their_order_among_many() {
         tasks.push(tokio::spawn(async move {
             let mut answers = Vec::new();
             for nth in 0..500_u64 {
-                let append = Append {
-                    partition: partition.clone(),
-                    batch: batch(&(task << 32 | nth).to_le_bytes()),
-                };
+                let append = Append::new(&partition, batch(&(task << 32 | nth).to_le_bytes()));
                 answers.push(engine.submit(vec![append]).await.unwrap());
             }
             for answer in answers {
@@ -455,7 +449,7 @@ async fn a_clock_that_jumps_by_days_makes_the_log_forget_no_producer() {
                     ..batch(b"v")
                 };
                 let partition = partition.clone();
-                let append = Append { partition, batch };
+                let append = Append::new(&partition, batch);
                 let appended = engine.append(vec![append]).await.remove(0).unwrap();
                 assert_eq!(appended.duplicate, is_sent_again, "{stamp:?}");
             }
@@ -505,7 +499,7 @@ async fn appends_that_nobody_polls_keep_no_room() {
     let of = |value: &[u8]| {
         let partition = partition.clone();
         let batch = batch(value);
-        vec![Append { partition, batch }]
+        vec![Append::new(&partition, batch)]
     };
     let mut left = Vec::new();
     for _ in 0..3 {

@@ -68,10 +68,7 @@ impl Opened {
             internal: false,
             compaction: None,
         };
-        let append = Append {
-            partition: self.engine.partition(PartitionId(20), config),
-            batch,
-        };
+        let append = Append::new(&self.engine.partition(PartitionId(20), config), batch);
         self.engine.append(vec![append]).await.remove(0)
     }
 

@@ -64,10 +64,7 @@ async fn append(engine: &Engine, partition: &PartitionHandle) {
         key_hashes: Vec::new(),
         payload,
     };
-    let append = Append {
-        partition: partition.clone(),
-        batch,
-    };
+    let append = Append::new(partition, batch);
     engine.append(vec![append]).await[0].as_ref().unwrap();
 }
 
