@@ -257,7 +257,12 @@ impl TopicState {
         request: Option<&RequestStamp>,
     ) -> Option<KeyGuard> {
         let request = request?;
-        let is_known = |append: &Append| append.partition.appended_before(*request);
+        let is_known = |append: &Append| {
+            let id = append.partition_id();
+            let mut partitions = self.topic().partitions().iter();
+            let partition = partitions.find(|partition| partition.id() == id)?;
+            partition.appended_before(*request)
+        };
         appends.iter().find_map(is_known)?;
         let condition = conditions.first()?;
         let handle = self.topic().partition(condition.partition).ok()?;

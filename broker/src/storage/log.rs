@@ -85,8 +85,9 @@ pub struct LogState {
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
     pub segment_bytes: u64,
-    /// What is known of those who say who they are; `None` until one comes.
-    pub producers: Option<Box<ProducerTable>>,
+    /// What is known of those who say who they are; `None` until one comes. In place: on
+    /// the way of an append, each pointer that is followed is one more wait for memory.
+    pub producers: Option<ProducerTable>,
     /// The keys of the last records; `None` until a guard needs them.
     pub recent_keys: Option<Box<RecentKeys>>,
 }

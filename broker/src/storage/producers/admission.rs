@@ -65,7 +65,7 @@ enum Before {
 /// Decides about a batch with a stamp, and takes it as appended if it is new.
 /// `table` is that of the partition, made when it is needed.
 pub fn admit(
-    table: &mut Option<Box<ProducerTable>>,
+    table: &mut Option<ProducerTable>,
     tally: &Arc<Tally>,
     stamp: &Stamp,
     batch: Incoming,
@@ -81,7 +81,7 @@ pub fn admit(
             return Err(SequenceError::Expired);
         }
     }
-    let table = table.get_or_insert_with(|| Box::new(ProducerTable::new(tally.clone())));
+    let table = table.get_or_insert_with(|| ProducerTable::new(tally.clone()));
     match stamp {
         Stamp::Producer(stamp) => table.admit_producer(stamp, batch),
         Stamp::Request(stamp) => table.admit_request(*stamp, batch),

@@ -122,7 +122,7 @@ impl ProducerReplay {
             if let Some(log) = logs.get(&id)
                 && !known.table.is_empty()
             {
-                log.lock().producers = Some(Box::new(known.table));
+                log.lock().producers = Some(known.table);
             }
         }
         self.lost

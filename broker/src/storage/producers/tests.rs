@@ -23,7 +23,7 @@ const HOUR_MS: i64 = 60 * 60 * 1000;
 /// A partition's log, as far as producers are concerned.
 #[derive(Default)]
 struct Log {
-    table: Option<Box<ProducerTable>>,
+    table: Option<ProducerTable>,
     tally: Arc<Tally>,
     next_offset: u64,
     generation: u32,
@@ -449,7 +449,7 @@ fn without_its_snapshot_a_partition_refuses_whoever_it_may_have_known() {
         let Known { mut table, .. } = replay.into_known(PARTITION);
         table.resume(0, 0, 20);
         Log {
-            table: Some(Box::new(table)),
+            table: Some(table),
             tally,
             next_offset: 62,
             ..Log::default()

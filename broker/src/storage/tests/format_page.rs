@@ -202,7 +202,7 @@ fn example_of_a_checkpoint_is_decoded() {
 }
 
 /// What a partition knows after one batch of a producer, and one request.
-fn known_producers(tally: &Arc<Tally>) -> Option<Box<ProducerTable>> {
+fn known_producers(tally: &Arc<Tally>) -> Option<ProducerTable> {
     let mut table = None;
     let stamp = Stamp::Producer(ProducerStamp {
         id: 6,
@@ -241,7 +241,7 @@ fn snapshot(table: Option<&ProducerTable>, end: u64) -> Vec<u8> {
 fn example_of_the_producers_is_decoded() {
     let tally = Arc::default();
     let table = known_producers(&tally);
-    let bytes = check("producers", &snapshot(table.as_deref(), 44));
+    let bytes = check("producers", &snapshot(table.as_ref(), 44));
     let read = Snapshot::decode(&bytes, &tally).unwrap();
     assert_eq!(read.archived, Generation(5));
     let known = &read.partitions[&PartitionId(17)];
@@ -254,9 +254,9 @@ fn snapshot_sizes() -> [usize; 5] {
     let table = known_producers(&Arc::default());
     let len = |table, end| snapshot(table, end).len();
     let header = len(None, 0);
-    let nothing = len(table.as_deref(), 42);
-    let producer = len(table.as_deref(), 43);
-    let both = len(table.as_deref(), 44);
+    let nothing = len(table.as_ref(), 42);
+    let producer = len(table.as_ref(), 43);
+    let both = len(table.as_ref(), 44);
     // A producer takes its own size and that of a run.
     let run = 16;
     [
