@@ -338,10 +338,7 @@ impl World {
             keys,
             &mut Vec::new(),
         );
-        let append = Append {
-            partition: running.partitions[number].clone(),
-            batch: batch.unwrap(),
-        };
+        let append = Append::new(&running.partitions[number], batch.unwrap());
         let appended = running.engine.append(vec![append]).await.remove(0).unwrap();
         let history = &mut self.history.0[number];
         assert_eq!(appended.base_offset.0, history.len() as u64);

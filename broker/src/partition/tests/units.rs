@@ -14,7 +14,7 @@ fn hash(key: &str) -> KeyHash {
 /// A record with this key.
 fn keyed(partition: &PartitionHandle, key: &str) -> Append {
     Append {
-        partition: partition.clone(),
+        partition: partition.partition().clone(),
         batch: CheckedBatch {
             key_hashes: vec![hash(key)],
             ..batch(key.as_bytes())
@@ -153,7 +153,7 @@ async fn nobody_overwrites_what_they_have_not_seen() {
                         key_hashes: vec![hash("counter")],
                         ..batch(&(seen.0 + 1).to_le_bytes())
                     },
-                    partition: a.clone(),
+                    partition: a.partition().clone(),
                 };
                 match unit(&engine, vec![append], vec![guard]).await.remove(0) {
                     Ok(_) => done += 1,
@@ -185,7 +185,7 @@ async fn units_are_bounded() {
     let engine = engine(&SimDir::new());
     let [a, b] = partitions(&engine);
     let large = |partition: &PartitionHandle| Append {
-        partition: partition.clone(),
+        partition: partition.partition().clone(),
         batch: batch(&vec![1; 500 << 10]),
     };
     let fits = unit(&engine, vec![large(&a), large(&b)], vec![]).await;
@@ -193,7 +193,7 @@ async fn units_are_bounded() {
     let too_large = unit(&engine, vec![large(&a), large(&b), large(&a)], vec![]).await;
     assert_eq!(too_large, vec![Err(AppendError::UnitTooLarge); 3]);
     let small = |_| Append {
-        partition: a.clone(),
+        partition: a.partition().clone(),
         batch: batch(b"v"),
     };
     let too_many: Vec<Append> = (0..=limits::UNIT_APPENDS).map(small).collect();
