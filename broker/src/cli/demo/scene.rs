@@ -289,8 +289,8 @@ mod tests {
                 .push_front((Mark::Added, "src/main.rs".to_owned()));
         }
         let lines = scene(&setting, &board.notes(), &[1, 2], now, 5);
-        assert_eq!((lines.len(), empty), (12, 12));
-        let line = lines[7].render(200, false);
+        assert_eq!((lines.len(), empty), (13, 13));
+        let line = lines[8].render(200, false);
         assert!(line.starts_with("  src/  ") && line.ends_with("+ src/main.rs"));
     }
 
