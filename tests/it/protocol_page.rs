@@ -7,7 +7,7 @@ use std::path::Path;
 use statecast_broker::limits;
 use statecast_proto::batch::BatchLimits;
 
-const PYTHON_FILES: [&str; 3] = ["client.py", "batches.py", "consumer.py"];
+const PYTHON_FILES: [&str; 4] = ["client.py", "batches.py", "consumer.py", "state.py"];
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -247,5 +247,45 @@ fn limits_of_groups_on_the_page_are_those_of_the_code() {
     for (what, bound) in expected {
         let row = format!("| {what} | {bound}");
         assert!(page.contains(&row), "a row begins with: {row}");
+    }
+}
+
+#[test]
+fn limits_of_state_on_the_page_are_those_of_the_code() {
+    let expected = [
+        (
+            "keys that a `Watch` names, or a `Put` changes",
+            format!("{}", number(limits::KEYS_PER_CALL)),
+        ),
+        (
+            "`page_size` of `Scan`",
+            format!(
+                "{}, by default {}",
+                range(&limits::SCAN_ENTRIES, number),
+                number(limits::DEFAULT_SCAN_ENTRIES as usize)
+            ),
+        ),
+        ("leases", number(limits::LEASES)),
+        (
+            "`ttl_ms` of a lease",
+            format!(
+                "{} to {}",
+                number(usize::try_from(*limits::LEASE_TTL_MS.start()).unwrap()),
+                number(usize::try_from(*limits::LEASE_TTL_MS.end()).unwrap())
+            ),
+        ),
+    ];
+    let page = page();
+    for (what, bound) in expected {
+        let row = format!("| {what} | {bound}");
+        assert!(page.contains(&row), "a row begins with: {row}");
+    }
+    let flowing = page.replace('\n', " ");
+    for bound in [
+        format!("after {} of entries", bytes(limits::SCAN_BYTES)),
+        format!("within {} seconds", limits::VIEW_WAIT.as_secs()),
+        format!("nothing else for {} seconds", limits::HEARTBEAT.as_secs()),
+    ] {
+        assert!(flowing.contains(&bound), "{bound}");
     }
 }

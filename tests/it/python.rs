@@ -42,7 +42,7 @@ fn generate(python: &str) -> TempDir {
     let generated = tempfile::tempdir().unwrap();
     let out = generated.path().display();
     let protos = root().join("proto/proto");
-    let files = ["record", "log", "groups", "admin"];
+    let files = ["record", "log", "groups", "admin", "state"];
     run(Command::new(python)
         .args(["-m", "grpc_tools.protoc", "-I"])
         .arg(&protos)
@@ -129,6 +129,22 @@ async fn consumer_prints_what_the_page_shows_and_commits_it() {
     )
     .await;
     assert_eq!(again, "", "nothing comes twice");
+}
+
+#[tokio::test]
+async fn state_prints_what_the_page_shows_as_often_as_it_is_run() {
+    let Some(python) = python_with("grpc, grpc_tools", "grpcio") else {
+        return;
+    };
+    let broker = TestBroker::start().await;
+    let page = std::fs::read_to_string(root().join("docs/protocol.md")).unwrap();
+    for _ in 0..2 {
+        let printed = run_example(python, "state.py", broker.address(), vec!["rooms"]).await;
+        assert!(
+            page.contains(&format!("```\n{printed}```\n")),
+            "the page should show:\n{printed}"
+        );
+    }
 }
 
 #[tokio::test]
