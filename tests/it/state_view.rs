@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use statecast_client::{Change, Client, Entry, Error, Reason, Record, RecordRef, StateView};
@@ -231,4 +232,56 @@ async fn dropping_the_last_view_ends_its_task_and_a_panicking_callback_ends_the_
     let view = view.open().await.unwrap();
     let ended = view.wait_synced().await.unwrap_err();
     assert!(matches!(ended, Error::Closed), "{ended:?}");
+}
+
+#[tokio::test]
+async fn view_sees_keys_vanish_with_their_lease_which_lives_through_a_crash() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "services", 2).await;
+    let ttl = Duration::from_secs(1);
+    let lease = client.grant_lease(ttl).await.unwrap();
+    let services = client.state("services");
+    services.put("web/1", "here").lease(&lease).await.unwrap();
+    services.put("web/2", "there").await.unwrap();
+    let mut view = client.state_view("services").open().await.unwrap();
+    view.wait_synced().await.unwrap();
+    assert_eq!(view.get("web/1").unwrap().lease, Some(lease.id()));
+
+    let crashed = tokio::task::spawn_blocking(|| phoenix.crash_and_return());
+    let _phoenix = crashed.await.unwrap();
+    // Long enough to have ended without its signs of life.
+    let until = lease.alive_until() + 3 * ttl;
+    while lease.alive_until() < until {
+        assert!(lease.is_lost().is_none());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(services.get("web/1").await.unwrap().is_some());
+
+    // Nobody keeps it alive any more.
+    drop(lease);
+    while view.get("web/1").is_some() {
+        view.changed().await.unwrap();
+    }
+    assert_eq!(view.len(), 1, "the other one stays");
+}
+
+#[tokio::test]
+async fn lease_that_somebody_else_ends_is_told_as_lost() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "services", 1).await;
+    let lease = client.grant_lease(Duration::from_secs(1)).await.unwrap();
+    let services = client.state("services");
+    services.put("web/1", "here").lease(&lease).await.unwrap();
+    assert_eq!(client.revoke_lease(lease.id()).await.unwrap(), 1);
+    assert_eq!(lease.lost().await.reason(), Some(Reason::LeaseExpired));
+    let late = services
+        .put("web/1", "here")
+        .lease(&lease)
+        .await
+        .unwrap_err();
+    assert_eq!(late.reason(), Some(Reason::LeaseExpired));
+    assert_eq!(services.get("web/1").await.unwrap(), None);
+    assert_eq!(lease.revoke().await.unwrap(), 0, "there is nothing to do");
 }

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use crate::broker::{Broker, BrokerOptions};
 use crate::cli::failure::Failure;
+use crate::clock::Clock;
 use crate::server::{self, Drained, Listeners, ServeError, ServerOptions};
 use crate::storage::dir::RealDir;
 
@@ -23,7 +24,8 @@ pub(super) struct Directory {
 impl Directory {
     /// Makes one that nobody else has.
     pub(super) fn create() -> Result<Directory, Failure> {
-        let name = format!("statecast-demo-{}", std::process::id());
+        let (process, now) = (std::process::id(), Clock::system().now_ms());
+        let name = format!("statecast-demo-{process}-{now}");
         let path = std::env::temp_dir().join(name);
         // It fails if it is there: then it is somebody else's.
         std::fs::create_dir(&path).map_err(|error| {
