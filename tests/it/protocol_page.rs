@@ -255,7 +255,7 @@ fn limits_of_state_on_the_page_are_those_of_the_code() {
     let expected = [
         (
             "keys that a `Watch` names, or a `Put` changes",
-            format!("{}", number(limits::KEYS_PER_CALL)),
+            number(limits::KEYS_PER_CALL),
         ),
         (
             "`page_size` of `Scan`",

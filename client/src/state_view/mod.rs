@@ -39,6 +39,9 @@ use crate::state::{Entry, Written};
 /// - Readers never wait for the network, and hold up nobody for longer than it takes to
 ///   look something up.
 ///
+/// A topic that is deleted and created again while there is no connection is another
+/// one: where the view was in the old one says nothing about it.
+///
 /// Cheap to clone; clones share the map, which is kept current until the last one is
 /// dropped.
 ///
