@@ -54,7 +54,7 @@ pub struct KeyWrite {
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The key is in another version.
-    #[error("the key has {}, not {}", version(*.current), version(*.expected))]
+    #[error("{}", mismatch(*.expected, *.current))]
     Mismatch {
         /// Which of the conditions is not true.
         index: usize,
@@ -81,11 +81,15 @@ pub enum WriteError {
     Produce(#[from] ProduceError),
 }
 
-fn version(version: Option<Offset>) -> String {
-    version.map_or_else(
-        || "no version".to_owned(),
-        |version| format!("version {version}"),
-    )
+fn mismatch(expected: Option<Offset>, current: Option<Offset>) -> String {
+    match (expected, current) {
+        (Some(expected), Some(current)) => {
+            format!("the key is in version {current}, not {expected}")
+        }
+        (Some(expected), None) => format!("there is no such key, in version {expected} or any"),
+        (None, Some(current)) => format!("the key is there already, in version {current}"),
+        (None, None) => "there is no such key".to_owned(),
+    }
 }
 
 impl From<LookupError> for WriteError {
