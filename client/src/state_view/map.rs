@@ -76,3 +76,59 @@ impl StateMap {
         gone
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use statecast_proto::v1;
+
+    use super::*;
+
+    fn map(partitions: u32, entries: &[(&'static str, u32, u64)]) -> StateMap {
+        let mut map = StateMap {
+            partitions,
+            ..StateMap::default()
+        };
+        for &(key, partition, offset) in entries {
+            map.insert(Arc::new(Entry::from_wire(v1::Entry {
+                partition,
+                key: key.into(),
+                offset,
+                ..v1::Entry::default()
+            })));
+        }
+        map
+    }
+
+    #[test]
+    fn key_that_lies_in_several_partitions_is_that_of_its_own() {
+        let home = partition_for_key(b"key", 4);
+        let others = (0..4).filter(|partition| *partition != home);
+        let mut entries: Vec<_> = others.map(|partition| ("key", partition, 1)).collect();
+        let stray = map(4, &entries[..1]);
+        assert_eq!(stray.get(b"key").unwrap().partition, entries[0].1);
+        entries.push(("key", home, 1));
+        assert_eq!(map(4, &entries).get(b"key").unwrap().partition, home);
+        assert_eq!(map(4, &entries).get(b"ke"), None);
+    }
+
+    #[test]
+    fn prefix_finds_its_keys_in_their_order_and_no_others() {
+        let entries = [("a/2", 1, 1), ("b", 0, 1), ("a/1", 2, 1), ("a", 0, 1)];
+        let map = map(4, &entries);
+        let found = |prefix: &str| {
+            let found = map.prefixed(prefix.as_bytes());
+            found.map(|entry| entry.key.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("a/"), ["a/1", "a/2"]);
+        assert_eq!(found(""), ["a", "a/1", "a/2", "b"]);
+        assert_eq!(found("c"), [""; 0]);
+    }
+
+    #[test]
+    fn what_lies_below_an_offset_goes_in_its_partition_only() {
+        let mut map = map(2, &[("a", 0, 1), ("b", 0, 5), ("c", 1, 1)]);
+        let gone = map.remove_below(0, 5);
+        assert_eq!((gone.len(), &gone[0].key[..]), (1, &b"a"[..]));
+        assert_eq!(map.len(), 2);
+    }
+}
