@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::upkeep::FileAge;
+use super::upkeep::{Archived, FileAge};
 use super::{
     Append, AppendError, Doorbell, Engine, EngineOptions, FlushLevel, PartitionConfig,
     PartitionHandle,
@@ -516,5 +516,26 @@ async fn appends_that_nobody_polls_keep_no_room() {
     for append in left {
         append.await.remove(0).unwrap();
     }
+    engine.stop().await;
+}
+
+/// Retention has its turn also while producers are faster than the archiver.
+#[tokio::test]
+async fn the_archiver_stops_when_it_is_time_for_something_else() {
+    let (storage, _) = Storage::open(Arc::new(SimDir::new()), options(), 1).unwrap();
+    let engine = Engine::start(storage, EngineOptions::default(), Clock::of(|| 1_000)).unwrap();
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Os));
+    while engine.archiver_lag() < 3 {
+        append(&engine, &partition, &vec![1; 400 << 10])
+            .await
+            .unwrap();
+    }
+    let now = crate::clock::instant();
+    assert_eq!(engine.shared.archive_until(now), Archived::Some);
+    let left = engine.archiver_lag();
+    assert!((1..3).contains(&left), "{left} files are left");
+    let later = now + Duration::from_secs(600);
+    assert_eq!(engine.shared.archive_until(later), Archived::All);
+    assert_eq!(engine.archiver_lag(), 0);
     engine.stop().await;
 }

@@ -2,7 +2,7 @@
 //! ready, retention.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::engine::Shared;
 use super::handle::Partition;
@@ -140,6 +140,17 @@ impl Pace for Shared {
     }
 }
 
+/// How far archiving came.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Archived {
+    /// Nothing is left.
+    All,
+    /// There may be more.
+    Some,
+    /// That failed, and has to be tried again.
+    Stuck,
+}
+
 impl Shared {
     /// Whether few journal files wait for the archiver.
     pub(super) fn archiver_keeps_up(&self) -> bool {
@@ -153,7 +164,7 @@ impl Shared {
         let mut next_sweep = crate::clock::instant() + SWEEP_EVERY;
         let mut file_age = FileAge::default();
         loop {
-            let archived_all = self.archive_all();
+            let archived = self.archive_until(next_sweep);
             if self.storage.failure().is_some() {
                 // What failed was the last thing that is tried.
                 return;
@@ -163,10 +174,10 @@ impl Shared {
                 next_sweep = now + SWEEP_EVERY;
                 self.sweep(&mut file_age);
             }
-            let time = if archived_all {
-                next_sweep - now
-            } else {
-                RETRY_AFTER
+            let time = match archived {
+                Archived::All => next_sweep.saturating_duration_since(now),
+                Archived::Some => continue,
+                Archived::Stuck => RETRY_AFTER,
             };
             match self.upkeep.wait(seen, time) {
                 Some(calls) => seen = calls,
@@ -175,23 +186,26 @@ impl Shared {
         }
     }
 
-    /// Archives until nothing is left; false when that failed and has to be
-    /// tried again.
-    fn archive_all(&self) -> bool {
+    /// Archives until nothing is left, or it is time for something else: producers may
+    /// be faster than the archiver for long.
+    pub(super) fn archive_until(&self, end: Instant) -> Archived {
         loop {
             match self.storage.archive_oldest(self.clock.now_ms(), self) {
-                Ok(0) => return true,
+                Ok(0) => return Archived::All,
                 Ok(_) => self.upkeep.report(false),
                 Err(error @ ArchiveError::Failed(_)) => {
                     tracing::error!("{error}: the log is read-only until a restart");
                     self.upkeep.report(true);
-                    return true;
+                    return Archived::All;
                 }
                 Err(error) => {
                     tracing::warn!("{error}; trying again");
                     self.upkeep.report(true);
-                    return false;
+                    return Archived::Stuck;
                 }
+            }
+            if crate::clock::instant() >= end {
+                return Archived::Some;
             }
         }
     }
@@ -200,7 +214,7 @@ impl Shared {
     pub(super) fn sweep(&self, file_age: &mut FileAge) {
         if file_age.is_due(&self.storage) && self.storage.close_journal_file() {
             // Retention sees only what is in segments.
-            self.archive_all();
+            self.archive_until(crate::clock::instant() + SWEEP_EVERY);
         }
         self.storage.expire_producers(self.producers_now_ms());
         if let Err(error) = self.storage.trim_spare() {
