@@ -1,5 +1,5 @@
-//! What readers get of a partition that was compacted. No topic is yet: so the
-//! broker's own engine does it while the broker is stopped.
+//! What readers get of a partition that was compacted. The broker's own engine does it
+//! while the broker is stopped: so it is known what has been compacted, and when.
 
 use std::path::Path;
 use std::sync::Arc;

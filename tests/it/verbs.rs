@@ -402,6 +402,32 @@ fn bench_reports_figures_parameters_and_environment() {
 }
 
 #[test]
+fn bench_of_compaction_reports_what_it_took_and_cost() {
+    let shell = Shell::start();
+    let bench = ["bench", "compaction", "--duration", "50ms", "-o", "json"];
+    let small = ["--compacted-bytes", "3MiB", "--compacted-partitions", "1"];
+    let small = [&bench[..], &small, &["--segment-bytes", "1MiB"]].concat();
+    let report = shell.says(&small).json();
+    let median = |name: &str| report["median"][name].as_f64().unwrap();
+    for figure in [
+        "alone_records_per_s",
+        "records_per_s",
+        "compaction_s",
+        "p99_us",
+    ] {
+        assert!(median(figure) > 0.0, "{figure}: {report}");
+    }
+    assert!(median("left_mb") < 1.5, "{report}");
+    assert_eq!(report["parameters"]["live_percent"], 10);
+    let left = shell.says(&["topic", "list", "-o", "json"]).json();
+    assert_eq!(left, json!([]), "it deletes its topics");
+    let large = ["--compacted-bytes", "4GiB", "--compacted-partitions", "1"];
+    let refused = shell.verb(&[&bench[..2], &large[..]].concat()).run();
+    assert_eq!(refused.code, 1);
+    assert!(refused.stderr.contains("--compacted-partitions"));
+}
+
+#[test]
 fn completions_and_manual_name_the_verbs() {
     let completions = Verb::new("", &["completions", "bash"]).succeeds();
     assert!(completions.stdout.contains("_statecast"));

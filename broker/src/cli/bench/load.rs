@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use hdrhistogram::Histogram;
@@ -158,9 +159,13 @@ impl Load {
         match self.until {
             Until::Records(records) => records - sent,
             // A look at the clock now and then is enough.
-            Until::Time(end) if sent.is_multiple_of(64) && clock::instant() >= end => 0,
+            Until::Time(end) if sent.is_multiple_of(64) && self.has_ended(end) => 0,
             Until::Time(_) => u64::MAX,
         }
+    }
+
+    fn has_ended(&self, end: Instant) -> bool {
+        self.workload.stopped.load(Ordering::Relaxed) || clock::instant() >= end
     }
 
     async fn make_room(&mut self) -> Result<(), Error> {

@@ -1,6 +1,7 @@
 //! `statecast bench`: how fast a broker is, on its own machine and ours.
 
 mod call;
+mod compaction;
 mod consume;
 mod disk;
 mod end_to_end;
@@ -58,6 +59,9 @@ enum BenchVerb {
     /// Measure state: snapshots, gets, watchers, compare and set.
     #[command(subcommand)]
     State(state::StateBench),
+    /// Measure the compaction of a topic, and what it costs those who produce to others
+    /// meanwhile.
+    Compaction(compaction::Compaction),
     /// Measure unary calls that do nothing, one at a time: what gRPC takes of every
     /// latency.
     Call(call::Call),
@@ -72,6 +76,7 @@ impl Bench {
             BenchVerb::Disk(disk) => disk.run(common),
             BenchVerb::Call(call) => block_on(call.run(common)),
             BenchVerb::State(state) => block_on(state.run(common)),
+            BenchVerb::Compaction(compaction) => block_on(compaction.run(common)),
             BenchVerb::Group(group) => block_on(group.run(common)),
             BenchVerb::Produce(load) => block_on(async {
                 let run = |client, topics| produce(client, load.clone(), topics);

@@ -1,5 +1,7 @@
 //! What a bench does: the shape of its load, and the topics it makes for it.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
@@ -63,6 +65,9 @@ pub(super) struct Workload {
     /// Set by benches with a fixed rate.
     #[arg(skip)]
     pub(super) rate: Option<u32>,
+    /// Set once a bench that produces for a time has enough.
+    #[arg(skip)]
+    pub(super) stopped: Arc<AtomicBool>,
     /// How often the bench runs; medians are reported.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub(super) runs: usize,
