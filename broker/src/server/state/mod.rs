@@ -67,7 +67,8 @@ impl State for StateService {
         &self,
         request: Request<v1::PutRequest>,
     ) -> Result<Response<v1::PutResponse>, Status> {
-        let response = write::put(&self.context.broker, request.into_inner()).await?;
+        let call = Call::of(request.extensions());
+        let response = write::put(&self.context.broker, call, request.into_inner()).await?;
         Ok(Response::new(response))
     }
 
@@ -75,7 +76,8 @@ impl State for StateService {
         &self,
         request: Request<v1::DeleteRequest>,
     ) -> Result<Response<v1::DeleteResponse>, Status> {
-        let response = write::delete(&self.context.broker, request.into_inner()).await?;
+        let call = Call::of(request.extensions());
+        let response = write::delete(&self.context.broker, call, request.into_inner()).await?;
         Ok(Response::new(response))
     }
 

@@ -1,6 +1,10 @@
 //! `Put` and `Delete`: what is to be written, and the conditions that go with it.
+//!
+//! What is put with a lease is written to the end, even if the client has gone: on its
+//! way into the log it can't be called back, and its lease must not be over before.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use statecast_proto::v1;
@@ -10,33 +14,46 @@ use super::{check_key, encode};
 use crate::broker::{Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState, WriteError};
 use crate::limits;
 use crate::model::{Offset, RequestStamp};
+use crate::server::call::Call;
 use crate::server::error::Refusal;
 use crate::server::produce::check_request_id;
 use crate::views::LEASE_HEADER;
 
 pub(super) async fn put(
     broker: &Broker,
+    call: Arc<Call>,
     request: v1::PutRequest,
 ) -> Result<v1::PutResponse, Refusal> {
     let topic = request.topic;
     let state = broker.state(&topic)?;
     let about = |refusal: Refusal| refusal.with("topic", &topic);
     check_count(request.writes.len()).map_err(about)?;
+    check_request_id(request.request_id.as_deref()).map_err(about)?;
     let mut writing = Writing {
-        state: &state,
+        broker: broker.clone(),
+        state,
         keys: HashSet::with_capacity(request.writes.len()),
         writes: Vec::with_capacity(request.writes.len()),
         conditions: Vec::new(),
         leases: Vec::new(),
     };
     for write in request.writes {
-        writing
-            .add(broker, write, request.partition)
-            .map_err(about)?;
+        writing.add(write, request.partition).map_err(about)?;
     }
-    let written = writing
-        .carry_out(broker, &topic, request.request_id.as_deref())
-        .await?;
+    let stamp = request.request_id.map(|id| RequestStamp::of(id.as_bytes()));
+    let written = match writing.leases.is_empty() {
+        true => writing.carry_out(&topic, stamp).await,
+        false => {
+            let to_the_end = async move {
+                let written = writing.carry_out(&topic, stamp).await;
+                // What the call holds is held for as long as this goes on.
+                drop(call);
+                written
+            };
+            let written = tokio::spawn(to_the_end).await;
+            written.map_err(|_| Refusal::fault("a write ended"))?
+        }
+    }?;
     Ok(v1::PutResponse {
         written: written.into_iter().map(encode_written).collect(),
     })
@@ -44,6 +61,7 @@ pub(super) async fn put(
 
 pub(super) async fn delete(
     broker: &Broker,
+    call: Arc<Call>,
     request: v1::DeleteRequest,
 ) -> Result<v1::DeleteResponse, Refusal> {
     let write = v1::Write {
@@ -58,7 +76,7 @@ pub(super) async fn delete(
         partition: request.partition,
         request_id: request.request_id,
     };
-    let written = put(broker, request).await?.written.pop();
+    let written = put(broker, call, request).await?.written.pop();
     Ok(v1::DeleteResponse { written })
 }
 
@@ -83,8 +101,9 @@ fn encode_written((partition, offset): (u32, Offset)) -> v1::Written {
 }
 
 /// What a call writes.
-struct Writing<'a> {
-    state: &'a TopicState,
+struct Writing {
+    broker: Broker,
+    state: TopicState,
     keys: HashSet<(u32, Bytes)>,
     writes: Vec<KeyWrite>,
     conditions: Vec<Condition>,
@@ -92,13 +111,8 @@ struct Writing<'a> {
     leases: Vec<LeasedPut>,
 }
 
-impl Writing<'_> {
-    fn add(
-        &mut self,
-        broker: &Broker,
-        write: v1::Write,
-        partition: Option<u32>,
-    ) -> Result<(), Refusal> {
+impl Writing {
+    fn add(&mut self, write: v1::Write, partition: Option<u32>) -> Result<(), Refusal> {
         check_key(&write.key)?;
         let partition = self.state.partition_of(&write.key, partition)?;
         if !self.keys.insert((partition, write.key.clone())) {
@@ -123,7 +137,7 @@ impl Writing<'_> {
                 return Err(Refusal::invalid("a key that is removed ends with no lease"));
             }
             (Some(id), Some(_)) => {
-                let lease = broker.begin_leased_put(id)?;
+                let lease = self.broker.begin_leased_put(id)?;
                 let id = lease.id();
                 self.leases.push(lease);
                 Some(id)
@@ -152,15 +166,12 @@ impl Writing<'_> {
 
     async fn carry_out(
         self,
-        broker: &Broker,
         topic: &str,
-        request_id: Option<&str>,
+        request: Option<RequestStamp>,
     ) -> Result<Vec<(u32, Offset)>, Refusal> {
-        check_request_id(request_id)?;
-        let request = request_id.map(|id| RequestStamp::of(id.as_bytes()));
         let written = self
             .state
-            .write(broker, &self.writes, &self.conditions, request)
+            .write(&self.broker, &self.writes, &self.conditions, request)
             .await;
         drop(self.leases);
         written.map_err(|error| refusal(error, topic, &self.conditions))
@@ -194,5 +205,67 @@ pub(in crate::server) fn refusal(
             .with("key", String::from_utf8_lossy(&condition.key))
             .with("index", index),
         None => refusal.with("topic", topic),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::poll;
+
+    use super::*;
+    use crate::broker::BrokerOptions;
+    use crate::model::{Cleanup, TopicConfig, TopicName};
+    use crate::server::ServerOptions;
+    use crate::server::connection::Connection;
+    use crate::server::memory::Memory;
+    use crate::storage::dir::sim::SimDir;
+
+    fn call() -> Arc<Call> {
+        let memory = Arc::new(Memory::new(&ServerOptions::default()));
+        let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), 1));
+        Call::of_nobody(memory, connection)
+    }
+
+    fn request(key: &str, lease_id: u64) -> v1::PutRequest {
+        let write = v1::Write {
+            key: Bytes::copy_from_slice(key.as_bytes()),
+            change: Some(Change::Value(Bytes::from_static(b"here"))),
+            lease_id: Some(lease_id),
+            ..v1::Write::default()
+        };
+        v1::PutRequest {
+            topic: "services".to_owned(),
+            writes: vec![write],
+            ..v1::PutRequest::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_goes_with_its_lease_though_its_client_went_away_while_it_was_put() {
+        let index = tempfile::tempdir().unwrap();
+        let options = BrokerOptions::new(index.path().into());
+        let disk = Arc::new(SimDir::new());
+        let broker = Broker::open(disk, options).await.unwrap();
+        let config = TopicConfig {
+            cleanup: Cleanup::Compact,
+            retention_ms: None,
+            ..TopicConfig::default()
+        };
+        let name = TopicName::try_from("services").unwrap();
+        broker.create_topic(name, 1, config).await.unwrap();
+        let state = broker.state("services").unwrap();
+        // What is lost is so by a race.
+        for round in 0..50 {
+            let lease = broker.grant_lease(60_000).await.unwrap();
+            let key = format!("{round}");
+            let mut put = Box::pin(put(&broker, call(), request(&key, lease.0.get())));
+            assert!(poll!(&mut put).is_pending());
+            drop(put);
+            let removed = broker.revoke_lease(lease.0.get()).await.unwrap();
+            assert_eq!(removed, Some(1), "round {round}");
+            let found = state.view().get(0, key.as_bytes(), None).await.unwrap();
+            assert_eq!(found.record, None);
+        }
+        broker.stop().await;
     }
 }
