@@ -200,6 +200,87 @@ async fn leases_survive_a_restart_and_no_id_comes_again() {
     until_removed(&mut stream, &["a"]).await;
 }
 
+/// A topic that takes batches of so many bytes.
+async fn narrow(broker: &TestBroker, name: &str) {
+    let config = v1::TopicConfig {
+        cleanup: v1::Cleanup::Compact.into(),
+        max_batch_bytes: Some(8 << 10),
+        ..v1::TopicConfig::default()
+    };
+    let request = v1::CreateTopicRequest {
+        name: name.to_owned(),
+        partitions: Some(1),
+        config: Some(config),
+    };
+    broker.admin().create_topic(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_lease_ends_though_its_keys_dont_go_into_one_batch() {
+    let broker = TestBroker::start().await;
+    narrow(&broker, "services").await;
+    let mut state = state(&broker).await;
+    let lease_id = grant(&mut state, 60_000).await;
+    for number in 0..30 {
+        let key = format!("{number}-{}", "x".repeat(1000));
+        state.put(put(&key, Some(lease_id))).await.unwrap();
+    }
+    let revoke = v1::RevokeLeaseRequest { lease_id };
+    let revoked = state.revoke_lease(revoke).await.unwrap().into_inner();
+    assert_eq!(revoked.removed_keys, 30);
+    assert_eq!(keys(&mut state).await, []);
+}
+
+#[tokio::test]
+async fn keys_that_cant_be_removed_keep_no_others() {
+    let broker = TestBroker::start().await;
+    compacted(&broker, "services", 1).await;
+    let mut state = state(&broker).await;
+    let mut stream = watch(&mut state).await;
+    // Their keys are too large for what their topics take later.
+    let stuck = ["stuck-1", "stuck-2", "stuck-3", "stuck-4", "stuck-5"];
+    for topic in stuck {
+        narrow(&broker, topic).await;
+    }
+    let mut leases = Vec::new();
+    for number in 0..70 {
+        let lease_id = grant(&mut state, 60_000).await;
+        leases.push(lease_id);
+        let key = format!("{number:02}-{}", "x".repeat(2000));
+        for topic in stuck {
+            let mut request = put(&key, Some(lease_id));
+            request.topic = topic.to_owned();
+            state.put(request).await.unwrap();
+        }
+    }
+    let all: Vec<String> = (0..70).map(|number| format!("{number:02}")).collect();
+    for (key, &lease_id) in all.iter().zip(&leases) {
+        state.put(put(key, Some(lease_id))).await.unwrap();
+    }
+    for topic in stuck {
+        let config = v1::TopicConfig {
+            max_batch_bytes: Some(1 << 10),
+            ..v1::TopicConfig::default()
+        };
+        let request = v1::AlterTopicRequest {
+            name: topic.to_owned(),
+            config: Some(config),
+            ..v1::AlterTopicRequest::default()
+        };
+        broker.admin().alter_topic(request).await.unwrap();
+    }
+    let mut revoking = tokio::task::JoinSet::new();
+    for lease_id in leases {
+        let mut state = state.clone();
+        revoking.spawn(async move {
+            let revoke = v1::RevokeLeaseRequest { lease_id };
+            let _ = state.revoke_lease(revoke).await;
+        });
+    }
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    until_removed(&mut stream, &all).await;
+}
+
 #[tokio::test]
 async fn a_time_to_live_out_of_bounds_is_refused() {
     let broker = TestBroker::start().await;

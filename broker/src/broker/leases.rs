@@ -8,6 +8,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures_util::future::join_all;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -19,6 +21,7 @@ use super::write::{Condition, Expected, KeyWrite, WriteError};
 use super::{Broker, Shared, StartError, TopicState};
 use crate::limits;
 use crate::metadata::LEASES_PARTITION;
+use crate::model::Offset;
 use crate::partition::{AppendError, Engine};
 use crate::state::{
     LeaseError, LeaseFold, LeaseId, Leases, lease_ended, lease_granted, lease_ids_reserved,
@@ -134,8 +137,16 @@ impl LeaseRegistry {
         u64::try_from(self.started.elapsed().as_millis()).expect("milliseconds fit in 64 bits")
     }
 
-    /// Grants a lease; returns once that is durable.
-    pub(super) async fn grant(&self, ttl_ms: u64) -> Result<LeaseId, GrantError> {
+    /// Grants a lease; returns once that is durable. Goes on when nobody waits for that
+    /// any more: what lies in the log has to end some day.
+    pub(super) async fn grant(self: &Arc<Self>, ttl_ms: u64) -> Result<LeaseId, GrantError> {
+        let registry = self.clone();
+        let granting = async move { registry.grant_to_the_end(ttl_ms).await };
+        let granted = self.tasks.spawn(granting).await;
+        granted.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    async fn grant_to_the_end(&self, ttl_ms: u64) -> Result<LeaseId, GrantError> {
         let limit = limits::LEASES;
         let mut reserved = self.reserved.lock().await;
         if self.leases().len() >= limit {
@@ -200,39 +211,29 @@ impl LeaseRegistry {
     async fn run(self: Arc<Self>, broker: Weak<Shared>) {
         loop {
             let changed = self.changed.notified();
-            let wake_ms = {
-                let next = self.leases().next_deadline();
-                // Looked at now and then, to notice that the process stood still.
-                next.map(|next| next.min(self.now_ms().saturating_add(LOOK_MS)))
-            };
-            match wake_ms {
-                None => {
-                    changed.await;
-                    continue;
-                }
-                Some(wake_ms) => {
-                    let wake = self.started + Duration::from_millis(wake_ms);
-                    tokio::select! {
-                        () = changed => continue,
-                        () = tokio::time::sleep_until(wake) => {}
-                    }
-                    let late_ms = self.now_ms().saturating_sub(wake_ms);
-                    if late_ms > LATE_MS {
-                        // What was to keep leases alive may not have been heard.
-                        tracing::warn!("leases live {late_ms} ms longer: nobody could be heard");
-                        self.leases().postpone(late_ms);
-                    }
-                }
+            let now_ms = self.now_ms();
+            let looked = self.leases().look(now_ms);
+            if looked.stood_still_ms > 0 {
+                tracing::warn!(
+                    "leases live {} ms longer: nobody could be heard",
+                    looked.stood_still_ms
+                );
             }
-            let due = {
-                let now_ms = self.now_ms();
-                self.leases().take_due(now_ms)
-            };
-            for id in due {
+            for id in looked.due {
                 let Some(shared) = broker.upgrade() else {
                     return;
                 };
                 self.spawn_finish(Broker { shared }, id);
+            }
+            match looked.next_ms {
+                None => changed.await,
+                Some(next_ms) => {
+                    let next = self.started + Duration::from_millis(next_ms);
+                    tokio::select! {
+                        () = changed => {}
+                        () = tokio::time::sleep_until(next) => {}
+                    }
+                }
             }
         }
     }
@@ -240,8 +241,6 @@ impl LeaseRegistry {
     /// Removes the keys of a lease that is ending, and then the lease; tries again until
     /// that is done. Returns how many keys were removed.
     async fn finish(&self, broker: &Broker, id: LeaseId) -> u64 {
-        let turn = self.ending.acquire().await;
-        let _turn = turn.expect("the semaphore is never closed");
         loop {
             let changed = self.changed.notified();
             if self.leases().is_quiet(id) {
@@ -251,7 +250,12 @@ impl LeaseRegistry {
         }
         let mut removed = 0;
         loop {
-            match self.try_finish(broker, id, &mut removed).await {
+            let turn = self.ending.acquire().await;
+            let turn = turn.expect("the semaphore is never closed");
+            let tried = self.try_finish(broker, id, &mut removed).await;
+            // While this one can't be ended, others are.
+            drop(turn);
+            match tried {
                 Ok(()) => return removed,
                 Err(error) => {
                     let id = id.0;
@@ -268,15 +272,23 @@ impl LeaseRegistry {
         id: LeaseId,
         removed: &mut u64,
     ) -> Result<(), WriteError> {
-        for topic in broker.shared.registry.all() {
-            if let Ok(state) = TopicState::of(topic) {
-                match remove_keys(broker, &state, id, removed).await {
-                    // There is nothing to be removed any more, or nobody knows what.
-                    Ok(())
-                    | Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {}
-                    Err(error) => return Err(error),
+        let states = broker.shared.registry.all().into_iter();
+        let states = states.filter_map(|topic| TopicState::of(topic).ok());
+        let states: Vec<_> = states.filter(|it| it.view().may_have_leased(id)).collect();
+        // All at once: one that has to be waited for keeps no key of another.
+        let removing = states.iter().map(|state| remove_keys(broker, state, id));
+        let mut failed = None;
+        for (count, outcome) in join_all(removing).await {
+            *removed += count;
+            match outcome {
+                // There is nothing to be removed any more, or nobody knows what.
+                Ok(()) | Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {
                 }
+                Err(error) => failed = Some(error),
             }
+        }
+        if let Some(error) = failed {
+            return Err(error);
         }
         self.log.append(lease_ended(id)).await?;
         self.leases().remove(id);
@@ -284,51 +296,68 @@ impl LeaseRegistry {
     }
 }
 
-/// While there are leases the time is looked at this often: milliseconds.
-const LOOK_MS: u64 = 1000;
-
-/// Who wakes up so much too late could hear nobody: milliseconds.
-const LATE_MS: u64 = 500;
-
-/// Removes the keys of a topic that end with a lease.
+/// Removes the keys of a topic that end with a lease. Returns how many it removed, also
+/// when that then failed.
 async fn remove_keys(
     broker: &Broker,
     state: &TopicState,
     id: LeaseId,
-    removed: &mut u64,
-) -> Result<(), WriteError> {
+) -> (u64, Result<(), WriteError>) {
+    let mut removed = 0;
     for partition in 0..state.view().partition_count() {
         loop {
-            let keys = state
-                .view()
-                .leased(partition, id, limits::KEYS_PER_CALL)
-                .await?;
-            if keys.is_empty() {
-                break;
-            }
-            let mut writes = Vec::with_capacity(keys.len());
-            let mut conditions = Vec::with_capacity(keys.len());
-            for (key, version) in keys {
-                conditions.push(Condition {
-                    partition,
-                    key: key.clone(),
-                    expected: Expected::Version(version),
-                });
-                writes.push(KeyWrite {
-                    partition,
-                    key,
-                    value: None,
-                    headers: Vec::new(),
-                    lease: None,
-                });
-            }
-            match state.write(broker, &writes, &conditions, None).await {
-                Ok(written) => *removed += written.len() as u64,
-                // Written again in this moment: looked up again.
-                Err(WriteError::Mismatch { .. }) => {}
-                Err(error) => return Err(error),
+            match remove_some(broker, state, partition, id).await {
+                Ok(None) => break,
+                Ok(Some(count)) => removed += count,
+                Err(error) => return (removed, Err(error)),
             }
         }
     }
-    Ok(())
+    (removed, Ok(()))
 }
+
+/// Removes as many keys as go into a batch; `None` when there are none.
+async fn remove_some(
+    broker: &Broker,
+    state: &TopicState,
+    partition: u32,
+    id: LeaseId,
+) -> Result<Option<u64>, WriteError> {
+    let most = limits::KEYS_PER_CALL;
+    let bytes = state.topic().max_batch_bytes() as usize;
+    let mut keys = state.view().leased(partition, id, most).await?;
+    if keys.is_empty() {
+        return Ok(None);
+    }
+    let mut room = bytes;
+    let fitting = keys.iter().take_while(|(key, _)| {
+        let left = room.checked_sub(key.len() + TOMBSTONE_OVERHEAD);
+        room = left.unwrap_or_default();
+        left.is_some()
+    });
+    let fitting = fitting.count().max(1);
+    keys.truncate(fitting);
+    let condition = |(key, version): &(Bytes, Offset)| Condition {
+        partition,
+        key: key.clone(),
+        expected: Expected::Version(*version),
+    };
+    let conditions: Vec<Condition> = keys.iter().map(condition).collect();
+    let tombstone = |(key, _)| KeyWrite {
+        partition,
+        key,
+        value: None,
+        headers: Vec::new(),
+        lease: None,
+    };
+    let writes: Vec<KeyWrite> = keys.into_iter().map(tombstone).collect();
+    match state.write(broker, &writes, &conditions, None).await {
+        Ok(written) => Ok(Some(written.len() as u64)),
+        // Written again in this moment: looked up again.
+        Err(WriteError::Mismatch { .. }) => Ok(Some(0)),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a tombstone takes beside its key: bytes, at most.
+const TOMBSTONE_OVERHEAD: usize = 16;

@@ -1,6 +1,7 @@
 //! Starting over what crashes and damage leave behind.
 
 mod compaction;
+mod leases;
 mod views;
 
 use std::fs;

@@ -5,13 +5,21 @@
 //! - While it is alive, keys may be put with it; a put that has begun keeps the ending
 //!   lease from being over, so no key outlives its lease.
 //! - It never ends before its whole time to live has passed since it was granted or kept
-//!   alive last, by a clock that only runs on; after a start, since then.
+//!   alive last, by a clock that only runs on; after a start, since then. Time in which
+//!   nobody looked when that was planned doesn't count: the process stood still, and
+//!   could hear nobody.
 //! - No id is given out twice.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU64;
 
 use super::partition_view::LeaseId;
+
+/// While there are leases the time is looked at this often: milliseconds.
+const LOOK_MS: u64 = 1000;
+
+/// Who looks so much too late could hear nobody: milliseconds.
+const LATE_MS: u64 = 500;
 
 /// All leases.
 #[derive(Debug, Default)]
@@ -21,6 +29,21 @@ pub struct Leases {
     deadlines: BTreeSet<(u64, LeaseId)>,
     /// The highest id that was given out.
     last: u64,
+    /// When the time was looked at last.
+    looked_ms: u64,
+    /// When it is to be looked at again, at the latest.
+    planned_ms: Option<u64>,
+}
+
+/// What a look at the time found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// Leases whose time is over: they are ending from now on.
+    pub due: Vec<LeaseId>,
+    /// For so long nobody could be heard; leases live so much longer.
+    pub stood_still_ms: u64,
+    /// When to look again, at the latest; `None` when there is no lease that may end.
+    pub next_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -58,6 +81,7 @@ impl Leases {
     ) -> Leases {
         let mut recovered = Leases {
             last,
+            looked_ms: now_ms,
             ..Leases::default()
         };
         for (id, ttl_ms) in leases {
@@ -140,8 +164,31 @@ impl Leases {
         Ok(id)
     }
 
-    /// Takes out those whose time is over: they are ending from now on.
-    pub fn take_due(&mut self, now_ms: u64) -> Vec<LeaseId> {
+    /// Looks at the time: whose is over?
+    pub fn look(&mut self, now_ms: u64) -> Looked {
+        let late_ms = self
+            .planned_ms
+            .map_or(0, |planned| now_ms.saturating_sub(planned));
+        let stood_still_ms = match late_ms > LATE_MS {
+            true => now_ms.saturating_sub(self.looked_ms),
+            false => 0,
+        };
+        if stood_still_ms > 0 {
+            self.postpone(stood_still_ms, now_ms);
+        }
+        let due = self.take_due(now_ms);
+        let next = self.deadlines.first().map(|&(deadline_ms, _)| deadline_ms);
+        self.looked_ms = now_ms;
+        // Now and then, to notice that the process stood still.
+        self.planned_ms = next.map(|next| next.min(now_ms.saturating_add(LOOK_MS)));
+        Looked {
+            due,
+            stood_still_ms,
+            next_ms: self.planned_ms,
+        }
+    }
+
+    fn take_due(&mut self, now_ms: u64) -> Vec<LeaseId> {
         let mut due = Vec::new();
         while let Some(&(deadline_ms, id)) = self.deadlines.first()
             && deadline_ms <= now_ms
@@ -154,20 +201,15 @@ impl Leases {
         due
     }
 
-    /// When the next one ends.
-    pub fn next_deadline(&self) -> Option<u64> {
-        self.deadlines.first().map(|&(deadline_ms, _)| deadline_ms)
-    }
-
-    /// Gives all that are alive so much longer: nobody could be heard meanwhile.
-    pub fn postpone(&mut self, by_ms: u64) {
+    /// Gives all that are alive so much longer, but nobody more than the whole time.
+    fn postpone(&mut self, by_ms: u64, now_ms: u64) {
         let alive = std::mem::take(&mut self.deadlines);
-        for (deadline_ms, id) in alive {
-            let later = deadline_ms.saturating_add(by_ms);
-            if let Some(lease) = self.by_id.get_mut(&id) {
-                lease.phase = Phase::Alive { deadline_ms: later };
-            }
-            self.deadlines.insert((later, id));
+        for (before_ms, id) in alive {
+            let lease = self.by_id.get_mut(&id).expect("every deadline has a lease");
+            let whole = now_ms.saturating_add(lease.ttl_ms).max(before_ms);
+            let deadline_ms = before_ms.saturating_add(by_ms).min(whole);
+            lease.phase = Phase::Alive { deadline_ms };
+            self.deadlines.insert((deadline_ms, id));
         }
     }
 
@@ -207,12 +249,18 @@ mod tests {
         id
     }
 
+    /// Which are due, how long nobody could be heard, and when to look again.
+    fn looked(leases: &mut Leases, now_ms: u64) -> (Vec<LeaseId>, u64, Option<u64>) {
+        let looked = leases.look(now_ms);
+        (looked.due, looked.stood_still_ms, looked.next_ms)
+    }
+
     #[test]
     fn a_lease_ends_when_its_time_is_over_since_it_was_kept_alive_last() {
         let mut leases = Leases::default();
         let short = granted(&mut leases, 100, 0);
         let long = granted(&mut leases, 300, 0);
-        assert_eq!(leases.next_deadline(), Some(100));
+        assert_eq!(looked(&mut leases, 0), (vec![], 0, Some(100)));
         assert_eq!(leases.keep_alive(short.0.get(), 50), Ok(100));
         assert_eq!(leases.take_due(149), []);
         assert_eq!(leases.take_due(150), [short]);
@@ -225,7 +273,7 @@ mod tests {
         assert_eq!(leases.revoke(long.0.get()), Ok(long));
         assert_eq!(leases.revoke(long.0.get()), Err(LeaseError::Expired(2)));
         leases.remove(long);
-        assert!(leases.is_empty() && leases.next_deadline().is_none());
+        assert!(leases.is_empty() && leases.look(151).next_ms.is_none());
         assert_eq!(leases.keep_alive(3, 0), Err(LeaseError::NotFound(3)));
         assert_eq!(leases.keep_alive(0, 0), Err(LeaseError::NotFound(0)));
     }
@@ -247,17 +295,35 @@ mod tests {
     fn after_a_start_all_have_their_whole_time_and_no_id_comes_again() {
         let id = |id| LeaseId(NonZeroU64::new(id).unwrap());
         let mut leases = Leases::recovered([(id(3), 100), (id(5), 200)].into_iter(), 9, 1000);
-        assert_eq!(leases.next_deadline(), Some(1100));
+        assert_eq!(leases.look(1000).next_ms, Some(1100));
         assert_eq!(leases.keep_alive(4, 1000), Err(LeaseError::Expired(4)));
         assert_eq!(leases.take_id(), id(10));
     }
 
     #[test]
-    fn who_could_not_be_heard_gets_the_time_that_passed() {
+    fn who_could_not_be_heard_has_as_much_time_as_before() {
         let mut leases = Leases::default();
-        let id = granted(&mut leases, 100, 0);
-        leases.postpone(5000);
-        assert_eq!(leases.take_due(5099), []);
-        assert_eq!(leases.take_due(5100), [id]);
+        let first = granted(&mut leases, 1200, 0);
+        let long = granted(&mut leases, 60_000, 0);
+        assert_eq!(looked(&mut leases, 900), (vec![], 0, Some(1200)));
+        // It stands still while the first one has 300 ms left, and has them again, but
+        // for one that was kept alive before somebody looked.
+        let kept = granted(&mut leases, 1000, 950);
+        leases.keep_alive(kept.0.get(), 6890).unwrap();
+        assert_eq!(looked(&mut leases, 6900), (vec![], 6000, Some(7200)));
+        assert_eq!(looked(&mut leases, 7199), (vec![], 0, Some(7200)));
+        // A little late is not standing still.
+        assert_eq!(looked(&mut leases, 7700), (vec![first], 0, Some(7900)));
+        assert_eq!(looked(&mut leases, 7900), (vec![kept], 0, Some(8900)));
+        assert_eq!(leases.keep_alive(long.0.get(), 8000), Ok(60_000));
+    }
+
+    #[test]
+    fn without_leases_nobody_has_to_look() {
+        let mut leases = Leases::default();
+        assert_eq!(looked(&mut leases, 10), (vec![], 0, None));
+        let id = granted(&mut leases, 100, 90_000);
+        assert_eq!(looked(&mut leases, 90_050), (vec![], 0, Some(90_100)));
+        assert_eq!(looked(&mut leases, 90_100), (vec![id], 0, None));
     }
 }

@@ -20,7 +20,7 @@ pub use filter::Filter;
 pub use lease_record::{
     LeaseFold, UnreadableLease, lease_ended, lease_granted, lease_ids_reserved,
 };
-pub use leases::{LeaseError, Leases};
+pub use leases::{LeaseError, Leases, Looked};
 pub use memory::ViewMemory;
 pub use partition_view::{Entry, LeaseId, PartitionView, Update, ViewFull};
 pub use routes::{Routes, WatcherId};

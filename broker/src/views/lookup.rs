@@ -144,6 +144,15 @@ impl TopicView {
         Ok(known.collect())
     }
 
+    /// Whether keys may end with a lease, as far as that is known without waiting.
+    pub fn may_have_leased(&self, lease: LeaseId) -> bool {
+        self.shared.partitions.iter().any(|viewed| {
+            let end = viewed.handle.high_watermark();
+            let view = viewed.read();
+            view.applied() < end || view.leased(lease).next().is_some()
+        })
+    }
+
     /// Where the latest record of a key lies, of everything that can be read when it is
     /// asked for; and what `see` makes of how far the view has seen, while it sees no
     /// more.
