@@ -32,8 +32,18 @@ pub const WATCH_OUTBOXES_BYTES: usize = 64 * MIB;
 pub const WATCH_MESSAGE_BYTES: usize = 128 * KIB;
 
 /// What a watcher that is behind reads of a partition at a time: bytes, but at least
-/// one batch.
+/// one batch. A message to it holds no more changes, unpacked, and one record more.
 pub const WATCH_READ_BYTES: usize = 256 * KIB;
+
+/// Compressed batches of more than [`CHECKED_IN_PLACE_BYTES`](super::CHECKED_IN_PLACE_BYTES)
+/// that views and watchers have unpacked at the same time.
+pub const UNPACKED_AT_ONCE: usize = 4;
+
+/// Saved views that are read at the same time.
+pub const VIEWS_RESTORED_AT_ONCE: usize = 4;
+
+/// Calls that look into the past at the same time: each reads the log from its start.
+pub const HISTORIES_AT_ONCE: usize = 4;
 
 /// Keys that a snapshot looks at while others wait.
 pub const SNAPSHOT_KEYS_PER_LOOK: usize = 4096;

@@ -61,6 +61,8 @@ pub struct PartitionView {
     last_batch: Fingerprint,
     /// Records below were removed by retention: they count no more.
     start: Offset,
+    /// Compaction dropped records that were superseded below this.
+    exact_from: Offset,
     /// Records that were applied, as far as somebody counts them.
     changes: u64,
     entries: BTreeMap<Box<[u8]>, Entry>,
@@ -76,6 +78,7 @@ impl PartitionView {
             applied: start,
             last_batch: Fingerprint::default(),
             start,
+            exact_from: start,
             changes: 0,
             entries: BTreeMap::new(),
             leased: HashMap::new(),
@@ -97,7 +100,7 @@ impl PartitionView {
             if entry.offset < start {
                 continue;
             }
-            if is_full || !view.memory.take_key(key.len() + KEY_OVERHEAD) {
+            if is_full || !view.memory.take_key(charge(&key, entry.lease)) {
                 is_full = true;
                 continue;
             }
@@ -154,16 +157,20 @@ impl PartitionView {
             }
             return Ok(());
         };
+        let charge_now = charge(update.key, update.lease);
         let (before, kept_before) = match self.entries.get_mut(update.key) {
             Some(entry) if entry.offset >= update.offset => return Ok(()),
-            Some(entry) => (entry.lease, entry.kept.take()),
-            None => {
-                let charge = update.key.len() + KEY_OVERHEAD;
-                if !self.memory.take_key(charge) {
+            Some(entry) => {
+                let charge_before = charge(update.key, entry.lease);
+                let more = charge_now.saturating_sub(charge_before);
+                if !self.memory.take_key(more) {
                     return Err(ViewFull);
                 }
-                (None, None)
+                self.memory.give_key(charge_before + more - charge_now);
+                (entry.lease, entry.kept.take())
             }
+            None if self.memory.take_key(charge_now) => (None, None),
+            None => return Err(ViewFull),
         };
         if let Some(kept) = kept_before {
             self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
@@ -213,6 +220,23 @@ impl PartitionView {
         self.changes
     }
 
+    /// Compaction has dropped records that were superseded below `to`. Before everything
+    /// up to there is applied, one of them may be missing without the one behind it.
+    pub fn note_superseded(&mut self, to: Offset) {
+        self.exact_from = self.exact_from.max(to);
+    }
+
+    /// Once it was applied up to here, the view is what the whole log folds to.
+    pub fn exact_from(&self) -> Offset {
+        self.exact_from
+    }
+
+    /// Whether the view is what all records below `applied` fold to, those that
+    /// compaction dropped included.
+    pub fn is_exact(&self) -> bool {
+        self.applied >= self.exact_from
+    }
+
     /// Records below `start` are gone, and keys whose latest record was among them.
     pub fn truncate(&mut self, start: Offset) {
         if start <= self.start {
@@ -235,14 +259,14 @@ impl PartitionView {
         self.entries.get(key)
     }
 
-    /// The keys that begin with `prefix` and lie behind `after`, in their order.
+    /// The keys that begin with `prefix`, from one on, in their order.
     pub fn range<'a>(
         &'a self,
         prefix: &'a [u8],
-        after: Option<&'a [u8]>,
+        from: Bound<&'a [u8]>,
     ) -> impl Iterator<Item = (&'a [u8], &'a Entry)> {
-        let from = match after {
-            Some(after) if after >= prefix => Bound::Excluded(after),
+        let from = match from {
+            Bound::Excluded(key) | Bound::Included(key) if key >= prefix => from,
             _ => Bound::Included(prefix),
         };
         let end = behind_prefix(prefix);
@@ -278,7 +302,7 @@ impl PartitionView {
         let Some(entry) = self.entries.remove(key) else {
             return;
         };
-        self.memory.give_key(key.len() + KEY_OVERHEAD);
+        self.memory.give_key(charge(key, entry.lease));
         if let Some(kept) = &entry.kept {
             self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
         }
@@ -304,12 +328,18 @@ impl Drop for PartitionView {
     fn drop(&mut self) {
         let entries = std::mem::take(&mut self.entries);
         for (key, entry) in entries {
-            self.memory.give_key(key.len() + KEY_OVERHEAD);
+            self.memory.give_key(charge(&key, entry.lease));
             if let Some(kept) = entry.kept {
                 self.memory.give_kept(kept.len() + KEPT_OVERHEAD);
             }
         }
     }
+}
+
+/// What a key takes: one that ends with a lease is there twice.
+fn charge(key: &[u8], lease: Option<LeaseId>) -> usize {
+    let times = 1 + usize::from(lease.is_some());
+    times * (key.len() + KEY_OVERHEAD)
 }
 
 #[cfg(test)]
@@ -331,7 +361,8 @@ mod tests {
     }
 
     fn keys(view: &PartitionView, prefix: &str, after: Option<&str>) -> Vec<String> {
-        view.range(prefix.as_bytes(), after.map(str::as_bytes))
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_bytes()));
+        view.range(prefix.as_bytes(), from)
             .map(|(key, _)| String::from_utf8(key.to_vec()).unwrap())
             .collect()
     }
@@ -367,6 +398,9 @@ mod tests {
         assert_eq!(keys(&view, "b/", Some("b/1")), ["b/10", "b/2"]);
         assert_eq!(keys(&view, "b/", Some("a")), ["b/1", "b/10", "b/2"]);
         assert_eq!(keys(&view, "b/", Some("c")), [""; 0]);
+        let from = |key| view.range(b"b/", Bound::Included(key)).next().unwrap().0;
+        assert_eq!(from(b"b/1"), b"b/1");
+        assert_eq!(from(b"a"), b"b/1");
     }
 
     #[test]
@@ -389,6 +423,17 @@ mod tests {
     }
 
     #[test]
+    fn what_compaction_dropped_counts_until_what_came_behind_is_there() {
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        view.note_superseded(Offset(5));
+        view.advance(Offset(4), Fingerprint::default());
+        assert!(!view.is_exact());
+        view.note_superseded(Offset(3));
+        view.advance(Offset(5), Fingerprint::default());
+        assert!(view.is_exact());
+    }
+
+    #[test]
     fn what_retention_removed_counts_no_more() {
         let (mut view, _) = view(usize::MAX, usize::MAX);
         for (offset, key) in (0..).zip(["a", "b", "a"]) {
@@ -404,7 +449,7 @@ mod tests {
     #[test]
     fn a_key_belongs_to_the_lease_of_its_latest_record() {
         let lease = |id| Some(LeaseId(NonZeroU64::new(id).unwrap()));
-        let (mut view, _) = view(usize::MAX, usize::MAX);
+        let (mut view, memory) = view(usize::MAX, usize::MAX);
         let leased = |view: &PartitionView, id| view.leased(lease(id).unwrap()).count();
         let mut offset = 0;
         let mut apply = |key, body, lease| {
@@ -414,7 +459,10 @@ mod tests {
             };
             view.apply(update).unwrap();
             offset += 1;
-            (leased(&view, 1), leased(&view, 2))
+            let (one, two) = (leased(&view, 1), leased(&view, 2));
+            let copies = view.len() + one + two;
+            assert_eq!(memory.used().0, copies * (1 + KEY_OVERHEAD));
+            (one, two)
         };
         assert_eq!(apply("a", Some("x"), lease(1)), (1, 0));
         assert_eq!(apply("b", Some("x"), lease(1)), (2, 0));

@@ -1,9 +1,13 @@
 //! From stored batches to the records of keys.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use statecast_proto::batch::{self, BatchError, RecordView};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::model::Offset;
+use crate::limits;
+use crate::model::{BatchHeader, Offset};
 use crate::partition::StoredBatch;
 use crate::state::{LeaseId, Update};
 
@@ -63,18 +67,56 @@ impl KeyRecord<'_> {
     }
 }
 
+/// Who unpacks batches: the large ones off the runtime, which has calls of others to
+/// serve, and few at a time, since each may take much more memory than before.
+#[derive(Debug, Clone)]
+pub(super) struct Unpacker(Arc<Semaphore>);
+
+/// A batch whose records can be read.
+pub(super) struct Unpacked {
+    header: BatchHeader,
+    payload: Bytes,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl Unpacker {
+    pub(super) fn new() -> Unpacker {
+        Unpacker(Arc::new(Semaphore::new(limits::UNPACKED_AT_ONCE)))
+    }
+
+    pub(super) async fn unpack(&self, batch: &StoredBatch) -> Result<Unpacked, BatchError> {
+        let (header, payload) = (batch.header, batch.payload.clone());
+        let is_large = batch::stated_uncompressed_len(&payload) > limits::CHECKED_IN_PLACE_BYTES;
+        let (payload, turn) = if is_large {
+            let turn = self.0.clone().acquire_owned().await;
+            let unpack = move || batch::uncompressed(payload);
+            let unpacked = tokio::task::spawn_blocking(unpack).await;
+            let ended = |_| BatchError::Malformed("it can't be unpacked");
+            (unpacked.map_err(ended)??, turn.ok())
+        } else {
+            (batch::uncompressed(payload)?, None)
+        };
+        Ok(Unpacked {
+            header,
+            payload,
+            _turn: turn,
+        })
+    }
+}
+
 /// Gives each record of a batch at or behind `from` that has a key to `each`, until
 /// that says that it has enough.
 pub(super) fn each_record(
-    batch: &StoredBatch,
+    batch: &Unpacked,
     from: Offset,
     body: &mut BytesMut,
     mut each: impl FnMut(KeyRecord<'_>) -> Go,
 ) -> Result<(), BatchError> {
-    let header = &batch.header;
-    let payload = batch::uncompressed(batch.payload.clone())?;
+    let Unpacked {
+        header, payload, ..
+    } = batch;
     let mut next = header.base_offset;
-    for record in batch::decode_ref(&payload) {
+    for record in batch::decode_ref(payload) {
         let record = record?;
         let offset = next.advanced(u64::from(record.offset_gap));
         next = offset.advanced(1);

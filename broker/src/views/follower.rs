@@ -4,14 +4,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use statecast_proto::batch::BatchError;
 
 use super::ViewError;
-use super::decode::{Go, each_record};
+use super::decode::{Go, Unpacked, each_record};
 use super::store::fingerprint;
 use super::topic_view::Shared;
 use crate::limits;
 use crate::model::Offset;
-use crate::partition::{Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
+use crate::partition::{Compacted, Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
 use crate::state::{Fingerprint, ViewFull};
 
 /// Follows a topic until it is deleted, or its keys don't fit into memory.
@@ -70,12 +71,11 @@ impl Follower {
             let restored = restored.map_err(|ViewFull| ViewError::TooLarge { limit })?;
             // Nobody has seen it before: those who register hear of what comes behind.
             let gate = self.shared.gate();
-            let applied = restored.applied();
             // None is missing that lies behind.
             *missing_to = Some(Offset::ZERO);
             *viewed.write() = restored;
             drop(gate);
-            viewed.publish(applied);
+            viewed.publish();
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Follower {
         let handle = self.shared.partitions[slot].handle.clone();
         if self.missing_to[slot].is_none() {
             // Before anything is read.
-            self.missing_to[slot] = Some(tombstones_removed_to(&handle).await?);
+            self.missing_to[slot] = Some(compacted(&handle).await?.tombstones_removed_to);
         }
         let start = handle.range().log_start_offset;
         if start > self.shared.partitions[slot].read().start() {
@@ -94,25 +94,34 @@ impl Follower {
         let applied = self.shared.partitions[slot].read().applied();
         let end = Offset(u64::MAX);
         let read = handle.read(applied, end, limits::VIEW_READ_BYTES).await;
-        // Asked after it was read: tombstones go only once this says so.
-        let removed_to = tombstones_removed_to(&handle).await?;
+        // Asked after it was read: records go only once this says so.
+        let compacted = compacted(&handle).await?;
+        let removed_to = compacted.tombstones_removed_to;
         if Some(removed_to) > self.missing_to[slot] && removed_to > applied {
             self.start_over(slot);
             self.line.push_back(slot);
             return Ok(());
         }
+        let superseded_to = compacted.state_from;
         match read {
             // At the end, too, it is read, which tells when the partition was deleted.
             Ok(Read::Batches(batches)) if batches.is_empty() => {
                 handle.ring_beyond(applied, &self.bell, slot);
+                // Retention may have rung before.
+                if handle.range().log_start_offset > start {
+                    self.line.push_back(slot);
+                }
                 return Ok(());
             }
             Ok(Read::Batches(batches)) => {
-                self.apply(slot, &batches)?;
+                self.apply(slot, &batches, superseded_to).await?;
                 self.shared.saving.save_when_due(&self.shared, slot);
             }
             Ok(Read::Truncated { log_start_offset }) => self.truncate(slot, log_start_offset),
-            Ok(Read::Quarantined { to }) => self.advance(slot, to),
+            Ok(Read::Quarantined { to }) => {
+                // The archiver may be ahead of what can be read.
+                self.advance(slot, to.min(handle.high_watermark()), superseded_to);
+            }
             Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
             Err(error) => return Err(error.into()),
         }
@@ -131,52 +140,73 @@ impl Follower {
         viewed.write().start_over(start);
         gate.overflow();
         drop(gate);
-        viewed.publish(start);
+        viewed.publish_start(start);
     }
 
-    fn apply(&mut self, slot: usize, batches: &[StoredBatch]) -> Result<(), ViewError> {
-        let partition = number(slot);
+    async fn apply(
+        &mut self,
+        slot: usize,
+        batches: &[StoredBatch],
+        superseded_to: Offset,
+    ) -> Result<(), ViewError> {
         for batch in batches {
-            let viewed = &self.shared.partitions[slot];
-            let gate = self.shared.gate();
-            let mut view = viewed.write();
-            let from = view.applied();
-            let mut is_full = false;
-            let decoded = each_record(batch, from, &mut self.body, |record| {
-                if view.apply(record.update()) == Err(ViewFull) {
-                    is_full = true;
-                    return Go::Stop;
-                }
-                gate.tell(partition, &record);
-                Go::On
-            });
-            if is_full {
-                let limit = self.shared.memory.keys_limit();
-                return Err(ViewError::TooLarge { limit });
-            }
-            if let Err(error) = decoded {
-                // It was checked before it was appended.
-                tracing::error!(
-                    "a batch of partition {} is unreadable: {error}",
-                    viewed.handle.id()
-                );
-            }
-            let applied = batch.header.next_offset();
-            view.advance(applied, fingerprint(batch));
-            drop(view);
-            drop(gate);
-            viewed.publish(applied);
-            viewed.handle.forget_keys_below(applied);
+            // Before anything is locked.
+            let unpacked = self.shared.unpacker.unpack(batch).await;
+            self.apply_batch(slot, batch, unpacked, superseded_to)?;
         }
         Ok(())
     }
 
-    fn advance(&self, slot: usize, to: Offset) {
+    fn apply_batch(
+        &mut self,
+        slot: usize,
+        batch: &StoredBatch,
+        unpacked: Result<Unpacked, BatchError>,
+        superseded_to: Offset,
+    ) -> Result<(), ViewError> {
         let viewed = &self.shared.partitions[slot];
         let gate = self.shared.gate();
-        viewed.write().advance(to, Fingerprint::default());
+        let mut view = viewed.write();
+        view.note_superseded(superseded_to);
+        let from = view.applied();
+        let mut is_full = false;
+        let decoded = unpacked.and_then(|unpacked| {
+            each_record(&unpacked, from, &mut self.body, |record| {
+                if view.apply(record.update()) == Err(ViewFull) {
+                    is_full = true;
+                    return Go::Stop;
+                }
+                gate.tell(number(slot), &record);
+                Go::On
+            })
+        });
+        if is_full {
+            let limit = self.shared.memory.keys_limit();
+            return Err(ViewError::TooLarge { limit });
+        }
+        if let Err(error) = decoded {
+            // It was checked before it was appended.
+            let id = viewed.handle.id();
+            tracing::error!("a batch of partition {id} is unreadable: {error}");
+        }
+        let applied = batch.header.next_offset();
+        view.advance(applied, fingerprint(batch));
+        drop(view);
         drop(gate);
-        viewed.publish(to);
+        viewed.publish();
+        viewed.handle.forget_keys_below(applied);
+        Ok(())
+    }
+
+    fn advance(&self, slot: usize, to: Offset, superseded_to: Offset) {
+        let viewed = &self.shared.partitions[slot];
+        let gate = self.shared.gate();
+        let mut view = viewed.write();
+        view.note_superseded(superseded_to);
+        view.advance(to, Fingerprint::default());
+        drop(view);
+        drop(gate);
+        viewed.publish();
         viewed.handle.forget_keys_below(to);
     }
 
@@ -185,11 +215,10 @@ impl Follower {
         let gate = self.shared.gate();
         let mut view = viewed.write();
         view.truncate(start);
-        let applied = view.applied();
         gate.tell_truncated(number(slot), start);
         drop(view);
         drop(gate);
-        viewed.publish(applied);
+        viewed.publish();
     }
 
     fn end(&self, why: &ViewError) {
@@ -205,10 +234,10 @@ impl Follower {
     }
 }
 
-/// Up to where tombstones may be missing.
-async fn tombstones_removed_to(handle: &PartitionHandle) -> Result<Offset, ViewError> {
+/// What compaction has taken.
+async fn compacted(handle: &PartitionHandle) -> Result<Compacted, ViewError> {
     match handle.compacted().await {
-        Ok(compacted) => Ok(compacted.tombstones_removed_to),
+        Ok(compacted) => Ok(compacted),
         Err(ReadError::Deleted(_)) => Err(ViewError::Deleted),
         Err(error) => Err(error.into()),
     }

@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use super::ViewError;
 use super::decode::{Change, Go, KeyRecord, each_record};
 use super::lookup::{Found, Page, PageRequest};
-use super::topic_view::{TopicView, Viewed};
+use super::topic_view::{Shared, TopicView, Viewed};
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::{Compacted, Read, ReadError};
@@ -25,11 +25,12 @@ impl TopicView {
         key: &[u8],
         end: Offset,
     ) -> Result<Found, ViewError> {
+        let _turn = self.shared.histories.acquire().await;
         let viewed = self.shared.viewed(partition);
         loop {
             let taken = check_end(viewed, partition, end).await?;
             let mut latest = None;
-            fold(viewed, partition, end, |record| {
+            fold(&self.shared, partition, end, |record| {
                 if record.key == key {
                     latest = (!record.is_tombstone).then(|| record.to_change(partition));
                 }
@@ -51,12 +52,12 @@ impl TopicView {
         request: &PageRequest,
         ends: &[Offset],
     ) -> Result<Page, ViewError> {
+        let _turn = self.shared.histories.acquire().await;
         loop {
             let mut kept = Kept::new(request);
             let taken = self.check_ends(ends).await?;
             for (partition, &end) in (0..).zip(ends) {
-                let viewed = self.shared.viewed(partition);
-                fold(viewed, partition, end, |record| {
+                fold(&self.shared, partition, end, |record| {
                     kept.apply(partition, record);
                 })
                 .await?;
@@ -155,8 +156,9 @@ fn before((key, partition): (Bytes, u32)) -> (Bytes, u32) {
         Some(before) => (key, before),
         None => {
             // The first partition: any key that is smaller. The longest common
-            // beginning is, and there is one since keys aren't empty.
-            let shorter = key.slice(..key.len() - 1);
+            // beginning is. There is none before the empty key, which an old record may
+            // have: then the next page begins with it.
+            let shorter = key.slice(..key.len().saturating_sub(1));
             (shorter, u32::MAX)
         }
     }
@@ -188,11 +190,12 @@ async fn check_end(viewed: &Viewed, partition: u32, end: Offset) -> Result<Compa
 
 /// Gives all records below `end` to `each`, in order.
 async fn fold(
-    viewed: &Viewed,
+    shared: &Shared,
     partition: u32,
     end: Offset,
     mut each: impl FnMut(&KeyRecord<'_>),
 ) -> Result<(), ViewError> {
+    let viewed = shared.viewed(partition);
     let mut next = viewed.handle.range().log_start_offset;
     let mut body = BytesMut::new();
     while next < end {
@@ -203,17 +206,19 @@ async fn fold(
         {
             Ok(Read::Batches(batches)) => {
                 for batch in &batches {
-                    let read = each_record(batch, next, &mut body, |record| {
+                    let damaged = |_| ViewError::Damaged {
+                        partition,
+                        offset: batch.header.base_offset.0,
+                    };
+                    let unpacked = shared.unpacker.unpack(batch).await.map_err(damaged)?;
+                    let read = each_record(&unpacked, next, &mut body, |record| {
                         if record.offset >= end {
                             return Go::Stop;
                         }
                         each(&record);
                         Go::On
                     });
-                    read.map_err(|_| ViewError::Damaged {
-                        partition,
-                        offset: batch.header.base_offset.0,
-                    })?;
+                    read.map_err(damaged)?;
                     next = batch.header.next_offset();
                 }
             }

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Bound;
 
 use bytes::{Bytes, BytesMut};
 
@@ -109,8 +110,10 @@ impl TopicView {
                 None => None,
                 Some(Seen::Kept(change)) => Some(change),
                 Some(Seen::Elsewhere { key, offset }) => {
-                    match viewed.read_record(partition, &key, offset).await? {
+                    match self.read_record(partition, &key, offset).await? {
                         Some(change) => Some(change),
+                        // Removed by retention, and nothing came behind it.
+                        None if viewed.handle.range().log_start_offset > offset => None,
                         // Superseded and compacted away meanwhile, or removed.
                         None => {
                             self.wait_for(partition, next_offset.advanced(1)).await?;
@@ -170,24 +173,31 @@ impl TopicView {
 
     /// A page of keys. Reflects everything that can be read when it is asked for.
     pub async fn scan(&self, request: &PageRequest) -> Result<Page, ViewError> {
-        for partition in 0..self.partition_count() {
-            self.catch_up(partition).await?;
-        }
-        let (seen, next, next_offsets) = self.look_at_page(request);
-        let mut records = Vec::with_capacity(seen.len());
+        self.catch_up_all().await?;
+        let (seen, mut next, next_offsets) = self.look_at_page(request);
+        let mut records: Vec<Change> = Vec::with_capacity(seen.len());
+        let (mut bytes, mut last) = (0, None);
         for (partition, seen) in seen {
-            match seen {
-                Seen::Kept(change) => records.push(change),
+            if bytes >= request.bytes {
+                // What had to be read was larger than anybody knew.
+                next = last;
+                break;
+            }
+            let record = match seen {
+                Seen::Kept(change) => {
+                    last = Some((change.key.clone(), partition));
+                    Some(change)
+                }
                 Seen::Elsewhere { key, offset } => {
-                    let viewed = self.shared.viewed(partition);
-                    let read = viewed.read_record(partition, &key, offset).await?;
-                    let record = match read {
+                    last = Some((key.clone(), partition));
+                    match self.read_record(partition, &key, offset).await? {
                         Some(record) => Some(record),
                         None => self.get(partition, &key, None).await?.record,
-                    };
-                    records.extend(record);
+                    }
                 }
-            }
+            };
+            bytes += record.as_ref().map_or(0, Change::size);
+            records.extend(record);
         }
         Ok(Page {
             records,
@@ -209,14 +219,7 @@ impl TopicView {
         let next_offsets = views.iter().map(|view| view.applied()).collect();
         let mut ranges: Vec<_> = (0..)
             .zip(&views)
-            .map(|(partition, view)| {
-                let range = view.range(&request.prefix, from(request, partition));
-                let is_behind = move |key: &[u8]| {
-                    let after = request.after.as_ref();
-                    after.is_none_or(|(after, of)| (key, partition) > (after.as_ref(), *of))
-                };
-                range.skip_while(move |(key, _)| !is_behind(key))
-            })
+            .map(|(partition, view)| view.range(&request.prefix, from(request, partition)))
             .collect();
         let mut heads = BinaryHeap::new();
         for (partition, range) in (0_u32..).zip(&mut ranges) {
@@ -241,12 +244,14 @@ impl TopicView {
     }
 }
 
-/// Where the keys of a partition begin in a page: its own key may come again there.
-fn from(request: &PageRequest, partition: u32) -> Option<&[u8]> {
-    let (key, of) = request.after.as_ref()?;
-    // A partition behind that of the last key may have the same key, which the range
-    // would leave out: the next smaller one is none that could be named.
-    (partition <= *of).then_some(key.as_ref())
+/// Where the keys of a partition begin in a page: partitions behind that of the last key
+/// may have the same one.
+fn from(request: &PageRequest, partition: u32) -> Bound<&[u8]> {
+    match &request.after {
+        None => Bound::Unbounded,
+        Some((key, of)) if partition <= *of => Bound::Excluded(key),
+        Some((key, _)) => Bound::Included(key),
+    }
 }
 
 /// An entry that has no part in the order.
@@ -272,38 +277,37 @@ impl Ord for Pointer<'_> {
     }
 }
 
-impl Viewed {
+impl TopicView {
     /// Reads the record of a key from the log; nothing when it isn't there any more.
-    pub(super) async fn read_record(
+    async fn read_record(
         &self,
         partition: u32,
         key: &[u8],
         offset: Offset,
     ) -> Result<Option<Change>, ViewError> {
-        let batches = match self.handle.read(offset, offset.advanced(1), 1).await {
+        let handle = &self.shared.viewed(partition).handle;
+        let damaged = || ViewError::Damaged {
+            partition,
+            offset: offset.0,
+        };
+        let batches = match handle.read(offset, offset.advanced(1), 1).await {
             Ok(Read::Batches(batches)) => batches,
             Ok(Read::Truncated { .. }) => return Ok(None),
-            Ok(Read::Quarantined { .. }) => {
-                return Err(ViewError::Damaged {
-                    partition,
-                    offset: offset.0,
-                });
-            }
+            Ok(Read::Quarantined { .. }) => return Err(damaged()),
             Err(error) => return Err(error.into()),
         };
         let mut found = None;
         let mut body = BytesMut::new();
         for batch in &batches {
-            let read = each_record(batch, offset, &mut body, |record| {
+            let unpacker = &self.shared.unpacker;
+            let unpacked = unpacker.unpack(batch).await.map_err(|_| damaged())?;
+            let read = each_record(&unpacked, offset, &mut body, |record| {
                 if record.offset == offset && record.key == key {
                     found = Some(record.to_change(partition));
                 }
                 Go::Stop
             });
-            read.map_err(|_| ViewError::Damaged {
-                partition,
-                offset: offset.0,
-            })?;
+            read.map_err(|_| damaged())?;
         }
         Ok(found)
     }

@@ -6,6 +6,7 @@
 //! knows from which offset on it is told, and an offset is either in the view or
 //! will be told, never both and never neither.
 
+mod behind;
 mod decode;
 mod follower;
 mod gate;
@@ -37,7 +38,7 @@ pub use watch::{Watch, WatchEvent, WatchStart};
 
 use outbox::OutboxMemory;
 use saving::Saving;
-use topic_view::Shared;
+use topic_view::{Reading, Shared};
 
 /// What the views of all topics have in common.
 #[derive(Debug, Clone)]
@@ -45,6 +46,7 @@ pub struct Views {
     memory: Arc<ViewMemory>,
     outboxes: Arc<OutboxMemory>,
     saving: Saving,
+    reading: Reading,
     /// What is followed, as far as it is still there.
     followed: Arc<Mutex<Vec<Weak<Shared>>>>,
     followers: TaskTracker,
@@ -54,11 +56,16 @@ pub struct Views {
 impl Views {
     /// With the bounds of [`limits`], saved in `store`.
     pub fn new(store: ViewStore) -> Views {
-        let keys = limits::VIEW_KEY_BYTES;
+        Views::with_memory(store, limits::VIEW_KEY_BYTES, limits::VIEW_RECORD_BYTES)
+    }
+
+    /// As [`Views::new`], with so many bytes for keys, and for records beside them.
+    pub fn with_memory(store: ViewStore, keys: usize, records: usize) -> Views {
         Views {
-            memory: Arc::new(ViewMemory::new(keys, limits::VIEW_RECORD_BYTES)),
+            memory: Arc::new(ViewMemory::new(keys, records)),
             outboxes: Arc::new(OutboxMemory::new(limits::WATCH_OUTBOXES_BYTES)),
             saving: Saving::new(store),
+            reading: Reading::new(),
             followed: Arc::default(),
             followers: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -69,7 +76,9 @@ impl Views {
     pub fn follow(&self, partitions: &[PartitionHandle]) -> TopicView {
         let memory = self.memory.clone();
         let (saving, outboxes) = (self.saving.clone(), self.outboxes.clone());
-        let shared = Arc::new(Shared::new(partitions, memory, saving, outboxes));
+        let reading = self.reading.clone();
+        let shared = Shared::new(partitions, memory, saving, outboxes, reading);
+        let shared = Arc::new(shared);
         let mut followed = self.followed();
         followed.retain(|shared| shared.strong_count() > 0);
         followed.push(Arc::downgrade(&shared));

@@ -51,10 +51,21 @@ pub(super) enum News {
     },
 }
 
+impl News {
+    /// Bytes that it takes in memory, about.
+    fn size(&self) -> usize {
+        match self {
+            News::Change(change) => change.size(),
+            News::Truncated { .. } => size_of::<News>(),
+        }
+    }
+}
+
 /// What a watcher finds in its outbox.
 #[derive(Debug)]
 pub(super) enum Taken {
-    News(VecDeque<News>),
+    /// Some of the oldest: one that isn't a change, or changes that go into a message.
+    News(Vec<News>),
     /// It was too slow: something was dropped, and it is told nothing any more.
     Overflowed,
     /// There is nothing to be told any more.
@@ -92,10 +103,7 @@ impl Outbox {
         if content.overflowed || content.ended.is_some() {
             return;
         }
-        let bytes = match &news {
-            News::Change(change) => change.size(),
-            News::Truncated { .. } => size_of::<News>(),
-        };
+        let bytes = news.size();
         let has_room = content.bytes + bytes <= limits::WATCH_OUTBOX_BYTES;
         if has_room && self.memory.take(bytes) {
             content.news.push_back(news);
@@ -128,7 +136,7 @@ impl Outbox {
         self.filled.notify_one();
     }
 
-    /// Takes what there is.
+    /// Takes some of what there is. The rest stays, to be dropped if there is no room.
     pub(super) fn take(&self) -> Taken {
         let mut content = self.lock();
         if content.overflowed {
@@ -139,14 +147,36 @@ impl Outbox {
         {
             return Taken::Ended(why.clone());
         }
-        self.memory.give(content.bytes);
-        content.bytes = 0;
-        Taken::News(std::mem::take(&mut content.news))
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while let Some(news) = content.news.front() {
+            let is_change = matches!(news, News::Change(_));
+            if bytes >= limits::WATCH_MESSAGE_BYTES || (!is_change && !taken.is_empty()) {
+                break;
+            }
+            bytes += news.size();
+            taken.extend(content.news.pop_front());
+            if !is_change {
+                break;
+            }
+        }
+        content.bytes -= bytes;
+        self.memory.give(bytes);
+        Taken::News(taken)
     }
 
-    /// Waits until there may be something.
+    /// Waits until there is something.
     pub(super) async fn filled(&self) {
-        self.filled.notified().await;
+        loop {
+            let filled = self.filled.notified();
+            let has_some = {
+                let content = self.lock();
+                !content.news.is_empty() || content.overflowed || content.ended.is_some()
+            };
+            if has_some {
+                return;
+            }
+            filled.await;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Content> {
@@ -187,6 +217,33 @@ mod tests {
         assert!(matches!(outbox.take(), Taken::Overflowed));
         outbox.push(change(1));
         assert!(matches!(outbox.take(), Taken::Overflowed));
+        assert_eq!(memory.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_is_taken_goes_into_a_message_and_the_rest_stays_counted() {
+        let memory = Arc::new(OutboxMemory::new(usize::MAX));
+        let outbox = Outbox::new(memory.clone());
+        let truncated = News::Truncated {
+            partition: 0,
+            start: Offset(7),
+        };
+        let half = limits::WATCH_MESSAGE_BYTES / 2;
+        for news in [change(half), change(half), change(1), truncated, change(1)] {
+            outbox.push(news);
+        }
+        let rest = 2 * (size_of::<Change>() + 1) + size_of::<News>();
+        let mut counts = Vec::new();
+        for _ in 0..5 {
+            let Taken::News(news) = outbox.take() else {
+                panic!("there is room");
+            };
+            if counts.is_empty() {
+                assert_eq!(memory.used.load(Ordering::Relaxed), rest);
+            }
+            counts.push(news.len());
+        }
+        assert_eq!(counts, [2, 1, 1, 1, 0]);
         assert_eq!(memory.used.load(Ordering::Relaxed), 0);
     }
 

@@ -15,6 +15,8 @@ use crate::state::{PartitionView, ViewFull, ViewMemory};
 pub(super) struct Saving {
     store: ViewStore,
     turn: Arc<Semaphore>,
+    /// Turns of those that are read.
+    restoring: Arc<Semaphore>,
 }
 
 impl Saving {
@@ -22,6 +24,7 @@ impl Saving {
         Saving {
             store,
             turn: Arc::new(Semaphore::new(1)),
+            restoring: Arc::new(Semaphore::new(limits::VIEWS_RESTORED_AT_ONCE)),
         }
     }
 
@@ -35,6 +38,7 @@ impl Saving {
         if !self.store.has(id) {
             return None;
         }
+        let _turn = self.restoring.acquire().await;
         let store = self.store.clone();
         let read = tokio::task::spawn_blocking(move || store.read(id)).await;
         let restored = match read.ok().flatten() {

@@ -5,14 +5,18 @@
 //! will be told of that one, or of a later one of its key. So of each key at most one
 //! record is sent here, and it is older than all that come.
 
-use bytes::Bytes;
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use bytes::{Bytes, BytesMut};
 
 use super::ViewError;
-use super::decode::Change;
+use super::decode::{Change, Go, each_record};
 use super::lookup::Seen;
 use super::topic_view::{Shared, Viewed};
 use crate::limits;
 use crate::model::Offset;
+use crate::partition::{Read, ReadError};
 use crate::state::{Entry, Filter};
 
 /// How far a snapshot has got.
@@ -23,6 +27,10 @@ pub(super) struct Snapshot {
     partition: usize,
     /// The last key of the partition that was looked at.
     after: Option<Bytes>,
+    /// All keys of the partition were looked at.
+    has_looked: bool,
+    /// Records of the partition that are to be read, in the order of the log.
+    unread: VecDeque<(Offset, Bytes)>,
 }
 
 impl Snapshot {
@@ -31,10 +39,12 @@ impl Snapshot {
             told_from,
             partition: 0,
             after: None,
+            has_looked: false,
+            unread: VecDeque::new(),
         }
     }
 
-    /// Some more records; nothing at the end.
+    /// Some more records, as many as go into a message; nothing at the end.
     pub(super) async fn next(
         &mut self,
         shared: &Shared,
@@ -42,74 +52,142 @@ impl Snapshot {
     ) -> Result<Option<Vec<Change>>, ViewError> {
         while let Some(viewed) = shared.partitions.get(self.partition) {
             let number = u32::try_from(self.partition).expect("bounded by limits");
-            let told_from = self.told_from[self.partition];
-            let (seen, last) = look(viewed, number, filter, self.after.as_deref(), told_from);
-            match last {
-                Some(last) => self.after = Some(last),
-                None => {
-                    self.partition += 1;
-                    self.after = None;
-                }
-            }
-            let changes = resolve(viewed, number, seen).await?;
+            let changes = if !self.unread.is_empty() {
+                self.read(shared, viewed, number).await?
+            } else if !self.has_looked {
+                self.look(viewed, number, filter)
+            } else {
+                self.partition += 1;
+                self.after = None;
+                self.has_looked = false;
+                continue;
+            };
             if !changes.is_empty() {
                 return Ok(Some(changes));
             }
         }
         Ok(None)
     }
+
+    /// Looks at some entries behind the last key. Those that aren't kept are to be read.
+    fn look(&mut self, viewed: &Viewed, number: u32, filter: &Filter) -> Vec<Change> {
+        let told_from = self.told_from[self.partition];
+        let after = self.after.take();
+        let after = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut looked = Looked::default();
+        let view = viewed.read();
+        let mut look = |key: &[u8], entry: Option<&Entry>| {
+            if let Some(entry) = entry.filter(|entry| entry.offset < told_from) {
+                looked.add(Seen::of(number, key, entry));
+            }
+            looked.count += 1;
+            let is_full = looked.bytes >= limits::WATCH_MESSAGE_BYTES
+                || looked.count >= limits::SNAPSHOT_KEYS_PER_LOOK;
+            is_full.then(|| Bytes::copy_from_slice(key))
+        };
+        let last = match filter {
+            Filter::Prefix(prefix) => {
+                let mut entries = view.range(prefix, after);
+                entries.find_map(|(key, entry)| look(key, Some(entry)))
+            }
+            Filter::Keys(keys) => {
+                let mut keys = keys.range::<[u8], _>((after, Bound::Unbounded));
+                keys.find_map(|key| look(key, view.get(key)))
+            }
+        };
+        drop(view);
+        self.has_looked = last.is_none();
+        self.after = last;
+        looked.elsewhere.sort_unstable();
+        self.unread = looked.elsewhere.into();
+        looked.kept
+    }
+
+    /// Reads some of the records. One that has gone was superseded, or removed: the
+    /// watcher is told of that.
+    async fn read(
+        &mut self,
+        shared: &Shared,
+        viewed: &Viewed,
+        number: u32,
+    ) -> Result<Vec<Change>, ViewError> {
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        let mut body = BytesMut::new();
+        while let Some(&(offset, _)) = self.unread.front()
+            && bytes < limits::WATCH_MESSAGE_BYTES
+        {
+            let damaged = || ViewError::Damaged {
+                partition: number,
+                offset: offset.0,
+            };
+            let batches = match viewed.handle.read(offset, offset.advanced(1), 1).await {
+                Ok(Read::Batches(batches)) => batches,
+                Ok(Read::Truncated { log_start_offset }) => {
+                    self.unread
+                        .retain(|(offset, _)| *offset >= log_start_offset);
+                    continue;
+                }
+                Ok(Read::Quarantined { .. }) => return Err(damaged()),
+                Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
+                Err(error) => return Err(error.into()),
+            };
+            let Some(batch) = batches.first() else {
+                self.unread.pop_front();
+                continue;
+            };
+            let unpacked = shared.unpacker.unpack(batch).await.map_err(|_| damaged())?;
+            let unread = &mut self.unread;
+            let read = each_record(&unpacked, offset, &mut body, |record| {
+                while unread
+                    .front()
+                    .is_some_and(|(wanted, _)| *wanted < record.offset)
+                {
+                    unread.pop_front();
+                }
+                if bytes >= limits::WATCH_MESSAGE_BYTES {
+                    return Go::Stop;
+                }
+                match unread.front() {
+                    None => Go::Stop,
+                    Some((wanted, key)) if *wanted == record.offset && key == record.key => {
+                        let change = record.to_change(number);
+                        bytes += change.size();
+                        changes.push(change);
+                        unread.pop_front();
+                        Go::On
+                    }
+                    Some(_) => Go::On,
+                }
+            });
+            read.map_err(|_| damaged())?;
+            if bytes < limits::WATCH_MESSAGE_BYTES {
+                let end = batch.header.next_offset();
+                while self.unread.front().is_some_and(|(wanted, _)| *wanted < end) {
+                    self.unread.pop_front();
+                }
+            }
+        }
+        Ok(changes)
+    }
 }
 
-/// Some entries behind a key, and the last key that was looked at; none when there
-/// are no more.
-fn look(
-    viewed: &Viewed,
-    number: u32,
-    filter: &Filter,
-    after: Option<&[u8]>,
-    told_from: Offset,
-) -> (Vec<Seen>, Option<Bytes>) {
-    let view = viewed.read();
-    let mut seen = Vec::new();
-    let mut bytes = 0;
-    let is_old = |entry: &Entry| entry.offset < told_from;
-    let prefix = match filter {
-        Filter::Prefix(prefix) => prefix,
-        Filter::Keys(keys) => {
-            // So few that they are looked at in one go.
-            let known = keys.iter().filter_map(|key| Some((key, view.get(key)?)));
-            let known = known.filter(|(_, entry)| is_old(entry));
-            let known = known.map(|(key, entry)| Seen::of(number, key, entry));
-            return (known.collect(), None);
-        }
-    };
-    for (looked_at, (key, entry)) in view.range(prefix, after).enumerate() {
-        if is_old(entry) {
-            let one = Seen::of(number, key, entry);
-            bytes += one.size();
-            seen.push(one);
-        }
-        if bytes >= limits::WATCH_MESSAGE_BYTES || looked_at + 1 >= limits::SNAPSHOT_KEYS_PER_LOOK {
-            return (seen, Some(Bytes::copy_from_slice(key)));
-        }
-    }
-    (seen, None)
+/// What a look found.
+#[derive(Default)]
+struct Looked {
+    kept: Vec<Change>,
+    elsewhere: Vec<(Offset, Bytes)>,
+    /// Of what is kept.
+    bytes: usize,
+    /// Keys.
+    count: usize,
 }
 
-/// The records of entries, those that aren't kept read in the order of the log.
-async fn resolve(viewed: &Viewed, number: u32, seen: Vec<Seen>) -> Result<Vec<Change>, ViewError> {
-    let mut changes = Vec::with_capacity(seen.len());
-    let mut elsewhere = Vec::new();
-    for one in seen {
-        match one {
-            Seen::Kept(change) => changes.push(change),
-            Seen::Elsewhere { key, offset } => elsewhere.push((offset, key)),
+impl Looked {
+    fn add(&mut self, seen: Seen) {
+        self.bytes += seen.size();
+        match seen {
+            Seen::Kept(change) => self.kept.push(change),
+            Seen::Elsewhere { key, offset } => self.elsewhere.push((offset, key)),
         }
     }
-    elsewhere.sort_unstable();
-    for (offset, key) in elsewhere {
-        // One that has gone was superseded, or removed: the watcher is told of that.
-        changes.extend(viewed.read_record(number, &key, offset).await?);
-    }
-    Ok(changes)
 }

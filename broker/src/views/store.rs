@@ -11,6 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -176,7 +177,8 @@ fn push_some<W: io::Write>(
     view: &PartitionView,
     after: Option<&[u8]>,
 ) -> Option<Box<[u8]>> {
-    let range = (1..).zip(view.range(&[], after));
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    let range = (1..).zip(view.range(&[], from));
     for (looked_at, (key, entry)) in range {
         if writer.push(key, entry) || looked_at == limits::SNAPSHOT_KEYS_PER_LOOK {
             return Some(key.into());
@@ -195,7 +197,8 @@ impl Saved {
         let range = viewed.handle.range();
         let end = self.footer.end;
         let compacted = viewed.handle.compacted().await.ok()?;
-        if end > range.high_watermark || self.applied < compacted.tombstones_removed_to {
+        let is_behind = self.applied < compacted.tombstones_removed_to;
+        if end > range.high_watermark || end < self.applied || is_behind {
             return None;
         }
         let last = Offset(end.0.checked_sub(1)?);
@@ -207,6 +210,8 @@ impl Saved {
         let view = PartitionView::restored(memory.clone(), start, applied, self.entries);
         Some(view.map(|mut view| {
             view.note_last_batch(self.footer.last);
+            // Before, keys may be as they were later.
+            view.note_superseded(compacted.state_from.max(end));
             view
         }))
     }

@@ -2,10 +2,11 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ViewError;
+use super::decode::Unpacker;
 use super::gate::Gate;
 use super::outbox::{Outbox, OutboxMemory};
 use super::saving::Saving;
@@ -28,6 +29,9 @@ pub(super) struct Shared {
     pub(super) partitions: Vec<Viewed>,
     pub(super) memory: Arc<ViewMemory>,
     pub(super) saving: Saving,
+    pub(super) unpacker: Unpacker,
+    /// Turns of those who look into the past.
+    pub(super) histories: Arc<Semaphore>,
     outboxes: Arc<OutboxMemory>,
     /// Taken before the lock of any partition's view.
     gate: Mutex<Gate>,
@@ -43,10 +47,26 @@ pub(super) struct Viewed {
 /// How far a view has got.
 #[derive(Debug, Clone)]
 pub(super) struct Reached {
-    /// One past the last record that was applied.
+    /// One past the last record that was applied when the view was exact.
     pub(super) applied: Offset,
     /// Why it goes no further.
     pub(super) ended: Option<ViewError>,
+}
+
+/// What those who read the log share.
+#[derive(Debug, Clone)]
+pub(super) struct Reading {
+    unpacker: Unpacker,
+    histories: Arc<Semaphore>,
+}
+
+impl Reading {
+    pub(super) fn new() -> Reading {
+        Reading {
+            unpacker: Unpacker::new(),
+            histories: Arc::new(Semaphore::new(limits::HISTORIES_AT_ONCE)),
+        }
+    }
 }
 
 /// A watcher that is being told. Ends when it is dropped.
@@ -56,7 +76,18 @@ pub(super) struct Registration {
     filter: Filter,
     pub(super) outbox: Arc<Outbox>,
     /// From where on it is told, by the numbers of the partitions.
-    pub(super) from: Vec<Offset>,
+    pub(super) from: Vec<Place>,
+}
+
+/// Where a view is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// Records below were removed by retention.
+    pub(super) start: Offset,
+    /// One past the last record that was applied.
+    pub(super) applied: Offset,
+    /// From here on it is exact.
+    pub(super) exact_from: Offset,
 }
 
 impl TopicView {
@@ -100,6 +131,17 @@ impl TopicView {
         }
     }
 
+    /// As [`TopicView::catch_up`], for all partitions. Returns how far at least each is.
+    pub(super) async fn catch_up_all(&self) -> Result<Vec<Offset>, ViewError> {
+        let mut ends = Vec::with_capacity(self.shared.partitions.len());
+        for (partition, viewed) in (0..).zip(&self.shared.partitions) {
+            let end = viewed.handle.high_watermark();
+            self.catch_up(partition).await?;
+            ends.push(end);
+        }
+        Ok(ends)
+    }
+
     /// How many partitions it has.
     pub fn partition_count(&self) -> u32 {
         u32::try_from(self.shared.partitions.len()).expect("bounded by limits")
@@ -111,12 +153,33 @@ impl TopicView {
     }
 }
 
+#[cfg(test)]
+impl TopicView {
+    /// What the follower does when compaction overtook it. It goes on when it hears of
+    /// the next record.
+    pub(crate) fn begin_anew(&self, partition: u32) {
+        let viewed = self.shared.viewed(partition);
+        let start = viewed.handle.range().log_start_offset;
+        let gate = self.shared.gate();
+        viewed.write().start_over(start);
+        gate.overflow();
+        drop(gate);
+        viewed.publish_start(start);
+    }
+
+    /// As if compaction had dropped what a record below `to` superseded.
+    pub(crate) fn note_superseded(&self, partition: u32, to: Offset) {
+        self.shared.viewed(partition).write().note_superseded(to);
+    }
+}
+
 impl Shared {
     pub(super) fn new(
         partitions: &[PartitionHandle],
         memory: Arc<ViewMemory>,
         saving: Saving,
         outboxes: Arc<OutboxMemory>,
+        reading: Reading,
     ) -> Shared {
         let viewed = |handle: &PartitionHandle| {
             let start = handle.range().log_start_offset;
@@ -134,6 +197,8 @@ impl Shared {
             partitions: partitions.iter().map(viewed).collect(),
             memory,
             saving,
+            unpacker: reading.unpacker,
+            histories: reading.histories,
             outboxes,
             gate: Mutex::default(),
         }
@@ -151,17 +216,24 @@ impl Shared {
         self.viewed(partition).reached.borrow().applied
     }
 
-    /// How far the views have got; of one moment while `_gate` is held.
-    pub(super) fn positions(&self, _gate: &Gate) -> Vec<Offset> {
-        let position = |viewed: &Viewed| viewed.read().applied();
-        self.partitions.iter().map(position).collect()
+    /// Where the views are; of one moment while `_gate` is held.
+    pub(super) fn places(&self, _gate: &Gate) -> Vec<Place> {
+        let place = |viewed: &Viewed| {
+            let view = viewed.read();
+            Place {
+                start: view.start(),
+                applied: view.applied(),
+                exact_from: view.exact_from(),
+            }
+        };
+        self.partitions.iter().map(place).collect()
     }
 
     /// Begins to tell a watcher.
     pub(super) fn register(self: &Arc<Self>, filter: &Filter) -> Registration {
         let outbox = Arc::new(Outbox::new(self.outboxes.clone()));
         let mut gate = self.gate();
-        let from = self.positions(&gate);
+        let from = self.places(&gate);
         let id = gate.add(filter, outbox.clone());
         drop(gate);
         Registration {
@@ -184,9 +256,20 @@ impl Viewed {
     }
 
     /// Wakes those who wait for what was just applied.
-    pub(super) fn publish(&self, applied: Offset) {
-        self.reached
-            .send_modify(|reached| reached.applied = applied);
+    pub(super) fn publish(&self) {
+        let (applied, is_exact) = {
+            let view = self.read();
+            (view.applied(), view.is_exact())
+        };
+        if is_exact {
+            self.reached
+                .send_modify(|reached| reached.applied = applied);
+        }
+    }
+
+    /// The view begins anew: nobody is to take it for what it was.
+    pub(super) fn publish_start(&self, start: Offset) {
+        self.reached.send_modify(|reached| reached.applied = start);
     }
 
     /// The view goes no further.

@@ -9,21 +9,22 @@
 //!   lies below was sent, or is in the part of the snapshot that is still to come.
 //! - No change below `sent` is sent. So no key goes back in time.
 //! - `synced` names offsets up to which everything was sent. They are taken under the
-//!   gate, where nothing can come in between.
+//!   gate, where nothing can come in between, and no record below that compaction
+//!   dropped was superseded by one that is still to come.
+//! - Before `synced`, it was told of everything that retention removed.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use super::ViewError;
-use super::decode::{Change, Go, each_record};
+use super::behind::check_resume_point;
+use super::decode::Change;
 use super::outbox::{News, Taken};
 use super::snapshot::Snapshot;
 use super::topic_view::{Registration, Shared, TopicView};
 use crate::limits;
 use crate::model::Offset;
-use crate::partition::{Read, ReadError};
 use crate::state::Filter;
 
 /// Where a watch begins.
@@ -64,21 +65,31 @@ pub enum WatchEvent {
 
 /// A watch that is under way.
 pub struct Watch {
-    view: TopicView,
-    filter: Filter,
+    pub(super) view: TopicView,
+    pub(super) filter: Filter,
     /// While it is told.
-    registration: Option<Registration>,
-    sent: Vec<Offset>,
-    phase: Phase,
+    pub(super) registration: Option<Registration>,
+    pub(super) sent: Vec<Offset>,
+    /// What lies below was removed by retention, and it was told so.
+    pub(super) starts: Vec<Offset>,
+    /// What it read of the log itself is all that there was from here on.
+    pub(super) exact_from: Vec<Offset>,
+    pub(super) phase: Phase,
     is_synced: bool,
-    /// News that were taken and not sent yet.
-    news: VecDeque<News>,
-    body: BytesMut,
+    /// Nothing has come for [`limits::HEARTBEAT`].
+    is_quiet: bool,
+    /// What keeps it from being synced: a view that isn't exact yet.
+    awaits: Option<(u32, Offset)>,
+    pub(super) body: BytesMut,
 }
 
 #[derive(Debug)]
-enum Phase {
-    Begin(WatchStart),
+pub(super) enum Phase {
+    Begin {
+        start: WatchStart,
+        /// How far the views have to be.
+        wanted: Vec<Offset>,
+    },
     Snapshot(Snapshot),
     /// Reads the log, the next partition first.
     Behind(usize),
@@ -93,79 +104,130 @@ impl Watch {
         filter: Filter,
         start: WatchStart,
     ) -> Result<Watch, ViewError> {
-        for partition in 0..view.partition_count() {
-            view.catch_up(partition).await?;
-        }
+        let wanted = view.catch_up_all().await?;
         if let WatchStart::From(offsets) = &start {
             for (partition, &asked) in (0..).zip(offsets) {
                 check_resume_point(&view.shared, partition, asked).await?;
             }
         }
         Ok(Watch {
-            view,
             filter,
             registration: None,
             sent: Vec::new(),
-            phase: Phase::Begin(start),
+            starts: Vec::new(),
+            exact_from: vec![Offset::ZERO; view.shared.partitions.len()],
+            phase: Phase::Begin { start, wanted },
             is_synced: false,
-            news: VecDeque::new(),
+            is_quiet: false,
+            awaits: None,
             body: BytesMut::new(),
+            view,
         })
     }
 
     /// What it is told next. Not to be given up.
     pub async fn next(&mut self) -> Result<WatchEvent, ViewError> {
         loop {
-            let event = match &mut self.phase {
-                Phase::Begin(_) => Some(self.begin()),
-                Phase::Snapshot(snapshot) => {
-                    match snapshot.next(&self.view.shared, &self.filter).await? {
-                        Some(entries) => Some(WatchEvent::Entries(entries)),
-                        None => {
-                            self.phase = Phase::Told;
-                            None
-                        }
-                    }
-                }
-                Phase::Behind(partition) => {
-                    let partition = *partition;
-                    self.read(partition).await?
-                }
-                Phase::Told => self.hear().await?,
-            };
-            if let Some(event) = event {
+            self.ready().await?;
+            if let Some(event) = self.advance().await? {
                 return Ok(event);
             }
         }
     }
 
-    fn shared(&self) -> &Arc<Shared> {
+    /// Waits until there may be something to be told: so long it needs no memory. May be
+    /// given up.
+    pub async fn ready(&mut self) -> Result<(), ViewError> {
+        match &mut self.phase {
+            Phase::Begin { start, wanted } => {
+                if !matches!(start, WatchStart::From(_)) {
+                    *wanted = self.view.catch_up_all().await?;
+                }
+            }
+            Phase::Snapshot(_) | Phase::Behind(_) => {}
+            Phase::Told => {
+                let Some(registration) = &self.registration else {
+                    return Ok(());
+                };
+                let filled = registration.outbox.filled();
+                match self.awaits.take() {
+                    _ if self.is_synced => {
+                        let waited = tokio::time::timeout(limits::HEARTBEAT, filled).await;
+                        self.is_quiet = waited.is_err();
+                    }
+                    Some((partition, exact_from)) => tokio::select! {
+                        () = filled => {}
+                        reached = self.view.wait_for(partition, exact_from) => match reached {
+                            // It is looked at again.
+                            Ok(()) | Err(ViewError::Behind { .. }) => {}
+                            Err(why) => return Err(why),
+                        },
+                    },
+                    None => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a step: what it is told then, if anything. Not to be given up.
+    pub async fn advance(&mut self) -> Result<Option<WatchEvent>, ViewError> {
+        match &mut self.phase {
+            Phase::Begin { .. } => Ok(self.begin()),
+            Phase::Snapshot(snapshot) => {
+                let entries = snapshot.next(&self.view.shared, &self.filter).await?;
+                if entries.is_none() {
+                    self.phase = Phase::Told;
+                }
+                Ok(entries.map(WatchEvent::Entries))
+            }
+            Phase::Behind(partition) => {
+                let partition = *partition;
+                let shared = self.shared().clone();
+                match shared.partitions.get(partition) {
+                    Some(viewed) => self.read(&shared, viewed, partition).await,
+                    None => Ok(self.end_reading()),
+                }
+            }
+            Phase::Told => self.hear(),
+        }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
         &self.view.shared
     }
 
-    fn begin(&mut self) -> WatchEvent {
+    /// Nothing, when the view was begun anew and is to be waited for once more.
+    fn begin(&mut self) -> Option<WatchEvent> {
         let begun = std::mem::replace(&mut self.phase, Phase::Told);
-        let Phase::Begin(start) = begun else {
+        let Phase::Begin { start, wanted } = begun else {
             unreachable!("it is called in this phase");
         };
         self.is_synced = false;
-        self.news.clear();
         let snapshot = matches!(start, WatchStart::Snapshot);
         match start {
             WatchStart::From(offsets) => {
+                // Of what retention has removed meanwhile it knows nothing.
+                self.starts = vec![Offset::ZERO; offsets.len()];
                 self.sent = offsets;
                 self.fall_behind();
             }
             WatchStart::Snapshot | WatchStart::Latest => {
                 let registration = self.shared().register(&self.filter);
-                self.sent.clone_from(&registration.from);
+                let mut places = registration.from.iter().zip(&wanted);
+                if places.any(|(place, wanted)| place.applied < *wanted) {
+                    self.phase = Phase::Begin { start, wanted };
+                    return None;
+                }
+                let places = registration.from.iter();
+                (self.starts, self.sent) = places.map(|it| (it.start, it.applied)).unzip();
                 self.registration = Some(registration);
                 if snapshot {
                     self.phase = Phase::Snapshot(Snapshot::new(self.sent.clone()));
                 }
             }
         }
-        WatchEvent::Opened { snapshot }
+        Some(WatchEvent::Opened { snapshot })
     }
 
     /// Reads the log from now on.
@@ -175,193 +237,80 @@ impl Watch {
     }
 
     /// Begins anew: something that it has to hear isn't there any more.
-    fn start_over(&mut self) {
+    pub(super) fn start_over(&mut self) {
         self.registration = None;
-        self.phase = Phase::Begin(WatchStart::Snapshot);
+        self.phase = Phase::Begin {
+            start: WatchStart::Snapshot,
+            wanted: Vec::new(),
+        };
     }
 
-    /// Reads some of a partition that it is behind in.
-    async fn read(&mut self, partition: usize) -> Result<Option<WatchEvent>, ViewError> {
-        let Some(viewed) = self.view.shared.partitions.get(partition) else {
-            // It has come to the end of each. Once it is told, it reads what came in
-            // between, and then hears the rest.
-            self.phase = match self.registration {
-                Some(_) => Phase::Told,
-                None => {
-                    self.registration = Some(self.shared().register(&self.filter));
-                    Phase::Behind(0)
-                }
-            };
-            return Ok(None);
-        };
-        let from = self.sent[partition];
-        let end = match &self.registration {
-            Some(registration) => registration.from[partition],
-            None => viewed.handle.high_watermark(),
-        };
-        if from >= end {
-            self.phase = Phase::Behind(partition + 1);
-            return Ok(None);
-        }
-        let number = u32::try_from(partition).expect("bounded by limits");
-        let read = viewed
-            .handle
-            .read(from, end, limits::WATCH_READ_BYTES)
-            .await;
-        // Looked at after it was read: tombstones go only once this says so.
-        let compacted = viewed.handle.compacted().await?;
-        if compacted.tombstones_removed_to > from {
-            self.start_over();
-            return Ok(None);
-        }
-        match read {
-            Ok(Read::Batches(batches)) => {
-                let mut changes = Vec::new();
-                for batch in &batches {
-                    let filter = &self.filter;
-                    let read = each_record(batch, from, &mut self.body, |record| {
-                        if record.offset >= end {
-                            return Go::Stop;
-                        }
-                        if filter.matches(record.key) {
-                            changes.push(record.to_change(number));
-                        }
-                        Go::On
-                    });
-                    if let Err(error) = read {
-                        let id = viewed.handle.id();
-                        tracing::error!("a batch of partition {id} is unreadable: {error}");
-                    }
-                }
-                let read_to = batches
-                    .last()
-                    .map_or(end, |batch| batch.header.next_offset());
-                self.sent[partition] = read_to.min(end).max(from);
-                Ok((!changes.is_empty()).then_some(WatchEvent::Changes(changes)))
-            }
-            Ok(Read::Truncated { log_start_offset }) => {
-                self.sent[partition] = log_start_offset;
-                Ok(Some(WatchEvent::Truncated {
-                    partition: number,
-                    start: log_start_offset,
-                }))
-            }
-            Ok(Read::Quarantined { to }) => {
-                self.sent[partition] = to.min(end);
-                Ok(None)
-            }
-            Err(ReadError::Deleted(_)) => Err(ViewError::Deleted),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Takes what it is told; waits if there is nothing.
-    async fn hear(&mut self) -> Result<Option<WatchEvent>, ViewError> {
-        if !self.news.is_empty() {
-            return Ok(self.take_news());
-        }
+    /// Takes what it is told. If there is nothing, it is synced, or it may say how far
+    /// it is.
+    fn hear(&mut self) -> Result<Option<WatchEvent>, ViewError> {
         let Some(registration) = &self.registration else {
             self.fall_behind();
             return Ok(None);
         };
-        if !self.is_synced {
-            return self.sync();
+        let is_quiet = std::mem::take(&mut self.is_quiet);
+        if self.is_synced && !is_quiet {
+            let taken = registration.outbox.take();
+            return self.receive(taken);
         }
-        let waited = tokio::time::timeout(limits::HEARTBEAT, registration.outbox.filled()).await;
-        if waited.is_err() {
-            let event = self.sync()?;
-            return Ok(event.map(|event| match event {
-                WatchEvent::Synced(offsets) => WatchEvent::Progress(offsets),
-                other => other,
-            }));
-        }
-        let taken = registration.outbox.take();
-        self.receive(taken)?;
-        Ok(None)
-    }
-
-    /// Takes what is in the outbox and looks how far the view is, at one moment. If
-    /// there is nothing to be sent first, it is synced.
-    fn sync(&mut self) -> Result<Option<WatchEvent>, ViewError> {
-        let (taken, positions) = {
-            let registration = self.registration.as_ref().expect("it is told");
+        // What is in the outbox, and how far the view is, at one moment.
+        let (taken, places) = {
             let gate = self.shared().gate();
-            (registration.outbox.take(), self.shared().positions(&gate))
+            (registration.outbox.take(), self.shared().places(&gate))
         };
-        let is_told = matches!(taken, Taken::News(_));
-        self.receive(taken)?;
-        if !is_told || !self.news.is_empty() {
-            return Ok(None);
+        if !matches!(&taken, Taken::News(news) if news.is_empty()) {
+            return self.receive(taken);
         }
-        for (sent, position) in self.sent.iter_mut().zip(positions) {
-            *sent = position.max(*sent);
+        for (partition, place) in (0..).zip(&places) {
+            let slot = partition as usize;
+            let position = place.applied.max(self.sent[slot]);
+            let exact_from = place.exact_from.max(self.exact_from[slot]);
+            if position < exact_from {
+                self.awaits = Some((partition, exact_from));
+                return Ok(None);
+            }
         }
-        self.is_synced = true;
-        Ok(Some(WatchEvent::Synced(self.sent.clone())))
+        for (sent, place) in self.sent.iter_mut().zip(&places) {
+            *sent = place.applied.max(*sent);
+        }
+        let sent = self.sent.clone();
+        Ok(Some(match std::mem::replace(&mut self.is_synced, true) {
+            false => WatchEvent::Synced(sent),
+            true => WatchEvent::Progress(sent),
+        }))
     }
 
-    fn receive(&mut self, taken: Taken) -> Result<(), ViewError> {
-        match taken {
-            Taken::News(news) => self.news = news,
-            Taken::Overflowed => self.fall_behind(),
+    fn receive(&mut self, taken: Taken) -> Result<Option<WatchEvent>, ViewError> {
+        let news = match taken {
+            Taken::News(news) => news,
+            Taken::Overflowed => {
+                self.fall_behind();
+                return Ok(None);
+            }
             Taken::Ended(why) => return Err(why),
-        }
-        Ok(())
-    }
-
-    /// Some of the news, as much as goes into a message.
-    fn take_news(&mut self) -> Option<WatchEvent> {
+        };
         let mut changes = Vec::new();
-        let mut bytes = 0;
-        while let Some(news) = self.news.front() {
-            match news {
+        for one in news {
+            match one {
                 News::Change(change) => {
                     let sent = &mut self.sent[change.partition as usize];
                     if change.offset >= *sent {
                         *sent = change.offset.advanced(1);
-                        bytes += change.size();
-                        changes.push(change.clone());
+                        changes.push(change);
                     }
                 }
-                &News::Truncated { partition, start } => {
-                    if changes.is_empty() {
-                        self.news.pop_front();
-                        return Some(WatchEvent::Truncated { partition, start });
-                    }
-                    break;
+                // It comes alone.
+                News::Truncated { partition, start } => {
+                    let partition = partition as usize;
+                    let is_new = start > self.starts[partition];
+                    return Ok(is_new.then(|| self.truncated(partition, start)));
                 }
-            }
-            self.news.pop_front();
-            if bytes >= limits::WATCH_MESSAGE_BYTES {
-                break;
             }
         }
-        (!changes.is_empty()).then_some(WatchEvent::Changes(changes))
-    }
-}
-
-async fn check_resume_point(
-    shared: &Shared,
-    partition: u32,
-    asked: Offset,
-) -> Result<(), ViewError> {
-    let viewed = shared.viewed(partition);
-    let range = viewed.handle.range();
-    if asked > range.high_watermark {
-        return Err(ViewError::ResumePointBeyondEnd {
-            partition,
-            asked: asked.0,
-            end: range.high_watermark.0,
-        });
-    }
-    let compacted = viewed.handle.compacted().await?;
-    let earliest = range.log_start_offset.max(compacted.tombstones_removed_to);
-    match asked < earliest {
-        true => Err(ViewError::ResumePointCompacted {
-            partition,
-            asked: asked.0,
-            earliest: earliest.0,
-        }),
-        false => Ok(()),
+        Ok((!changes.is_empty()).then_some(WatchEvent::Changes(changes)))
     }
 }

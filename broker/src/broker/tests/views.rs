@@ -4,6 +4,8 @@
 //!
 //! Threads run as they like; what must be true is true whatever they do.
 
+mod watches;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;

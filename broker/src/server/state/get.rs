@@ -29,6 +29,10 @@ pub(super) async fn get(
     let found = match request.as_of {
         None => state.view().get(partition, &request.key, at_least).await,
         Some(as_of) => {
+            if let Some(at_least) = at_least {
+                let waited = state.view().wait_for(partition, at_least).await;
+                waited.map_err(|error| about(error.into()))?;
+            }
             let point = match as_of {
                 AsOf::AsOfOffset(offset) => PointInTime::Offset(Offset(offset)),
                 AsOf::AsOfTimestampMs(timestamp_ms) => PointInTime::Timestamp(timestamp_ms),

@@ -1,5 +1,7 @@
 //! `Scan`: a page of keys and values.
 
+use std::collections::BTreeSet;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use statecast_proto::v1;
 
@@ -34,20 +36,36 @@ pub(super) async fn scan(
         count: count as usize,
         bytes: limits::SCAN_BYTES,
     };
+    let as_of = points(&state, &request)?;
+    let mut named = BTreeSet::new();
     for position in &request.at_least {
         let partition = state.partition_of(&[], Some(position.partition))?;
+        if !named.insert(partition) {
+            let message = "a partition is named twice in `at_least`";
+            return Err(Refusal::invalid(message).about(&request.topic, partition));
+        }
         let next = Offset(position.offset).checked_next();
         let next = next.ok_or_else(|| Refusal::invalid("at_least is out of bounds"))?;
         let waited = state.view().wait_for(partition, next).await;
         waited.map_err(|error| Refusal::from(error).about(&request.topic, partition))?;
     }
-    // Room first: many pages at once are many megabytes.
-    let mut room = call.take(&call.memory.sending, limits::SCAN_BYTES).await;
-    let found = match points(&state, &request)? {
+    // Room first: many pages at once are many megabytes. But few look into the past at
+    // a time, and that may take long.
+    let room_first = as_of.is_none();
+    let take_room = || call.take(&call.memory.sending, limits::SCAN_BYTES);
+    let room = match room_first {
+        true => Some(take_room().await),
+        false => None,
+    };
+    let found = match as_of {
         None => state.view().scan(&page).await,
         Some(points) => state.scan_as_of(&page, points).await,
     };
     let found = found.map_err(|error| about(error.into()))?;
+    let mut room = match room {
+        Some(room) => room,
+        None => take_room().await,
+    };
     let bytes = found
         .records
         .iter()
@@ -73,12 +91,17 @@ fn points(state: &TopicState, request: &v1::ScanRequest) -> Result<Option<Points
             "a scan is as of offsets, or of a time, not both",
         )),
         (positions, None) => {
-            let mut offsets = vec![Offset::ZERO; state.view().partition_count() as usize];
+            let mut offsets = vec![None; state.view().partition_count() as usize];
             for position in positions {
                 let partition = state.partition_of(&[], Some(position.partition))?;
-                offsets[partition as usize] = Offset(position.offset);
+                let offset = offsets[partition as usize].replace(Offset(position.offset));
+                if offset.is_some() {
+                    let message = "a partition is named twice in `as_of_offsets`";
+                    return Err(Refusal::invalid(message).about(&request.topic, partition));
+                }
             }
-            Ok(Some(PointsInTime::Offsets(offsets)))
+            let offsets = offsets.into_iter().map(Option::unwrap_or_default);
+            Ok(Some(PointsInTime::Offsets(offsets.collect())))
         }
     }
 }
@@ -98,7 +121,7 @@ fn after(token: &Bytes) -> Result<Option<(Bytes, u32)>, Refusal> {
         return Ok(None);
     }
     let mut rest = token.clone();
-    let has_head = rest.len() > size_of::<u8>() + size_of::<u32>();
+    let has_head = rest.len() >= size_of::<u8>() + size_of::<u32>();
     if !has_head || rest.get_u8() != TOKEN_LAYOUT {
         return Err(Refusal::invalid("this page_token is none that a scan gave"));
     }
@@ -115,7 +138,10 @@ mod tests {
         let after_key = after(&token(b"key", 7)).unwrap();
         assert_eq!(after_key, Some((Bytes::from_static(b"key"), 7)));
         assert_eq!(after(&Bytes::new()).unwrap(), None);
-        for bad in [&b"\x01"[..], b"\x01\0\0\0\0", b"\x02\0\0\0\0key", b"next"] {
+        // Before all keys but the empty one, when a page ended there.
+        let before_all = after(&token(b"", u32::MAX)).unwrap();
+        assert_eq!(before_all, Some((Bytes::new(), u32::MAX)));
+        for bad in [&b"\x01"[..], b"\x01\0\0\0", b"\x02\0\0\0\0key", b"next"] {
             assert!(after(&Bytes::copy_from_slice(bad)).is_err(), "{bad:?}");
         }
     }

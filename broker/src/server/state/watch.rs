@@ -1,7 +1,8 @@
 //! `Watch`: what is, and then every change.
 //!
-//! The next event is made when the transport can send it, and not before: what a
-//! watcher that doesn't read holds is its outbox, until that is dropped.
+//! The next event is made when the transport can send it, and there is room for it, and
+//! not before: what a watcher that doesn't read holds is its outbox, until that is
+//! dropped.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -20,7 +21,7 @@ use crate::model::Offset;
 use crate::server::Context;
 use crate::server::call::Call;
 use crate::server::error::Refusal;
-use crate::views::{Change, Filter, Watch, WatchEvent, WatchStart};
+use crate::views::{Change, Filter, ViewError, Watch, WatchEvent, WatchStart};
 
 /// The responses of one call.
 pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchResponse, Status>> + Send>>;
@@ -44,8 +45,8 @@ pub(super) async fn open(
     let events = stream::unfold(
         (watch, topic, call),
         |(mut watch, topic, call)| async move {
-            let response = match watch.next().await {
-                Ok(event) => Ok(response(event, &call).await),
+            let response = match next(&mut watch, &call).await {
+                Ok(response) => Ok(response),
                 Err(error) => Err(Status::from(Refusal::from(error).with("topic", &topic))),
             };
             Some((response, (watch, topic, call)))
@@ -111,39 +112,55 @@ fn start(state: &TopicState, request: &v1::WatchRequest) -> Result<WatchStart, R
     }
 }
 
-async fn response(event: WatchEvent, call: &Call) -> v1::WatchResponse {
-    let size = |changes: &[Change]| {
-        let size = |change: &Change| change.key.len() + change.body.len();
-        changes.iter().map(size).sum::<usize>()
-    };
+/// The next event, and the room that it takes until it was sent.
+async fn next(watch: &mut Watch, call: &Call) -> Result<v1::WatchResponse, ViewError> {
+    loop {
+        // What has to be waited for takes no room.
+        watch.ready().await?;
+        let mut room = call.take(&call.memory.sending, ROOM_BYTES).await;
+        if let Some(event) = watch.advance().await? {
+            room.shrink(size(&event));
+            if room.bytes() > 0 {
+                call.send(room);
+            }
+            return Ok(response(event));
+        }
+    }
+}
+
+/// What an event takes at most, but for one record that may be larger.
+const ROOM_BYTES: usize = limits::WATCH_READ_BYTES;
+
+fn size(event: &WatchEvent) -> usize {
+    match event {
+        WatchEvent::Entries(changes) | WatchEvent::Changes(changes) => {
+            let size = |change: &Change| change.key.len() + change.body.len();
+            changes.iter().map(size).sum()
+        }
+        _ => 0,
+    }
+}
+
+fn response(event: WatchEvent) -> v1::WatchResponse {
     let synced = |offsets: &[Offset]| v1::Synced {
         next_offsets: encode::positions(offsets),
     };
-    let (event, bytes) = match event {
-        WatchEvent::Opened { snapshot } => (Event::Opened(v1::WatchOpened { snapshot }), 0),
+    let event = match event {
+        WatchEvent::Opened { snapshot } => Event::Opened(v1::WatchOpened { snapshot }),
         WatchEvent::Entries(changes) => {
-            let bytes = size(&changes);
             let entries = changes.into_iter().map(encode::entry).collect();
-            (Event::Entries(v1::Entries { entries }), bytes)
+            Event::Entries(v1::Entries { entries })
         }
         WatchEvent::Changes(changes) => {
-            let bytes = size(&changes);
             let changes = changes.into_iter().map(encode::change).collect();
-            (Event::Changes(v1::Changes { changes }), bytes)
+            Event::Changes(v1::Changes { changes })
         }
-        WatchEvent::Synced(offsets) => (Event::Synced(synced(&offsets)), 0),
-        WatchEvent::Progress(offsets) => (Event::Progress(synced(&offsets)), 0),
-        WatchEvent::Truncated { partition, start } => {
-            let truncated = v1::StateTruncated {
-                partition,
-                log_start_offset: start.0,
-            };
-            (Event::Truncated(truncated), 0)
-        }
+        WatchEvent::Synced(offsets) => Event::Synced(synced(&offsets)),
+        WatchEvent::Progress(offsets) => Event::Progress(synced(&offsets)),
+        WatchEvent::Truncated { partition, start } => Event::Truncated(v1::StateTruncated {
+            partition,
+            log_start_offset: start.0,
+        }),
     };
-    if bytes > 0 {
-        let room = call.take(&call.memory.sending, bytes).await;
-        call.send(room);
-    }
     v1::WatchResponse { event: Some(event) }
 }

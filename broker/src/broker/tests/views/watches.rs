@@ -1,0 +1,327 @@
+//! What a watcher is told of retention and damage, how large its messages are, and when
+//! it is synced.
+
+use std::pin::pin;
+
+use futures_util::poll;
+
+use super::*;
+use crate::limits;
+
+/// A disk, and the only partition of a topic on it.
+struct Small {
+    disk: SimDir,
+    _index: tempfile::TempDir,
+    engine: Engine,
+    partition: PartitionHandle,
+    view: TopicView,
+    views: Views,
+}
+
+impl Small {
+    /// With so many bytes for records beside the keys.
+    fn start(config: PartitionConfig, records: usize) -> Small {
+        let disk = SimDir::new();
+        let index = tempfile::tempdir().unwrap();
+        let dir = Arc::new(disk.clone());
+        let (storage, _) = Storage::open(dir, storage_options(), 1 << 96).unwrap();
+        let engine = Engine::start(storage, EngineOptions::default(), Clock::system()).unwrap();
+        let partition = engine.create_partition(PartitionId(20), config);
+        let store = ViewStore::new(index.path(), engine.cluster_id());
+        let views = Views::with_memory(store, usize::MAX, records);
+        let view = views.follow(std::slice::from_ref(&partition));
+        engine.begin_upkeep().unwrap();
+        Small {
+            disk,
+            _index: index,
+            engine,
+            partition,
+            view,
+            views,
+        }
+    }
+
+    async fn put(&self, records: &[(String, Vec<u8>)], compression: Compression) -> Offset {
+        let mut builder = BatchBuilder::new(compression);
+        for (key, value) in records {
+            builder
+                .push(&RecordRef {
+                    key: Some(key.as_bytes()),
+                    value: Some(value),
+                    ..RecordRef::default()
+                })
+                .unwrap();
+        }
+        let payload = builder.finish().payload;
+        let keys = Some(KeyHasher::new(1));
+        let limits = BatchLimits::default();
+        let batch = checked(payload, None, &limits, keys, &mut Vec::new()).unwrap();
+        let append = Append {
+            partition: self.partition.clone(),
+            batch,
+        };
+        let appended = self.engine.append(vec![append]).await.remove(0).unwrap();
+        appended.base_offset
+    }
+
+    /// Puts a value of so many bytes.
+    async fn put_one(&self, key: &str, bytes: usize) -> Offset {
+        let record = (key.to_owned(), vec![b'x'; bytes]);
+        self.put(&[record], Compression::None).await
+    }
+
+    async fn watch(&self, filter: Filter, start: WatchStart) -> Watch {
+        Watch::open(self.view.clone(), filter, start).await.unwrap()
+    }
+
+    /// Has retention remove some records. Returns where the log begins then.
+    async fn retain(&self) -> Offset {
+        let start = || self.partition.range().log_start_offset;
+        let before = start();
+        while start() == before {
+            // It sees what the archiver has done.
+            self.engine.sweep_now();
+            tokio::task::yield_now().await;
+        }
+        start()
+    }
+
+    async fn keys(&self) -> Vec<Bytes> {
+        let page = self.view.scan(&everything()).await.unwrap();
+        page.records.into_iter().map(|one| one.key).collect()
+    }
+
+    async fn stop(self) {
+        self.views.stop().await;
+        self.engine.stop().await;
+    }
+}
+
+fn everything() -> PageRequest {
+    PageRequest {
+        prefix: Bytes::new(),
+        after: None,
+        count: 10_000,
+        bytes: usize::MAX,
+    }
+}
+
+fn all() -> Filter {
+    Filter::Prefix(Bytes::new())
+}
+
+const RETAINED: PartitionConfig = PartitionConfig {
+    retention_bytes: Some(4 << 10),
+    ..CONFIG
+};
+
+/// A receiver that forgets what retention removed.
+#[derive(Default)]
+struct Forgetful(BTreeMap<Bytes, Offset>);
+
+impl Forgetful {
+    fn hear(&mut self, event: WatchEvent) {
+        match event {
+            WatchEvent::Opened { snapshot: true } => self.0.clear(),
+            WatchEvent::Entries(changes) | WatchEvent::Changes(changes) => {
+                for change in changes {
+                    match change.is_tombstone {
+                        true => drop(self.0.remove(&change.key)),
+                        false => drop(self.0.insert(change.key, change.offset)),
+                    }
+                }
+            }
+            WatchEvent::Truncated { start, .. } => self.0.retain(|_, offset| *offset >= start),
+            _ => {}
+        }
+    }
+
+    async fn until_synced(&mut self, watch: &mut Watch) -> Vec<Offset> {
+        loop {
+            match watch.next().await.unwrap() {
+                WatchEvent::Synced(offsets) => return offsets,
+                other => self.hear(other),
+            }
+        }
+    }
+
+    fn keys(&self) -> Vec<Bytes> {
+        self.0.keys().cloned().collect()
+    }
+}
+
+#[tokio::test]
+async fn who_comes_again_is_told_what_retention_removed_meanwhile() {
+    let small = Small::start(RETAINED, usize::MAX);
+    for number in 0..100 {
+        small.put_one(&format!("{number:03}"), 100).await;
+    }
+    let mut receiver = Forgetful::default();
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    let next = receiver.until_synced(&mut watch).await;
+    assert_eq!(receiver.0.len(), 100);
+    drop(watch);
+    assert!(small.retain().await < next[0]);
+    let mut watch = small.watch(all(), WatchStart::From(next)).await;
+    receiver.until_synced(&mut watch).await;
+    while small.keys().await != receiver.keys() {
+        // The view may not have heard of it before.
+        receiver.hear(watch.next().await.unwrap());
+    }
+    small.stop().await;
+}
+
+#[tokio::test]
+async fn who_was_too_slow_is_told_what_retention_removed_meanwhile() {
+    let small = Small::start(RETAINED, usize::MAX);
+    for number in 0..20 {
+        small.put_one(&format!("{number:03}"), 100).await;
+    }
+    let mut receiver = Forgetful::default();
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    receiver.until_synced(&mut watch).await;
+    // Half of it is removed while it is told, and all of that is too much for it.
+    let rounds = limits::WATCH_OUTBOX_BYTES / (8 << 10);
+    for number in 0..=rounds {
+        small
+            .put_one(&format!("later-{}", number % 3), 8 << 10)
+            .await;
+        if number == rounds / 2 {
+            small.retain().await;
+        }
+    }
+    while small.keys().await != receiver.keys() {
+        receiver.hear(watch.next().await.unwrap());
+    }
+    assert!(!receiver.0.contains_key(&b"000"[..]));
+    small.stop().await;
+}
+
+#[tokio::test]
+async fn damage_that_a_reader_comes_upon_is_made_good_by_a_snapshot() {
+    let config = PartitionConfig {
+        compaction: None,
+        ..CONFIG
+    };
+    let small = Small::start(config, usize::MAX);
+    for number in 0..200 {
+        small.put_one(&format!("key-{number:03}"), 100).await;
+    }
+    assert_eq!(small.keys().await.len(), 200);
+    small.engine.sweep_now();
+    assert!(small.disk.flip_bit_of(b"key-050"));
+    let mut receiver = Forgetful::default();
+    let start = WatchStart::From(vec![Offset::ZERO]);
+    let mut watch = small.watch(all(), start).await;
+    let opened = |snapshot| WatchEvent::Opened { snapshot };
+    assert_eq!(watch.next().await.unwrap(), opened(false));
+    loop {
+        match watch.next().await.unwrap() {
+            WatchEvent::Changes(changes) => receiver.hear(WatchEvent::Changes(changes)),
+            other => break assert_eq!(other, opened(true)),
+        }
+    }
+    receiver.until_synced(&mut watch).await;
+    assert_eq!(receiver.keys(), small.keys().await);
+    small.stop().await;
+}
+
+/// 100 records of 30 KiB, which take little in the log.
+async fn large(small: &Small) -> Vec<Bytes> {
+    let record = |number| (format!("{number:03}"), vec![b'x'; 30 << 10]);
+    let records: Vec<_> = (0..100).map(record).collect();
+    small.put(&records, Compression::Lz4).await;
+    records.into_iter().map(|(key, _)| key.into()).collect()
+}
+
+#[tokio::test]
+async fn messages_are_small_however_the_records_are_found() {
+    // All are kept, or none.
+    for records in [usize::MAX, 0] {
+        let small = Small::start(CONFIG, records);
+        let keys = large(&small).await;
+        let named = Filter::Keys(keys.iter().cloned().collect());
+        let starts = [
+            (all(), WatchStart::Snapshot),
+            (named, WatchStart::Snapshot),
+            (all(), WatchStart::From(vec![Offset::ZERO])),
+        ];
+        for (filter, start) in starts {
+            let mut watch = small.watch(filter, start).await;
+            let mut heard = Vec::new();
+            loop {
+                let changes = match watch.next().await.unwrap() {
+                    WatchEvent::Entries(changes) | WatchEvent::Changes(changes) => changes,
+                    WatchEvent::Synced(_) => break,
+                    _ => continue,
+                };
+                let bytes: usize = changes.iter().map(|change| change.body.len()).sum();
+                let most = limits::WATCH_READ_BYTES.max(limits::WATCH_MESSAGE_BYTES);
+                assert!(bytes <= most + (31 << 10), "{bytes} bytes at once");
+                heard.extend(changes.into_iter().map(|change| change.key));
+            }
+            heard.sort();
+            assert_eq!(heard, keys);
+        }
+        let mut request = PageRequest {
+            bytes: 200 << 10,
+            ..everything()
+        };
+        let mut found = Vec::new();
+        loop {
+            let page = small.view.scan(&request).await.unwrap();
+            let bytes: usize = page.records.iter().map(|one| one.body.len()).sum();
+            assert!(bytes <= (200 + 31) << 10, "{bytes} bytes at once");
+            found.extend(page.records.into_iter().map(|one| one.key));
+            request.after = page.next;
+            if request.after.is_none() {
+                break;
+            }
+        }
+        assert_eq!(found, keys);
+        small.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_snapshot_is_not_taken_of_a_view_that_is_being_made_anew() {
+    let small = Small::start(CONFIG, usize::MAX);
+    for key in ["a", "b", "c"] {
+        small.put_one(key, 10).await;
+    }
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    small.view.begin_anew(0);
+    {
+        let mut next = pin!(watch.next());
+        assert!(poll!(&mut next).is_pending(), "there is nothing in it");
+        small.put_one("d", 10).await;
+        let opened = WatchEvent::Opened { snapshot: true };
+        assert_eq!(next.await.unwrap(), opened);
+    }
+    let mut receiver = Forgetful::default();
+    let synced = receiver.until_synced(&mut watch).await;
+    assert_eq!((receiver.0.len(), synced), (4, vec![Offset(4)]));
+    small.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_synced_where_a_record_may_be_missing() {
+    let small = Small::start(CONFIG, usize::MAX);
+    for key in ["a", "b", "c"] {
+        small.put_one(key, 10).await;
+    }
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    // One of them was superseded by the record at offset 4.
+    small.view.note_superseded(0, Offset(5));
+    let mut receiver = Forgetful::default();
+    {
+        let mut synced = pin!(receiver.until_synced(&mut watch));
+        assert!(poll!(&mut synced).is_pending());
+        small.put_one("d", 10).await;
+        assert!(poll!(&mut synced).is_pending());
+        small.put_one("b", 10).await;
+        assert_eq!(synced.await, [Offset(5)]);
+    }
+    assert_eq!(receiver.0.len(), 4);
+    small.stop().await;
+}
