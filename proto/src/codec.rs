@@ -2,10 +2,11 @@
 //! what is sent, and a bound on what a message that is received may unfold to. Two bytes of a `repeated` message become a struct of seventy, so a
 //! bound on the size of a message alone would let 16 MiB become half a gigabyte.
 //!
-//! What is repeated lies in the message itself, but for what a member of a group says:
+//! What is repeated lies in the message itself, but for what a member of a group says,
 //! that is in the one field of its request, which may come several times and then is
-//! one. There the fields of fields are counted, too. Elsewhere they aren't: they may be
-//! bytes that are no message.
+//! one; for the headers of what is put; and for the places where a watch goes on. There
+//! the fields of those fields are counted, too. Elsewhere they aren't: they may be bytes
+//! that are no message.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
@@ -83,11 +84,8 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     fn decode(&mut self, buf: &mut DecodeBuf<'_>) -> Result<Option<U>, Status> {
         let message = buf.chunk();
         let whole = message.get(..buf.remaining());
-        let is_deep = TypeId::of::<U>() == TypeId::of::<v1::ConsumeRequest>();
-        let exceeds = |message| match is_deep {
-            true => all_fields_exceed(message, MAX_FIELDS),
-            false => fields_exceed(message, MAX_FIELDS),
-        };
+        let deep = deep_fields(TypeId::of::<U>());
+        let exceeds = |message| all_fields_exceed(message, deep, MAX_FIELDS);
         if whole.is_some_and(exceeds) {
             let text = format!("a message has at most {MAX_FIELDS} fields");
             return Err(Status::invalid_argument(text));
@@ -100,15 +98,50 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
     }
 }
 
-/// Whether an encoded message has more than `max` fields. Of bytes that are no
-/// message the decoder tells.
-fn fields_exceed(message: &[u8], max: usize) -> bool {
-    fields(message).take(max + 1).count() > max
+/// The fields of a message that hold something that is repeated.
+fn deep_fields(of: TypeId) -> Deep {
+    if of == TypeId::of::<v1::ConsumeRequest>() {
+        Deep::All
+    } else if of == TypeId::of::<v1::PutRequest>() {
+        Deep::Only(PUT_WRITES)
+    } else if of == TypeId::of::<v1::WatchRequest>() {
+        Deep::Only(WATCH_FROM)
+    } else {
+        Deep::None
+    }
 }
 
-/// As [`fields_exceed`], with the fields of the messages in it.
-fn all_fields_exceed(message: &[u8], max: usize) -> bool {
-    let mut counts = fields(message).map(|field| 1 + fields(field).take(max).count());
+/// The number of `PutRequest.writes`.
+const PUT_WRITES: u64 = 2;
+
+/// The number of `WatchRequest.from`.
+const WATCH_FROM: u64 = 5;
+
+/// Of which fields the fields are counted.
+#[derive(Debug, Clone, Copy)]
+enum Deep {
+    None,
+    Only(u64),
+    All,
+}
+
+impl Deep {
+    fn holds(self, number: u64) -> bool {
+        match self {
+            Deep::None => false,
+            Deep::Only(only) => only == number,
+            Deep::All => true,
+        }
+    }
+}
+
+/// Whether an encoded message has more than `max` fields, with those of the messages in
+/// some of them. Of bytes that are no message the decoder tells.
+fn all_fields_exceed(message: &[u8], deep: Deep, max: usize) -> bool {
+    let mut counts = fields(message).map(|(number, field)| match deep.holds(number) {
+        true => 1 + fields(field).take(max).count(),
+        false => 1,
+    });
     let mut left = max;
     counts.any(|count| {
         let exceeds = count > left;
@@ -117,19 +150,20 @@ fn all_fields_exceed(message: &[u8], max: usize) -> bool {
     })
 }
 
-/// The fields of an encoded message, as far as it is one: of those with a length what
-/// they hold, and nothing of others.
-fn fields(mut message: &[u8]) -> impl Iterator<Item = &[u8]> {
+/// The fields of an encoded message, as far as it is one: the number of each, and of
+/// those with a length what they hold, nothing of others.
+fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     std::iter::from_fn(move || match message.is_empty() {
         true => None,
         false => take_field(&mut message),
     })
 }
 
-fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
+fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
     let tag = take_varint(bytes)?;
+    let number = tag >> 3;
     let (len, holds) = match tag & 7 {
-        0 => return take_varint(bytes).map(|_| &[][..]),
+        0 => return take_varint(bytes).map(|_| (number, &[][..])),
         1 => (8, false),
         2 => (usize::try_from(take_varint(bytes)?).ok()?, true),
         5 => (4, false),
@@ -137,7 +171,7 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     };
     let (field, rest) = bytes.split_at_checked(len)?;
     *bytes = rest;
-    Some(if holds { field } else { &[] })
+    Some((number, if holds { field } else { &[] }))
 }
 
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
@@ -157,6 +191,14 @@ fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
 mod tests {
     use super::*;
 
+    fn exceeds(message: &[u8], max: usize) -> bool {
+        all_fields_exceed(message, Deep::None, max)
+    }
+
+    fn all_exceed(message: &[u8], max: usize) -> bool {
+        all_fields_exceed(message, Deep::All, max)
+    }
+
     fn request(batches: usize) -> Vec<u8> {
         let batch = v1::PartitionBatch {
             topic: "t".to_owned(),
@@ -170,9 +212,9 @@ mod tests {
 
     #[test]
     fn repeated_fields_are_counted() {
-        assert!(!fields_exceed(&request(0), 0));
-        assert!(!fields_exceed(&request(5), 5));
-        assert!(fields_exceed(&request(6), 5));
+        assert!(!exceeds(&request(0), 0));
+        assert!(!exceeds(&request(5), 5));
+        assert!(exceeds(&request(6), 5));
     }
 
     /// What a member says in a request, `times` times with so many positions each.
@@ -188,32 +230,63 @@ mod tests {
     #[test]
     fn what_a_member_repeats_is_counted_though_it_lies_deeper() {
         // The request has one field, and the commit an id.
-        assert!(!all_fields_exceed(&commit(5, 1), 7));
-        assert!(all_fields_exceed(&commit(6, 1), 7));
+        assert!(!all_exceed(&commit(5, 1), 7));
+        assert!(all_exceed(&commit(6, 1), 7));
         // What comes again is added to what came before.
         let both = v1::ConsumeRequest::decode(&*commit(5, 2)).unwrap();
         let Some(v1::consume_request::Request::Commit(both)) = both.request else {
             panic!("{both:?}");
         };
         assert_eq!(both.positions.len(), 10);
-        assert!(!all_fields_exceed(&commit(5, 2), 14));
-        assert!(all_fields_exceed(&commit(5, 2), 13));
-        assert!(!all_fields_exceed(&[], 0));
+        assert!(!all_exceed(&commit(5, 2), 14));
+        assert!(all_exceed(&commit(5, 2), 13));
+        assert!(!all_exceed(&[], 0));
+    }
+
+    #[test]
+    fn headers_of_what_is_put_and_places_of_a_watch_are_counted_and_no_bytes() {
+        let write = v1::Write {
+            // As a message, it has 500 fields.
+            key: vec![0; 1000].into(),
+            headers: vec![v1::Header::default(); 100],
+            ..v1::Write::default()
+        };
+        let put = v1::PutRequest {
+            topic: "t".to_owned(),
+            writes: vec![write; 2],
+            ..v1::PutRequest::default()
+        };
+        let deep = deep_fields(TypeId::of::<v1::PutRequest>());
+        // The topic, and for each write itself, its key and the headers.
+        assert!(!all_fields_exceed(&put.encode_to_vec(), deep, 205));
+        assert!(all_fields_exceed(&put.encode_to_vec(), deep, 204));
+
+        let from = v1::WatchFrom {
+            next_offsets: vec![v1::RecordPosition::default(); 100],
+        };
+        let watch = v1::WatchRequest {
+            keys: vec![vec![0; 1000].into()],
+            start: Some(v1::watch_request::Start::From(from)),
+            ..v1::WatchRequest::default()
+        };
+        let deep = deep_fields(TypeId::of::<v1::WatchRequest>());
+        assert!(!all_fields_exceed(&watch.encode_to_vec(), deep, 102));
+        assert!(all_fields_exceed(&watch.encode_to_vec(), deep, 101));
     }
 
     #[test]
     fn every_kind_of_field_is_one() {
         // A varint of two bytes, 8 bytes, 3 bytes with a length, 4 bytes.
         let message = b"\x08\x80\x01\x11aaaaaaaa\x1a\x03aaa\x25aaaa";
-        assert!(fields_exceed(message, 3));
-        assert!(!fields_exceed(message, 4));
+        assert!(exceeds(message, 3));
+        assert!(!exceeds(message, 4));
     }
 
     #[test]
     fn bytes_that_are_no_message_are_left_to_the_decoder() {
         for nonsense in [&b"\x0b"[..], b"\x0a\x05aa", b"\xff\xff", &[0x80; 20]] {
-            assert!(!fields_exceed(nonsense, 100));
-            assert!(!all_fields_exceed(nonsense, 100));
+            assert!(!exceeds(nonsense, 100));
+            assert!(!all_exceed(nonsense, 100));
         }
     }
 }
