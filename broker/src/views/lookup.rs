@@ -300,8 +300,8 @@ impl TopicView {
         let mut body = BytesMut::new();
         for batch in &batches {
             let unpacker = &self.shared.unpacker;
-            let unpacked = unpacker.unpack(batch).await.map_err(|_| damaged())?;
-            let read = each_record(&unpacked, offset, &mut body, |record| {
+            let records = unpacker.unpack(batch).await.map_err(|_| damaged())?;
+            let read = each_record(&records, offset, &mut body, |record| {
                 if record.offset == offset && record.key == key {
                     found = Some(record.to_change(partition));
                 }

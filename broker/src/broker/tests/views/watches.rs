@@ -56,10 +56,7 @@ impl Small {
         let keys = Some(KeyHasher::new(1));
         let limits = BatchLimits::default();
         let batch = checked(payload, None, &limits, keys, &mut Vec::new()).unwrap();
-        let append = Append {
-            partition: self.partition.clone(),
-            batch,
-        };
+        let append = Append::new(&self.partition, batch);
         let appended = self.engine.append(vec![append]).await.remove(0).unwrap();
         appended.base_offset
     }
