@@ -28,6 +28,12 @@ pub const WATCH_OUTBOX_BYTES: usize = MIB;
 /// What waits for all watchers: bytes.
 pub const WATCH_OUTBOXES_BYTES: usize = 64 * MIB;
 
+/// A watcher that has nothing to hear is told how far it is this often.
+pub const WATCH_HEARTBEAT: Duration = match cfg!(test) {
+    true => Duration::from_millis(20),
+    false => super::HEARTBEAT,
+};
+
 /// A message to a watcher holds so much, and one record more: bytes.
 pub const WATCH_MESSAGE_BYTES: usize = 128 * KIB;
 

@@ -76,7 +76,7 @@ pub struct Watch {
     pub(super) exact_from: Vec<Offset>,
     pub(super) phase: Phase,
     is_synced: bool,
-    /// Nothing has come for [`limits::HEARTBEAT`].
+    /// Nothing has come for [`limits::WATCH_HEARTBEAT`].
     is_quiet: bool,
     /// What keeps it from being synced: a view that isn't exact yet.
     awaits: Option<(u32, Offset)>,
@@ -152,7 +152,7 @@ impl Watch {
                 let filled = registration.outbox.filled();
                 match self.awaits.take() {
                     _ if self.is_synced => {
-                        let waited = tokio::time::timeout(limits::HEARTBEAT, filled).await;
+                        let waited = tokio::time::timeout(limits::WATCH_HEARTBEAT, filled).await;
                         self.is_quiet = waited.is_err();
                     }
                     Some((partition, exact_from)) => tokio::select! {
