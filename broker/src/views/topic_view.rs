@@ -167,6 +167,11 @@ impl TopicView {
         viewed.publish_start(start);
     }
 
+    /// What retention removed, as far as the view knows.
+    pub(crate) fn start(&self, partition: u32) -> Offset {
+        self.shared.viewed(partition).read().start()
+    }
+
     /// As if compaction had dropped what a record below `to` superseded.
     pub(crate) fn note_superseded(&self, partition: u32, to: Offset) {
         self.shared.viewed(partition).write().note_superseded(to);

@@ -1,6 +1,10 @@
 //! Views and watches over the simulated disk, against the whole history of each
-//! partition: random changes, archiving, compaction without grace, power cuts, watchers
-//! that come, go and resume, and views that are saved, lost and restored.
+//! partition: random changes, archiving, compaction without grace, retention with every
+//! third seed, power cuts, watchers that come, go and resume, and views that are saved,
+//! lost and restored.
+//!
+//! Where retention removes records, a map lacks the keys whose latest record lies below
+//! some offset, and no others: no later one than what is removed by now.
 //!
 //! Threads run as they like; what must be true is true whatever they do.
 
@@ -64,17 +68,49 @@ type Fold = BTreeMap<Bytes, Bytes>;
 struct History([Vec<(Bytes, Option<Bytes>)>; PARTITIONS as usize]);
 
 impl History {
-    fn fold(&self, ends: &[Offset]) -> Fold {
-        let mut fold = Fold::new();
-        for (records, end) in self.0.iter().zip(ends) {
-            for (key, value) in &records[..usize::try_from(end.0).unwrap()] {
-                match value {
-                    Some(value) => drop(fold.insert(key.clone(), value.clone())),
-                    None => drop(fold.remove(key)),
-                }
+    /// What the records of a partition below `end` fold to, with the latest offset of each.
+    fn fold_of(&self, partition: usize, end: Offset) -> BTreeMap<&Bytes, (Offset, &Bytes)> {
+        let mut fold = BTreeMap::new();
+        let records = &self.0[partition][..usize::try_from(end.0).unwrap()];
+        for (offset, (key, value)) in (0..).zip(records) {
+            match value {
+                Some(value) => drop(fold.insert(key, (Offset(offset), value))),
+                None => drop(fold.remove(key)),
             }
         }
         fold
+    }
+
+    /// What is left of the records between these offsets: those below don't count, but
+    /// for what they had made of later ones.
+    fn fold(&self, starts: &[Offset], ends: &[Offset]) -> Fold {
+        let mut left = Fold::new();
+        for (partition, (start, end)) in starts.iter().zip(ends).enumerate() {
+            let fold = self.fold_of(partition, *end).into_iter();
+            let fold = fold.filter(|(_, (offset, _))| offset >= start);
+            left.extend(fold.map(|(key, (_, value))| (key.clone(), value.clone())));
+        }
+        left
+    }
+
+    /// Whether a map is the fold of the records below `ends`, if retention had removed
+    /// those below some offsets, which lie between `told` and `removed`.
+    fn check(&self, map: &Fold, told: &[Offset], removed: &[Offset], ends: &[Offset]) {
+        let mut starts = told.to_vec();
+        for (partition, start) in starts.iter_mut().enumerate() {
+            for (key, (offset, _)) in self.fold_of(partition, ends[partition]) {
+                if !map.contains_key(key) {
+                    *start = offset.advanced(1).max(*start);
+                }
+            }
+        }
+        assert!(
+            starts
+                .iter()
+                .zip(removed)
+                .all(|(start, removed)| start <= removed)
+        );
+        assert_eq!(*map, self.fold(&starts, ends), "{starts:?} {ends:?}");
     }
 
     fn ends(&self) -> Vec<Offset> {
@@ -91,9 +127,18 @@ struct Receiver {
     map: BTreeMap<Bytes, (u32, Offset, Bytes)>,
     latest: BTreeMap<Bytes, Offset>,
     next: Vec<Offset>,
+    /// What it was told to be removed.
+    starts: Vec<Offset>,
     is_synced: bool,
     /// What it had whenever it was synced.
-    seen: Vec<(Vec<Offset>, Fold)>,
+    seen: Vec<Seen>,
+}
+
+/// What a receiver had when it was synced.
+struct Seen {
+    starts: Vec<Offset>,
+    next: Vec<Offset>,
+    map: Fold,
 }
 
 impl Receiver {
@@ -101,10 +146,13 @@ impl Receiver {
         match event {
             WatchEvent::Opened { snapshot } => {
                 self.is_synced = false;
+                // Who resumes hears again of what is removed.
+                self.starts.fill(Offset::ZERO);
                 if snapshot {
                     self.map.clear();
                     self.latest.clear();
                     self.next = vec![Offset::ZERO; PARTITIONS as usize];
+                    self.starts.clone_from(&self.next);
                 }
             }
             WatchEvent::Entries(changes) => changes.into_iter().for_each(|one| self.apply(one)),
@@ -122,7 +170,13 @@ impl Receiver {
                 self.take(offsets);
             }
             WatchEvent::Progress(offsets) => self.take(offsets),
-            WatchEvent::Truncated { .. } => panic!("nothing is removed by age here"),
+            WatchEvent::Truncated { partition, start } => {
+                let told = &mut self.starts[partition as usize];
+                assert!(start > *told, "it is told once");
+                *told = start;
+                self.map
+                    .retain(|_, (of, offset, _)| *of != partition || *offset >= start);
+            }
         }
     }
 
@@ -150,7 +204,11 @@ impl Receiver {
             .map
             .iter()
             .map(|(key, entry)| (key.clone(), entry.2.clone()));
-        self.seen.push((self.next.clone(), fold.collect()));
+        self.seen.push(Seen {
+            starts: self.starts.clone(),
+            next: self.next.clone(),
+            map: fold.collect(),
+        });
     }
 }
 
@@ -215,8 +273,11 @@ impl Watching {
 
     /// Waits until it has heard everything.
     async fn finish(mut self, view: &TopicView, ends: &[Offset]) -> Receiver {
-        while !self.receiver.is_synced || self.receiver.next != ends {
-            // What it has heard may be all; only a new watch tells so at once.
+        // What it was told before may not be all that was removed.
+        let before = self.receiver.seen.len();
+        let is_all = |seen: &Seen| seen.next == ends;
+        while !self.receiver.seen[before..].last().is_some_and(is_all) {
+            // What it has heard may be all; a new watch tells so at once.
             match tokio::time::timeout(Duration::from_millis(20), self.events.recv()).await {
                 Ok(Some(Ok(event))) => self.receiver.hear(event),
                 Ok(Some(Err(ViewError::ResumePointCompacted { .. }))) => {
@@ -237,6 +298,7 @@ struct World {
     random: Random,
     history: History,
     hasher: KeyHasher,
+    config: PartitionConfig,
 }
 
 /// What runs between two power cuts.
@@ -245,6 +307,20 @@ struct Running {
     views: Views,
     view: TopicView,
     partitions: Vec<PartitionHandle>,
+}
+
+impl Running {
+    /// Where the logs begin.
+    fn starts(&self) -> Vec<Offset> {
+        let start = |partition: &PartitionHandle| partition.range().log_start_offset;
+        self.partitions.iter().map(start).collect()
+    }
+
+    /// Whether the views know what was removed.
+    fn has_heard(&self) -> bool {
+        let mut starts = (0..).zip(self.starts());
+        starts.all(|(partition, start)| self.view.start(partition) == start)
+    }
 }
 
 fn storage_options() -> StorageOptions {
@@ -283,6 +359,10 @@ impl World {
             random: Random(seed),
             history: History::default(),
             hasher: KeyHasher::new(u128::from(seed)),
+            config: PartitionConfig {
+                retention_bytes: seed.is_multiple_of(3).then_some(3 << 10),
+                ..CONFIG
+            },
         }
     }
 
@@ -291,8 +371,8 @@ impl World {
         let (storage, _) = Storage::open(dir, storage_options(), 1 << 96).unwrap();
         let engine = Engine::start(storage, EngineOptions::default(), Clock::system()).unwrap();
         let open = |id| match is_first {
-            true => engine.create_partition(PartitionId(20 + id), CONFIG),
-            false => engine.partition(PartitionId(20 + id), CONFIG),
+            true => engine.create_partition(PartitionId(20 + id), self.config),
+            false => engine.partition(PartitionId(20 + id), self.config),
         };
         let partitions: Vec<_> = (0..PARTITIONS).map(open).collect();
         let store = ViewStore::new(&self.index.path().join("views"), engine.cluster_id());
@@ -366,11 +446,8 @@ impl World {
                     .records
                     .iter()
                     .map(|one| (one.key.clone(), value_of(&one.body)));
-                assert_eq!(
-                    found.collect::<Fold>(),
-                    self.history.fold(&ends),
-                    "{ends:?}"
-                );
+                let (none, removed) = (vec![Offset::ZERO; ends.len()], running.starts());
+                self.history.check(&found.collect(), &none, &removed, &ends);
             }
             Err(ViewError::StateCompacted { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -379,7 +456,11 @@ impl World {
 
     /// Everything that is true now is known, by scan and by get.
     async fn check(&self, running: &Running) {
-        let expected = self.history.fold(&self.history.ends());
+        // The views may not have heard yet of what was removed at last.
+        while !running.has_heard() {
+            tokio::task::yield_now().await;
+        }
+        let expected = self.history.fold(&running.starts(), &self.history.ends());
         let request = PageRequest {
             prefix: Bytes::new(),
             after: None,
@@ -452,11 +533,12 @@ async fn scenario(seed: u64) {
         for one in watching {
             receivers.push(one.finish(&running.view, &ends).await);
         }
-        for (next, map) in receivers
-            .iter_mut()
-            .flat_map(|one| std::mem::take(&mut one.seen))
-        {
-            assert_eq!(map, world.history.fold(&next), "{next:?}");
+        for receiver in &mut receivers {
+            let last = &receiver.seen.last().unwrap().map;
+            assert_eq!(*last, world.history.fold(&running.starts(), &ends));
+            for Seen { starts, next, map } in receiver.seen.drain(..) {
+                world.history.check(&map, &starts, &running.starts(), &next);
+            }
         }
         if world.random.below(2) == 0 {
             running.views.stop().await;

@@ -200,7 +200,9 @@ async fn who_was_too_slow_is_told_what_retention_removed_meanwhile() {
     assert!(small.retain().await <= small.partition.high_watermark());
     small.until_fewer_than(30).await;
     for number in 0..=limits::WATCH_OUTBOX_BYTES / (8 << 10) {
-        small.put_one(&format!("later-{}", number % 10), 8 << 10).await;
+        small
+            .put_one(&format!("later-{}", number % 10), 8 << 10)
+            .await;
     }
     receiver.until_quiet(&mut watch).await;
     assert_eq!(receiver.keys(), small.keys().await);
