@@ -241,6 +241,31 @@ async fn the_past_is_known_by_offset_and_by_time() {
 }
 
 #[tokio::test]
+async fn a_page_of_the_past_whose_keys_were_all_removed_leads_to_the_next() {
+    let broker = TestBroker::start().await;
+    compacted(&broker, "t", 1).await;
+    let mut state = state(&broker).await;
+    let records = vec![
+        change("a", Some("1")),
+        change("b", Some("2")),
+        change("a", None),
+    ];
+    append(&broker, "t", records).await;
+    let mut request = v1::ScanRequest {
+        topic: "t".to_owned(),
+        page_size: Some(1),
+        as_of_timestamp_ms: Some(i64::MAX),
+        ..v1::ScanRequest::default()
+    };
+    let (entries, next) = scan(&mut state, request.clone()).await;
+    assert_eq!(entries, []);
+    request.page_token = next;
+    let (entries, next) = scan(&mut state, request).await;
+    assert_eq!(entries.len(), 1);
+    assert_eq!((&entries[0].key[..], &next[..]), (&b"b"[..], &b""[..]));
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_refused_with_a_reason() {
     let broker = TestBroker::start().await;
     compacted(&broker, "t", 2).await;
@@ -296,7 +321,21 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
             (code, reason)
         );
     }
+    let twice = vec![v1::RecordPosition::default(); 2];
     let scans = [
+        v1::ScanRequest {
+            at_least: twice.clone(),
+            ..v1::ScanRequest::default()
+        },
+        v1::ScanRequest {
+            as_of_offsets: twice.clone(),
+            ..v1::ScanRequest::default()
+        },
+        v1::ScanRequest {
+            as_of_offsets: twice[..1].to_vec(),
+            as_of_timestamp_ms: Some(0),
+            ..v1::ScanRequest::default()
+        },
         v1::ScanRequest {
             prefix: vec![1; (64 << 10) + 1].into(),
             ..v1::ScanRequest::default()
@@ -310,11 +349,11 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
             ..v1::ScanRequest::default()
         },
     ];
-    for (request, reason) in
-        scans
-            .into_iter()
-            .zip(["KEY_TOO_LARGE", "INVALID_REQUEST", "INVALID_REQUEST"])
-    {
+    for request in scans {
+        let reason = match request.prefix.is_empty() {
+            true => "INVALID_REQUEST",
+            false => "KEY_TOO_LARGE",
+        };
         let request = v1::ScanRequest {
             topic: "t".to_owned(),
             ..request

@@ -83,12 +83,14 @@ pub enum WriteError {
 
 fn mismatch(expected: Option<Offset>, current: Option<Offset>) -> String {
     match (expected, current) {
+        (None, Some(current)) => format!("the key is there, in version {current}"),
         (Some(expected), Some(current)) => {
-            format!("the key is in version {current}, not {expected}")
+            format!("the key is in version {current}, not in version {expected}")
         }
-        (Some(expected), None) => format!("there is no such key, in version {expected} or any"),
-        (None, Some(current)) => format!("the key is there already, in version {current}"),
-        (None, None) => "there is no such key".to_owned(),
+        (Some(expected), None) => {
+            format!("the key isn't there, and version {expected} was expected")
+        }
+        (None, None) => unreachable!("then it is as expected"),
     }
 }
 

@@ -97,6 +97,8 @@ impl Views {
         self.followers.close();
         self.followers.wait().await;
         let followed: Vec<_> = self.followed().iter().filter_map(Weak::upgrade).collect();
+        // Two would write the same file.
+        let _turn = self.saving.turn().await;
         let saving = self.saving.clone();
         let save = move || followed.iter().for_each(|shared| saving.save_all(shared));
         // What a panic leaves unsaved is folded again.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::store::ViewStore;
 use super::topic_view::{Shared, Viewed};
@@ -78,7 +78,13 @@ impl Saving {
         });
     }
 
-    /// Saves what has changed in any view. Blocks.
+    /// Waits until nothing is being saved, and keeps it so.
+    pub(super) async fn turn(&self) -> OwnedSemaphorePermit {
+        let turn = self.turn.clone().acquire_owned().await;
+        turn.expect("the semaphore is never closed")
+    }
+
+    /// Saves what has changed in any view, in its [`Saving::turn`]. Blocks.
     pub(super) fn save_all(&self, shared: &Shared) {
         for viewed in &shared.partitions {
             if viewed.read().changes() >= limits::VIEW_SAVE_CHANGES_AT_STOP {
