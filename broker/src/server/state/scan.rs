@@ -1,6 +1,6 @@
 //! `Scan`: a page of keys and values.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use statecast_proto::v1;
@@ -37,15 +37,7 @@ pub(super) async fn scan(
         bytes: limits::SCAN_BYTES,
     };
     let as_of = points(&state, &request)?;
-    let mut named = BTreeSet::new();
-    for position in &request.at_least {
-        let partition = state.partition_of(&[], Some(position.partition))?;
-        if !named.insert(partition) {
-            let message = "a partition is named twice in `at_least`";
-            return Err(Refusal::invalid(message).about(&request.topic, partition));
-        }
-        let next = Offset(position.offset).checked_next();
-        let next = next.ok_or_else(|| Refusal::invalid("at_least is out of bounds"))?;
+    for (partition, next) in at_least(&state, &request)? {
         let waited = state.view().wait_for(partition, next).await;
         waited.map_err(|error| Refusal::from(error).about(&request.topic, partition))?;
     }
@@ -80,6 +72,24 @@ pub(super) async fn scan(
             .unwrap_or_default(),
         next_offsets: encode::positions(&found.next_offsets),
     })
+}
+
+/// How far each partition has to be.
+fn at_least(
+    state: &TopicState,
+    request: &v1::ScanRequest,
+) -> Result<BTreeMap<u32, Offset>, Refusal> {
+    let mut wanted = BTreeMap::new();
+    for position in &request.at_least {
+        let partition = state.partition_of(&[], Some(position.partition))?;
+        let invalid = |message| Refusal::invalid(message).about(&request.topic, partition);
+        let next = Offset(position.offset).checked_next();
+        let next = next.ok_or_else(|| invalid("at_least is out of bounds"))?;
+        if wanted.insert(partition, next).is_some() {
+            return Err(invalid("a partition is named twice in `at_least`"));
+        }
+    }
+    Ok(wanted)
 }
 
 /// The state that is asked for, if it is not that of now.
