@@ -150,18 +150,17 @@ impl<'a> Kept<'a> {
     }
 }
 
-/// A place before this one, with none that is left out in between.
+/// The last place before this one that a key may have. It is not the first one.
 fn before((key, partition): (Bytes, u32)) -> (Bytes, u32) {
-    match partition.checked_sub(1) {
-        Some(before) => (key, before),
-        None => {
-            // The first partition: any key that is smaller. The longest common
-            // beginning is. There is none before the empty key, which an old record may
-            // have: then the next page begins with it.
-            let shorter = key.slice(..key.len().saturating_sub(1));
-            (shorter, u32::MAX)
-        }
+    if let Some(before) = partition.checked_sub(1) {
+        return (key, before);
     }
+    let mut before = key.to_vec();
+    if let Some(last @ 1..) = before.pop() {
+        before.push(last - 1);
+        before.resize(limits::KEY_BYTES, u8::MAX);
+    }
+    (before.into(), u32::MAX)
 }
 
 /// What compaction has taken, if the state at `end` is known all the same. When that
@@ -241,4 +240,19 @@ async fn fold(
         tokio::task::consume_budget().await;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn between_a_place_and_the_one_before_it_no_key_fits() {
+        let place = |key: &[u8], partition| (Bytes::copy_from_slice(key), partition);
+        assert_eq!(before(place(b"b", 3)), place(b"b", 2));
+        assert_eq!(before(place(b"b\0", 0)), place(b"b", u32::MAX));
+        let (key, partition) = before(place(b"b", 0));
+        assert_eq!((key.len(), partition), (limits::KEY_BYTES, u32::MAX));
+        assert!(key < b"b"[..] && key > vec![b'a'; limits::KEY_BYTES] && key.ends_with(b"\xff"));
+    }
 }
