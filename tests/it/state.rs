@@ -266,7 +266,7 @@ async fn a_page_of_the_past_whose_keys_were_all_removed_leads_to_the_next() {
 }
 
 #[tokio::test]
-async fn what_makes_no_sense_is_refused_with_a_reason() {
+async fn a_get_that_makes_no_sense_is_refused_with_a_reason() {
     let broker = TestBroker::start().await;
     compacted(&broker, "t", 2).await;
     broker.create_topic("plain", 1).await;
@@ -321,6 +321,14 @@ async fn what_makes_no_sense_is_refused_with_a_reason() {
             (code, reason)
         );
     }
+    broker.assert_serves().await;
+}
+
+#[tokio::test]
+async fn a_scan_that_makes_no_sense_is_refused_with_a_reason() {
+    let broker = TestBroker::start().await;
+    compacted(&broker, "t", 2).await;
+    let mut state = state(&broker).await;
     let twice = vec![v1::RecordPosition::default(); 2];
     let scans = [
         v1::ScanRequest {

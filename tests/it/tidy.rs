@@ -51,10 +51,7 @@ const CONFINED: [(&str, &[&str]); 9] = [
             "cli/",
         ],
     ),
-    (
-        "statecast_proto",
-        &["views/decode.rs", "broker/", "server/", "cli/"],
-    ),
+    ("statecast_proto", &["views/", "broker/", "server/", "cli/"]),
 ];
 
 struct Source {
