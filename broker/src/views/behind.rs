@@ -12,7 +12,7 @@ impl Watch {
     /// It has come to the end of each partition. Once it is told, it reads what came in
     /// between, and then hears the rest.
     pub(super) fn end_reading(&mut self) -> Option<WatchEvent> {
-        let Some(registration) = &self.registration else {
+        let Some(registration) = &mut self.registration else {
             self.registration = Some(self.shared().register(&self.filter));
             self.phase = Phase::Behind(0);
             return None;
@@ -25,6 +25,8 @@ impl Watch {
         match untold.next() {
             Some((partition, start)) => Some(self.truncated(partition, start)),
             None => {
+                // Many, if there are many partitions, and needed no more.
+                registration.from = Vec::new();
                 self.phase = Phase::Told;
                 None
             }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use statecast_proto::batch::BatchError;
+use tokio::time::Instant;
 
 use super::ViewError;
 use super::decode::{Go, Unpacked, each_record};
@@ -20,6 +21,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let follower = Follower {
         bell: Arc::default(),
         line: (0..shared.partitions.len()).collect(),
+        unread: VecDeque::new(),
         missing_to: vec![None; shared.partitions.len()],
         body: BytesMut::new(),
         shared,
@@ -32,6 +34,8 @@ struct Follower {
     bell: Arc<Doorbell>,
     /// Partitions that may have something to be applied.
     line: VecDeque<usize>,
+    /// Partitions that the disk failed to read, and when to try again.
+    unread: VecDeque<(Instant, usize)>,
     /// Up to where tombstones were missing when a view was begun. Those were never part
     /// of it; if more go before they were read, keys that they removed may be left in it.
     missing_to: Vec<Option<Offset>>,
@@ -49,14 +53,31 @@ impl Follower {
                     Ok(()) => {}
                     Err(why @ ViewError::Read(ReadError::Io(_))) => {
                         tracing::warn!("a view can't be kept up to date: {why}; trying again");
-                        tokio::time::sleep(limits::VIEW_RETRY).await;
-                        self.line.push_back(slot);
+                        self.unread
+                            .push_back((Instant::now() + limits::VIEW_RETRY, slot));
                     }
                     Err(why) => return self.end(&why),
                 }
                 tokio::task::consume_budget().await;
+                self.retry();
             }
-            self.line.extend(self.bell.rung().await);
+            match self.unread.front() {
+                None => self.line.extend(self.bell.rung().await),
+                Some(&(time, _)) => tokio::select! {
+                    rung = self.bell.rung() => self.line.extend(rung),
+                    () = tokio::time::sleep_until(time) => self.retry(),
+                },
+            }
+        }
+    }
+
+    /// Puts those in line that the disk failed to read a while ago.
+    fn retry(&mut self) {
+        while let Some(&(time, slot)) = self.unread.front()
+            && time <= Instant::now()
+        {
+            self.unread.pop_front();
+            self.line.push_back(slot);
         }
     }
 

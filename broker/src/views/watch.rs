@@ -213,13 +213,13 @@ impl Watch {
                 self.fall_behind();
             }
             WatchStart::Snapshot | WatchStart::Latest => {
-                let registration = self.shared().register(&self.filter);
+                let mut registration = self.shared().register(&self.filter);
                 let mut places = registration.from.iter().zip(&wanted);
                 if places.any(|(place, wanted)| place.applied < *wanted) {
                     self.phase = Phase::Begin { start, wanted };
                     return None;
                 }
-                let places = registration.from.iter();
+                let places = std::mem::take(&mut registration.from).into_iter();
                 (self.starts, self.sent) = places.map(|it| (it.start, it.applied)).unzip();
                 self.registration = Some(registration);
                 if snapshot {
