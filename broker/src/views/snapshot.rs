@@ -11,7 +11,7 @@ use std::ops::Bound;
 use bytes::{Bytes, BytesMut};
 
 use super::ViewError;
-use super::decode::{Change, Go, each_record};
+use super::decode::{Change, Go, KeyRecord, each_record};
 use super::lookup::Seen;
 use super::topic_view::{Shared, Viewed};
 use crate::limits;
@@ -104,7 +104,8 @@ impl Snapshot {
     }
 
     /// Reads some of the records. One that has gone was superseded, or removed: the
-    /// watcher is told of that.
+    /// watcher is told of that. What is damaged on disk is left out, as it is of a view
+    /// that is made anew: the rest of the topic goes on.
     async fn read(
         &mut self,
         shared: &Shared,
@@ -116,18 +117,20 @@ impl Snapshot {
         while let Some(&(offset, _)) = self.unread.front()
             && bytes < limits::WATCH_MESSAGE_BYTES
         {
-            let damaged = || ViewError::Damaged {
-                partition: number,
-                offset: offset.0,
-            };
             let batches = match viewed.handle.read(offset, offset.advanced(1), 1).await {
                 Ok(Read::Batches(batches)) => batches,
                 Ok(Read::Truncated { log_start_offset }) => {
-                    self.unread
-                        .retain(|(offset, _)| *offset >= log_start_offset);
+                    self.leave_out_below(log_start_offset);
                     continue;
                 }
-                Ok(Read::Quarantined { .. }) => return Err(damaged()),
+                Ok(Read::Quarantined { to }) => {
+                    let id = viewed.handle.id();
+                    tracing::error!(
+                        "a snapshot of partition {id} lacks what is damaged at offset {offset}"
+                    );
+                    self.leave_out_below(to);
+                    continue;
+                }
                 Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
                 Err(error) => return Err(error.into()),
             };
@@ -135,9 +138,9 @@ impl Snapshot {
                 self.unread.pop_front();
                 continue;
             };
-            let unpacked = shared.unpacker.unpack(batch).await.map_err(|_| damaged())?;
+            let unpacked = shared.unpacker.unpack(batch).await;
             let unread = &mut self.unread;
-            let read = each_record(&unpacked, offset, &mut body, |record| {
+            let each = |record: KeyRecord<'_>| {
                 while unread
                     .front()
                     .is_some_and(|(wanted, _)| *wanted < record.offset)
@@ -158,16 +161,24 @@ impl Snapshot {
                     }
                     Some(_) => Go::On,
                 }
-            });
-            read.map_err(|_| damaged())?;
-            if bytes < limits::WATCH_MESSAGE_BYTES {
-                let end = batch.header.next_offset();
-                while self.unread.front().is_some_and(|(wanted, _)| *wanted < end) {
-                    self.unread.pop_front();
-                }
+            };
+            let read = unpacked.and_then(|it| each_record(&it, offset, &mut body, each));
+            if let Err(error) = &read {
+                let id = viewed.handle.id();
+                tracing::error!("a batch of partition {id} is unreadable: {error}");
+            }
+            if bytes < limits::WATCH_MESSAGE_BYTES || read.is_err() {
+                self.leave_out_below(batch.header.next_offset());
             }
         }
         Ok(changes)
+    }
+
+    /// What lies below isn't there, or can't be read.
+    fn leave_out_below(&mut self, end: Offset) {
+        while self.unread.front().is_some_and(|(wanted, _)| *wanted < end) {
+            self.unread.pop_front();
+        }
     }
 }
 

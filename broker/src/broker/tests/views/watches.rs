@@ -239,6 +239,32 @@ async fn damage_that_a_reader_comes_upon_is_made_good_by_a_snapshot() {
     small.stop().await;
 }
 
+#[tokio::test]
+async fn a_snapshot_goes_on_behind_damage() {
+    let config = PartitionConfig {
+        compaction: None,
+        ..CONFIG
+    };
+    // What isn't in memory is read.
+    let small = Small::start(config, 0);
+    for number in 0..200 {
+        small.put_one(&format!("key-{number:03}"), 100).await;
+    }
+    while small.engine.archiver_lag() > 0 {
+        small.engine.sweep_now();
+        tokio::task::yield_now().await;
+    }
+    assert!(small.disk.flip_bit_of(b"key-050"));
+    let mut receiver = Forgetful::default();
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    receiver.until_synced(&mut watch).await;
+    assert!(!receiver.0.contains_key(&b"key-050"[..]));
+    assert!(receiver.0.contains_key(&b"key-199"[..]));
+    let error = small.view.get(0, b"key-050", None).await.unwrap_err();
+    assert!(matches!(error, ViewError::Damaged { .. }), "{error}");
+    small.stop().await;
+}
+
 /// 100 records of 30 KiB, which take little in the log.
 async fn large(small: &Small) -> Vec<Bytes> {
     let record = |number| (format!("{number:03}"), vec![b'x'; 30 << 10]);
