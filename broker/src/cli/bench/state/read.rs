@@ -1,14 +1,15 @@
 //! Many keys: how fast they are all there, and each of them.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use statecast_client::{Client, Error, RecordRef, State};
+use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::super::payload::Payload;
@@ -63,10 +64,13 @@ pub(super) async fn run(bench: Read, client: Client, topic: String) -> Result<Ve
     fill(&bench, &client, &topic).await?;
     let filling = started.elapsed();
 
+    let before = super::super::broker(&client).await?;
     let started = clock::instant();
     let view = client.state_view(&*topic).open().await?;
     view.wait_synced().await?;
     let snapshot = started.elapsed();
+    let after = super::super::broker(&client).await?;
+    let snapshot_cpu = after.cpu_time.saturating_sub(before.cpu_time);
     let keys = view.len();
     drop(view);
 
@@ -81,6 +85,7 @@ pub(super) async fn run(bench: Read, client: Client, topic: String) -> Result<Ve
         ("fill_s", "FILL s", filling.as_secs_f64()),
         ("keys", "KEYS", keys as f64),
         ("snapshot_s", "SNAPSHOT s", snapshot.as_secs_f64()),
+        ("snapshot_cpu_s", "ITS CPU s", snapshot_cpu.as_secs_f64()),
         ("gets_per_s", "GETS/s", calls as f64 / time.as_secs_f64()),
         ("p50_us", "p50 µs", micros(&fast, 0.5)),
         ("p99_us", "p99 µs", micros(&fast, 0.99)),
@@ -147,39 +152,38 @@ async fn at_full_speed(
 /// Calls at their times, whatever became of those before.
 async fn at_rate(bench: &Read, state: &State) -> Result<Histogram<u64>, Error> {
     let calls = u64::from(bench.rate) * bench.duration.as_secs();
-    let started = clock::instant();
-    let next = Arc::new(AtomicU64::new(0));
-    let mut tasks = JoinSet::new();
-    // So many that one is free whenever a call is due.
-    for _ in 0..bench.in_flight.max(1) {
-        let (bench, state, next) = (bench.clone(), state.clone(), Arc::clone(&next));
-        tasks.spawn(async move {
-            let mut latency = histogram();
-            loop {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= calls {
-                    return Ok(latency);
-                }
-                let due = Duration::from_secs_f64(number as f64 / f64::from(bench.rate));
-                let due = started + due;
-                sleep_until(due).await;
-                get(&bench, &state, scrambled(number)).await?;
-                latency.saturating_record(nanos(due.elapsed()));
+    let latency = Arc::new(Mutex::new(histogram()));
+    let (pacing, runtime) = (bench.clone(), Handle::current());
+    let (paced, recorded) = (state.clone(), Arc::clone(&latency));
+    // On a thread of its own: the runtime's timers tick in milliseconds.
+    let made = tokio::task::spawn_blocking(move || {
+        let started = clock::instant();
+        let mut tasks: JoinSet<Result<(), Error>> = JoinSet::new();
+        for number in 0..calls {
+            let due = started + Duration::from_secs_f64(number as f64 / f64::from(pacing.rate));
+            if let Some(early) = due.checked_duration_since(clock::instant()) {
+                std::thread::sleep(early);
             }
-        });
+            let (bench, state, latency) = (pacing.clone(), paced.clone(), Arc::clone(&recorded));
+            let call = async move {
+                get(&bench, &state, scrambled(number)).await?;
+                let mut latency = latency.lock().unwrap_or_else(PoisonError::into_inner);
+                latency.saturating_record(nanos(due.elapsed()));
+                Ok(())
+            };
+            tasks.spawn_on(call, &runtime);
+            while let Some(done) = tasks.try_join_next() {
+                done.expect("a caller of the bench doesn't panic")?;
+            }
+        }
+        Ok::<_, Error>(tasks)
+    });
+    let mut tasks = made.await.expect("the pacer doesn't panic")?;
+    while let Some(done) = tasks.join_next().await {
+        done.expect("a caller of the bench doesn't panic")?;
     }
-    gather(tasks).await
-}
-
-/// Waits exactly: the runtime's timers tick in milliseconds.
-async fn sleep_until(time: Instant) {
-    const TICK: Duration = Duration::from_millis(2);
-    if let Some(early) = time.checked_sub(TICK) {
-        tokio::time::sleep_until(early.into()).await;
-    }
-    while clock::instant() < time {
-        tokio::task::yield_now().await;
-    }
+    let latency = latency.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(latency.clone())
 }
 
 async fn get(bench: &Read, state: &State, number: u64) -> Result<(), Error> {
