@@ -74,6 +74,34 @@ impl Seen {
         }
     }
 
+    /// As [`Seen::of`], with its bytes in a buffer that is shared with others, as those
+    /// have it that are sent together.
+    pub(super) fn in_buffer(
+        partition: u32,
+        key: &[u8],
+        entry: &Entry,
+        buffer: &mut BytesMut,
+    ) -> Seen {
+        let mut put = |bytes: &[u8]| {
+            buffer.extend_from_slice(bytes);
+            buffer.split().freeze()
+        };
+        let key = put(key);
+        match &entry.kept {
+            Some(body) => Seen::Kept(Change {
+                partition,
+                offset: entry.offset,
+                key,
+                body: put(body),
+                is_tombstone: false,
+            }),
+            None => Seen::Elsewhere {
+                key,
+                offset: entry.offset,
+            },
+        }
+    }
+
     pub(super) fn size(&self) -> usize {
         match self {
             Seen::Kept(change) => change.size(),

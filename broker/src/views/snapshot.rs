@@ -75,10 +75,11 @@ impl Snapshot {
         let after = self.after.take();
         let after = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let mut looked = Looked::default();
+        let mut buffer = BytesMut::with_capacity(limits::WATCH_MESSAGE_BYTES);
         let view = viewed.read();
         let mut look = |key: &[u8], entry: Option<&Entry>| {
             if let Some(entry) = entry.filter(|entry| entry.offset < told_from) {
-                looked.add(Seen::of(number, key, entry));
+                looked.add(Seen::in_buffer(number, key, entry, &mut buffer));
             }
             looked.count += 1;
             let is_full = looked.bytes >= limits::WATCH_MESSAGE_BYTES
