@@ -20,7 +20,7 @@ use crate::cli::units;
 
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum StateBench {
-    /// Fill a topic with keys; then take a snapshot of it, from the call to `synced`
+    /// Fill a topic with keys; when the broker is done with that, take a snapshot of it, from the call to `synced`
     /// (SNAPSHOT); get random keys as fast as the calls in flight allow, and then at a
     /// fixed rate, where latency is from when a call was meant to be made.
     Read(read::Read),

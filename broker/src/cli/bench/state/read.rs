@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
-use statecast_client::{Client, Error, RecordRef, State};
+use statecast_client::{BrokerInfo, Client, Error, RecordRef, State};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
@@ -64,7 +64,7 @@ pub(super) async fn run(bench: Read, client: Client, topic: String) -> Result<Ve
     fill(&bench, &client, &topic).await?;
     let filling = started.elapsed();
 
-    let before = super::super::broker(&client).await?;
+    let before = settled(&client).await?;
     let started = clock::instant();
     let view = client.state_view(&*topic).open().await?;
     view.wait_synced().await?;
@@ -98,6 +98,21 @@ pub(super) async fn run(bench: Read, client: Client, topic: String) -> Result<Ve
         ("paced_p99_us", "AT RATE p99 µs", micros(&paced, 0.99)),
         ("rss_mib", "RSS MiB", after.resident_bytes as f64 / MIB),
     ])
+}
+
+/// Waits until the broker has done what filling left it to do: moving records to
+/// segments, saving the view.
+async fn settled(client: &Client) -> Result<BrokerInfo, Error> {
+    const LOOK: Duration = Duration::from_millis(300);
+    let mut before = super::super::broker(client).await?;
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let now = super::super::broker(client).await?;
+        if now.cpu_time.saturating_sub(before.cpu_time) < LOOK / 20 {
+            return Ok(now);
+        }
+        before = now;
+    }
 }
 
 /// Writes every key once.
