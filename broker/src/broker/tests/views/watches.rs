@@ -52,13 +52,26 @@ impl Small {
                 })
                 .unwrap();
         }
-        let payload = builder.finish().payload;
+        self.append(builder.finish().payload).await
+    }
+
+    async fn append(&self, payload: Bytes) -> Offset {
         let keys = Some(KeyHasher::new(1));
         let limits = BatchLimits::default();
         let batch = checked(payload, None, &limits, keys, &mut Vec::new()).unwrap();
         let append = Append::new(&self.partition, batch);
         let appended = self.engine.append(vec![append]).await.remove(0).unwrap();
         appended.base_offset
+    }
+
+    async fn remove(&self, key: &str) -> Offset {
+        let mut builder = BatchBuilder::new(Compression::None);
+        let tombstone = RecordRef {
+            key: Some(key.as_bytes()),
+            ..RecordRef::default()
+        };
+        builder.push(&tombstone).unwrap();
+        self.append(builder.finish().payload).await
     }
 
     /// Puts a value of so many bytes.
@@ -207,6 +220,37 @@ async fn who_was_too_slow_is_told_what_retention_removed_meanwhile() {
     receiver.until_quiet(&mut watch).await;
     assert_eq!(receiver.keys(), small.keys().await);
     assert!(!receiver.0.contains_key(&b"000"[..]));
+    small.stop().await;
+}
+
+#[tokio::test]
+async fn who_reads_where_a_tombstone_went_meanwhile_has_a_snapshot() {
+    let small = Small::start(CONFIG, usize::MAX);
+    small.put_one("gone", 100).await;
+    let mut receiver = Forgetful::default();
+    let mut watch = small.watch(all(), WatchStart::Snapshot).await;
+    let next = receiver.until_synced(&mut watch).await;
+    let tombstone = small.remove("gone").await;
+    // It is still there when the watch is opened.
+    let mut watch = small.watch(all(), WatchStart::From(next)).await;
+    let compacting = small.engine.begin_compaction(Arc::new(ProtobufRecords), 7);
+    compacting.unwrap();
+    let mut number = 0;
+    while small
+        .partition
+        .compacted()
+        .await
+        .unwrap()
+        .tombstones_removed_to
+        <= tombstone
+    {
+        small.put_one(&format!("other-{}", number % 3), 100).await;
+        small.engine.sweep_now();
+        number += 1;
+    }
+    receiver.until_synced(&mut watch).await;
+    assert_eq!(receiver.keys(), small.keys().await);
+    assert!(!receiver.0.contains_key(&b"gone"[..]));
     small.stop().await;
 }
 
