@@ -43,7 +43,7 @@ impl TestBroker {
     }
 
     async fn start_in(dir: TempDir, options: ServerOptions) -> TestBroker {
-        let root = RealDir::take(dir.path()).unwrap();
+        let root = take(dir.path()).await;
         let broker_options = BrokerOptions::new(dir.path().join("index"));
         let broker = Broker::open(Arc::new(root), broker_options).await.unwrap();
         let grpc = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -250,5 +250,18 @@ impl Stopped {
         drop(self.broker);
         change(self.dir.path());
         TestBroker::start_in(self.dir, ServerOptions::default()).await
+    }
+}
+
+/// Takes a data directory, once the broker before has let go of it: a connection to it that
+/// is being closed may hold it for a moment longer.
+async fn take(dir: &Path) -> RealDir {
+    let begin = tokio::time::Instant::now();
+    loop {
+        match RealDir::take(dir) {
+            Ok(root) => return root,
+            Err(error) if begin.elapsed() > Duration::from_secs(30) => panic!("{error}"),
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
     }
 }
