@@ -171,6 +171,9 @@ async fn get_knows_what_was_acknowledged_and_names_where_it_lies() {
         assert_eq!(entry.headers, record.headers);
         assert_eq!(response.next_offset, position.offset + 1);
     }
+    // One key, and the record beside it.
+    assert!(broker.metric("statecast_view_key_bytes").await > b"key".len());
+    assert!(broker.metric("statecast_view_record_bytes").await > b"value-49".len());
     append(&broker, "t", vec![change("key", None)]).await;
     let request = v1::GetRequest {
         topic: "t".to_owned(),
@@ -179,6 +182,8 @@ async fn get_knows_what_was_acknowledged_and_names_where_it_lies() {
     };
     let response = state.get(request).await.unwrap().into_inner();
     assert_eq!(response.entry, None);
+    assert_eq!(broker.metric("statecast_view_key_bytes").await, 0);
+    assert_eq!(broker.metric("statecast_view_record_bytes").await, 0);
 }
 
 #[tokio::test]

@@ -80,6 +80,19 @@ statecast_info{{version=\"{version}\"}} 1
     put_traffic(&mut put, traffic);
     put_groups(&mut put, broker.groups().counts());
     put_memory(&mut put, &context.memory);
+    let (keys, records) = broker.view_memory();
+    put(
+        "statecast_view_key_bytes",
+        "gauge",
+        "Memory that the keys of compacted topics take.",
+        keys as f64,
+    );
+    put(
+        "statecast_view_record_bytes",
+        "gauge",
+        "Memory that the latest records beside those keys take.",
+        records as f64,
+    );
     put(
         "statecast_archiver_lag_files",
         "gauge",
