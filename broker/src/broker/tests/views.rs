@@ -130,6 +130,8 @@ struct Receiver {
     /// What it was told to be removed.
     starts: Vec<Offset>,
     is_synced: bool,
+    /// Some of a snapshot may be missing: it can't go on from `next`.
+    is_partial: bool,
     /// What it had whenever it was synced.
     seen: Vec<Seen>,
 }
@@ -149,6 +151,7 @@ impl Receiver {
                 // Who resumes hears again of what is removed.
                 self.starts.fill(Offset::ZERO);
                 if snapshot {
+                    self.is_partial = true;
                     self.map.clear();
                     self.latest.clear();
                     self.next = vec![Offset::ZERO; PARTITIONS as usize];
@@ -167,6 +170,7 @@ impl Receiver {
             WatchEvent::Synced(offsets) => {
                 assert!(!self.is_synced);
                 self.is_synced = true;
+                self.is_partial = false;
                 self.take(offsets);
             }
             WatchEvent::Progress(offsets) => self.take(offsets),
@@ -264,9 +268,12 @@ impl Watching {
     fn resume(mut self, view: &TopicView) -> Watching {
         self.pump.abort();
         let is_lost = self.hear();
-        let start = match self.receiver.next.is_empty() || is_lost {
+        let Receiver {
+            next, is_partial, ..
+        } = &self.receiver;
+        let start = match next.is_empty() || *is_partial || is_lost {
             true => WatchStart::Snapshot,
-            false => WatchStart::From(self.receiver.next.clone()),
+            false => WatchStart::From(next.clone()),
         };
         Watching::begin(view, self.receiver, start)
     }
