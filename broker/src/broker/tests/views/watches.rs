@@ -294,6 +294,8 @@ async fn a_snapshot_goes_on_behind_damage() {
     for number in 0..200 {
         small.put_one(&format!("key-{number:03}"), 100).await;
     }
+    // The view has read all of them before one is damaged.
+    assert_eq!(small.keys().await.len(), 200);
     while small.engine.archiver_lag() > 0 {
         small.engine.sweep_now();
         tokio::task::yield_now().await;
