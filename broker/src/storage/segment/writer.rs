@@ -154,6 +154,11 @@ impl SegmentWriter {
             None => {
                 let path = index_path(self.partition, self.state.base_offset);
                 let (file, is_new) = open_or_create(dir, &path)?;
+                if !is_new {
+                    // A pass that didn't finish left it. Nothing of it counts, and it
+                    // may not even be readable.
+                    file.set_len(0)?;
+                }
                 self.is_new |= is_new;
                 self.index.insert(file)
             }

@@ -280,6 +280,35 @@ fn empty_segment_whose_header_can_not_be_read_is_begun_again() {
 }
 
 #[test]
+fn index_that_an_unfinished_pass_left_and_nobody_can_read_is_begun_anew() {
+    let [id, _] = IDS;
+    let dir = SimDir::new();
+    let storage = open(&dir, 1);
+    let mut appended = vec![(id, append(&storage, id))];
+    // The segment has no index yet. The next pass gives it one, and a crash ends the pass.
+    archive(&storage);
+    let path = segment::index_path(id, Offset::ZERO);
+    let file = dir.create(&path).unwrap();
+    file.write_all_at(&[7; 28], 0).unwrap();
+    drop(storage);
+    dir.sync_all().unwrap();
+    let dir = dir.crash(1);
+    dir.break_sector(&path, 0);
+    let storage = open(&dir, 2);
+    for nth in 1..20 {
+        appended.push((id, append(&storage, id)));
+        if nth % 6 == 0 {
+            archive(&storage);
+        }
+    }
+    assert_eq!(storage.failure(), None);
+    let found = read_whole(&storage, id, 900);
+    assert!(appended.iter().all(|&(_, at)| is_there(&found, id, at)));
+    let len = dir.open(&path).unwrap().len().unwrap();
+    assert!(len > 0 && len % 28 == 0, "entries and nothing else: {len}");
+}
+
+#[test]
 fn room_for_a_checkpoint_that_a_crash_left_half_made_is_made_again() {
     let dir = filled().crash(1);
     let path = Path::new("checkpoint.new");
