@@ -142,9 +142,11 @@ pub(super) struct Extents {
 }
 
 /// A segment of whose batches none can be read, or has a record, tells no time: it is as
-/// old as the one behind it. It may be read another time, and isn't to go for that.
+/// old as the one behind it, and stays as long as none behind it tells one. It may be read
+/// another time, and isn't to go for that.
 fn date_unreadable(sealed: &mut [(SegmentName, SegmentExtent)], active: Option<SegmentState>) {
-    let mut later_ms = active.map_or(i64::MIN, |active| active.max_timestamp_ms);
+    let active = active.filter(|active| active.batch_count > 0);
+    let mut later_ms = active.map_or(i64::MAX, |active| active.max_timestamp_ms);
     let there = |extent: &SegmentExtent| *extent != SegmentExtent::OF_NOTHING;
     let extents = sealed.iter_mut().map(|(_, extent)| extent);
     for extent in extents.rev().filter(|extent| there(extent)) {
@@ -157,4 +159,45 @@ fn date_unreadable(sealed: &mut [(SegmentName, SegmentExtent)], active: Option<S
 
 fn names(sealed: &[SealedSegment]) -> Vec<SegmentName> {
     sealed.iter().map(|segment| segment.name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Offset;
+
+    fn sealed(times: &[(u64, i64)]) -> Vec<(SegmentName, SegmentExtent)> {
+        let extent = |&(len, max_timestamp_ms)| SegmentExtent {
+            len,
+            max_timestamp_ms,
+        };
+        let names = (0..).map(|base| SegmentName::from(Offset(base)));
+        names.zip(times.iter().map(extent)).collect()
+    }
+
+    fn dated(times: &[(u64, i64)], active: Option<SegmentState>) -> Vec<i64> {
+        let mut sealed = sealed(times);
+        date_unreadable(&mut sealed, active);
+        let time = |(_, extent): (_, SegmentExtent)| extent.max_timestamp_ms;
+        sealed.into_iter().map(time).collect()
+    }
+
+    #[test]
+    fn what_tells_no_time_is_as_old_as_what_is_behind_it_or_as_young_as_can_be() {
+        const NONE: i64 = i64::MIN;
+        let empty = SegmentState::empty(Offset(9), 0);
+        let active = SegmentState {
+            max_timestamp_ms: 7,
+            batch_count: 1,
+            ..empty
+        };
+        let times = [(70, NONE), (70, 3), (70, NONE), (70, NONE)];
+        assert_eq!(dated(&times, Some(active)), [3, 3, 7, 7]);
+        // Nothing that was appended since says how old it is.
+        for active in [Some(empty), None] {
+            assert_eq!(dated(&times, active), [3, 3, i64::MAX, i64::MAX]);
+        }
+        // Of a file that is lost there is nothing to keep.
+        assert_eq!(dated(&[(0, NONE)], Some(active)), [NONE]);
+    }
 }
