@@ -39,10 +39,22 @@ impl Default for EngineOptions {
     }
 }
 
-/// The running log: every partition's appends go through it. Cheap to clone.
+/// The running log: every partition's appends go through it. Cheap to clone. If nobody
+/// stops it, it writes what was submitted and ends its threads once the last clone is gone.
 #[derive(Clone)]
 pub struct Engine {
     pub(super) shared: Arc<Shared>,
+    _use: Arc<InUse>,
+}
+
+/// Lives as long as any clone of an engine.
+struct InUse(Arc<Shared>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.close();
+        self.0.upkeep.close();
+    }
 }
 
 /// What the threads, the handles and the clones of the engine share.
@@ -83,7 +95,8 @@ impl Engine {
             partitions: RwLock::default(),
             threads: Mutex::default(),
         });
-        let engine = Engine { shared };
+        let _use = Arc::new(InUse(shared.clone()));
+        let engine = Engine { shared, _use };
         engine.spawn("journal-0", Shared::run_hand)?;
         engine.spawn("journal-1", Shared::run_hand)?;
         Ok(engine)
@@ -306,8 +319,7 @@ impl Engine {
 
     /// Writes and flushes what was submitted, and ends the threads.
     pub async fn stop(&self) {
-        self.shared.admission.close();
-        self.shared.mailbox.close();
+        self.shared.close();
         let shared = self.shared.clone();
         let joined = tokio::task::spawn_blocking(move || shared.join()).await;
         joined.expect("threads of the engine don't panic");
@@ -337,6 +349,12 @@ impl Shared {
             self.storage.shift_producers(by_ms, now_ms);
         };
         self.jumps.now_ms(&self.clock, follow)
+    }
+
+    /// Takes no more appends; what was submitted is still written.
+    fn close(&self) {
+        self.admission.close();
+        self.mailbox.close();
     }
 
     /// Puts appends that were admitted into the mailbox.

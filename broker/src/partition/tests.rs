@@ -367,6 +367,26 @@ async fn stopped_engine_refuses() {
     );
 }
 
+#[tokio::test]
+async fn threads_end_with_the_last_clone_of_an_engine_that_nobody_stopped() {
+    let dir = SimDir::new();
+    let engine = engine(&dir);
+    let partition = engine.create_partition(PartitionId(1), config(FlushLevel::Os));
+    let other = engine.clone();
+    drop(engine);
+    append(&other, &partition, b"x").await.unwrap();
+    let shared = Arc::downgrade(&other.shared);
+    drop((other, partition));
+    // Nobody holds files or memory any more.
+    while shared.strong_count() > 0 {
+        tokio::task::yield_now().await;
+    }
+    let engine = self::engine(&dir.crash(1));
+    let partition = engine.partition(PartitionId(1), config(FlushLevel::Os));
+    assert_eq!(values(&partition).await, [&b"x"[..]], "it was flushed");
+    engine.stop().await;
+}
+
 /// An engine whose clock shows what `time` holds: milliseconds.
 fn engine_at(dir: &SimDir, time: &Arc<AtomicI64>) -> Engine {
     let (storage, _) = Storage::open(Arc::new(dir.clone()), options(), 1 << 96).unwrap();
