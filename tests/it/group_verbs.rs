@@ -100,6 +100,11 @@ fn send(signal: Signal, child: &Child) {
     kill_process(pid, signal).unwrap();
 }
 
+fn ends_well(child: Child) {
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
 fn lines(mut stdout: impl BufRead, count: usize) -> Vec<String> {
     let mut lines = Vec::new();
     for _ in 0..count {
@@ -199,7 +204,7 @@ fn groups_are_listed_described_reset_and_deleted() {
     shell.says(&forced);
     assert_eq!(lines(&mut stdout, 2), ["1 8\n", "1 9\n"]);
     send(Signal::TERM, &child);
-    assert!(child.wait_with_output().unwrap().status.success());
+    ends_well(child);
 }
 
 #[test]
@@ -210,14 +215,14 @@ fn named_member_that_pauses_finds_its_partitions_again() {
     let owners = shell.owners(2);
     assert_ne!(owners[0], owners[1]);
     send(Signal::TERM, &a);
-    assert!(a.wait_with_output().unwrap().status.success());
+    ends_well(a);
     // Its time to come again is long: the broker's default, 10 seconds.
     assert_eq!(shell.owners(1), owners);
     let (a, _a) = shell.consume(&["--member-name", "a"]);
     assert_eq!(shell.owners(2), owners);
     for child in [a, b] {
         send(Signal::TERM, &child);
-        assert!(child.wait_with_output().unwrap().status.success());
+        ends_well(child);
     }
 }
 
@@ -238,7 +243,7 @@ fn who_gets_no_partition_does_not_wait_for_an_end() {
     assert!(done.stderr.contains(note), "{}", done.stderr);
     for child in [a, b] {
         send(Signal::TERM, &child);
-        assert!(child.wait_with_output().unwrap().status.success());
+        ends_well(child);
     }
 }
 
