@@ -6,8 +6,23 @@ use std::time::Duration;
 use super::{KIB, MIB};
 
 /// What the keys of all compacted topics may take: bytes. A key of 30 bytes takes
-/// some 130; beyond, the views of topics are given up, and their logs go on.
+/// some 130; beyond, the view of the topic is given up that a key is put into, and its log
+/// goes on.
 pub const VIEW_KEY_BYTES: usize = 1 << 30;
+
+/// A view that was given up is tried again after so long.
+pub const VIEW_REGAIN_AFTER: Duration = match cfg!(test) {
+    true => Duration::from_millis(20),
+    false => Duration::from_secs(60),
+};
+
+/// And not before so many times what it took to try: one in so many of its moments goes
+/// into reading a log for nothing, and one topic is tried at a time.
+pub const VIEW_REGAIN_SHARE: u32 = 10;
+
+/// One that is tried again leaves others one part in so many of the memory for keys, so
+/// that it pushes nobody out.
+pub const VIEW_SPARE_SHARE: usize = 16;
 
 /// What records beside the keys may take, so that they needn't be read: bytes. Those
 /// that find no room are read from the log.
@@ -44,6 +59,22 @@ pub const WATCH_READ_BYTES: usize = 256 * KIB;
 /// Compressed batches of more than [`CHECKED_IN_PLACE_BYTES`](super::CHECKED_IN_PLACE_BYTES)
 /// that views and watchers have unpacked at the same time.
 pub const UNPACKED_AT_ONCE: usize = 4;
+
+/// Unpacked batches that are kept for those who read them piece by piece: bytes in all.
+/// A reader whose batch is gone reads it again.
+pub const KEPT_BATCHES_BYTES: usize = 64 * MIB;
+
+/// A smaller batch isn't kept: bytes.
+pub const KEPT_BATCH_BYTES: usize = 64 * KIB;
+
+/// Who reads records keeps so much room for the next one: bytes.
+pub const RECORD_ROOM_BYTES: usize = 64 * KIB;
+
+/// Watchers that read the log at the same time: each holds a batch meanwhile.
+pub const WATCHERS_READING_AT_ONCE: usize = 8;
+
+/// Calls of `Get` and `Scan` that do.
+pub const LOOKUPS_READING_AT_ONCE: usize = 16;
 
 /// Saved views that are read at the same time.
 pub const VIEWS_RESTORED_AT_ONCE: usize = 4;

@@ -47,8 +47,9 @@ impl ViewMemory {
         self.keys.limit
     }
 
-    pub(super) fn take_key(&self, bytes: usize) -> bool {
-        self.keys.take(bytes)
+    /// Takes room for a key, if `spare` bytes are left then.
+    pub(super) fn take_key(&self, bytes: usize, spare: usize) -> bool {
+        self.keys.take(bytes, spare)
     }
 
     pub(super) fn give_key(&self, bytes: usize) {
@@ -56,7 +57,7 @@ impl ViewMemory {
     }
 
     pub(super) fn take_kept(&self, bytes: usize) -> bool {
-        self.kept.take(bytes)
+        self.kept.take(bytes, 0)
     }
 
     pub(super) fn give_kept(&self, bytes: usize) {
@@ -65,8 +66,9 @@ impl ViewMemory {
 }
 
 impl Pool {
-    fn take(&self, bytes: usize) -> bool {
-        let within = |used: usize| used.checked_add(bytes).filter(|&used| used <= self.limit);
+    fn take(&self, bytes: usize, spare: usize) -> bool {
+        let limit = self.limit.saturating_sub(spare);
+        let within = |used: usize| used.checked_add(bytes).filter(|&used| used <= limit);
         self.used
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, within)
             .is_ok()

@@ -65,6 +65,10 @@ pub struct PartitionView {
     exact_from: Offset,
     /// Records that were applied, as far as somebody counts them.
     changes: u64,
+    /// Nothing was skipped.
+    is_whole: bool,
+    /// Bytes for keys that it leaves to others.
+    spare: usize,
     entries: BTreeMap<Box<[u8]>, Entry>,
     /// The keys of each lease.
     leased: HashMap<LeaseId, HashSet<Box<[u8]>>>,
@@ -80,6 +84,8 @@ impl PartitionView {
             start,
             exact_from: start,
             changes: 0,
+            is_whole: true,
+            spare: 0,
             entries: BTreeMap::new(),
             leased: HashMap::new(),
         }
@@ -100,7 +106,7 @@ impl PartitionView {
             if entry.offset < start {
                 continue;
             }
-            if is_full || !view.memory.take_key(charge(&key, entry.lease)) {
+            if is_full || !view.memory.take_key(charge(&key, entry.lease), 0) {
                 is_full = true;
                 continue;
             }
@@ -163,13 +169,13 @@ impl PartitionView {
             Some(entry) => {
                 let charge_before = charge(update.key, entry.lease);
                 let more = charge_now.saturating_sub(charge_before);
-                if !self.memory.take_key(more) {
+                if !self.memory.take_key(more, self.spare) {
                     return Err(ViewFull);
                 }
                 self.memory.give_key(charge_before + more - charge_now);
                 (entry.lease, entry.kept.take())
             }
-            None if self.memory.take_key(charge_now) => (None, None),
+            None if self.memory.take_key(charge_now, self.spare) => (None, None),
             None => return Err(ViewFull),
         };
         if let Some(kept) = kept_before {
@@ -191,13 +197,30 @@ impl PartitionView {
         Ok(())
     }
 
-    /// Everything below `to` was applied, or is lost; with the batch that ends there.
+    /// Everything below `to` was applied; with the batch that ends there.
     pub fn advance(&mut self, to: Offset, batch: Fingerprint) {
         if to > self.applied {
             self.changes += to.0 - self.applied.0;
             self.applied = to;
             self.last_batch = batch;
         }
+    }
+
+    /// Everything below `to` that wasn't applied can't be read now.
+    pub fn skip(&mut self, to: Offset) {
+        self.advance(to, Fingerprint::default());
+        self.is_whole = false;
+    }
+
+    /// Whether everything was applied that was there. What isn't whole is not to outlive
+    /// this process: another one may be able to read what was skipped.
+    pub fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// The keys leave so many bytes of the memory of all views to others, from now on.
+    pub fn leave(&mut self, spare: usize) {
+        self.spare = spare;
     }
 
     /// The batch that was applied last.
@@ -235,6 +258,13 @@ impl PartitionView {
     /// compaction dropped included.
     pub fn is_exact(&self) -> bool {
         self.applied >= self.exact_from
+    }
+
+    /// What it has to be applied up to, if it isn't, to have everything below `wanted`
+    /// and be exact.
+    pub fn lacks(&self, wanted: Offset) -> Option<Offset> {
+        let wanted = self.exact_from.max(wanted);
+        (self.applied < wanted).then_some(wanted)
     }
 
     /// Records below `start` are gone, and keys whose latest record was among them.
@@ -283,14 +313,11 @@ impl PartitionView {
         keys.into_iter().flatten().map(AsRef::as_ref)
     }
 
-    /// Forgets all keys, for good.
-    pub fn clear(&mut self) {
-        *self = PartitionView::new(self.memory.clone(), self.applied);
-    }
-
     /// Forgets all keys; records from `start` on are to be applied.
     pub fn start_over(&mut self, start: Offset) {
+        let spare = self.spare;
         *self = PartitionView::new(self.memory.clone(), start);
+        self.spare = spare;
     }
 
     fn remove(&mut self, key: &[u8]) {
@@ -415,6 +442,34 @@ mod tests {
         assert_eq!(memory.used(), (charge, 0));
         drop(view);
         assert_eq!(memory.used(), (0, 0));
+    }
+
+    #[test]
+    fn keys_leave_to_others_what_they_are_told_to() {
+        let charge = 1 + KEY_OVERHEAD;
+        let (mut view, memory) = view(3 * charge, usize::MAX);
+        view.leave(charge);
+        // It stays so when it is begun anew.
+        view.start_over(Offset::ZERO);
+        view.apply(put(0, "a", Some("x"))).unwrap();
+        view.apply(put(1, "b", Some("x"))).unwrap();
+        assert_eq!(view.apply(put(2, "c", Some("x"))), Err(ViewFull));
+        let mut other = PartitionView::new(memory, Offset::ZERO);
+        other.apply(put(0, "d", Some("x"))).unwrap();
+        drop(other);
+        view.leave(0);
+        view.apply(put(3, "c", Some("x"))).unwrap();
+    }
+
+    #[test]
+    fn what_was_skipped_is_known_until_it_is_begun_anew() {
+        let (mut view, _) = view(usize::MAX, usize::MAX);
+        view.advance(Offset(2), Fingerprint::default());
+        assert!(view.is_whole());
+        view.skip(Offset(5));
+        assert_eq!((view.is_whole(), view.applied()), (false, Offset(5)));
+        view.start_over(Offset::ZERO);
+        assert!(view.is_whole());
     }
 
     #[test]

@@ -1,14 +1,11 @@
 //! From stored batches to the records of keys.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use statecast_proto::batch::{self, BatchError, RecordView};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::unpack::Unpacked;
 use crate::limits;
-use crate::model::{BatchHeader, Offset};
-use crate::partition::StoredBatch;
+use crate::model::Offset;
 use crate::state::{LeaseId, Update};
 
 /// The header that says which lease a key ends with: the id as 8 bytes, the highest
@@ -67,40 +64,25 @@ impl KeyRecord<'_> {
     }
 }
 
-/// Who unpacks batches: the large ones off the runtime, which has calls of others to
-/// serve, and few at a time, since each may take much more memory than before.
-#[derive(Debug, Clone)]
-pub(super) struct Unpacker(Arc<Semaphore>);
-
-/// A batch whose records can be read.
-pub(super) struct Unpacked {
-    header: BatchHeader,
-    payload: Bytes,
-    _turn: Option<OwnedSemaphorePermit>,
+/// A record in a batch that was unpacked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    /// Its offset.
+    pub(super) offset: Offset,
+    /// Where it begins in the payload: bytes.
+    position: usize,
+    /// One past the record before it.
+    next: Offset,
 }
 
-impl Unpacker {
-    pub(super) fn new() -> Unpacker {
-        Unpacker(Arc::new(Semaphore::new(limits::UNPACKED_AT_ONCE)))
-    }
-
-    pub(super) async fn unpack(&self, batch: &StoredBatch) -> Result<Unpacked, BatchError> {
-        let (header, payload) = (batch.header, batch.payload.clone());
-        let is_large = batch::stated_uncompressed_len(&payload) > limits::CHECKED_IN_PLACE_BYTES;
-        let (payload, turn) = if is_large {
-            let turn = self.0.clone().acquire_owned().await;
-            let unpack = move || batch::uncompressed(payload);
-            let unpacked = tokio::task::spawn_blocking(unpack).await;
-            let ended = |_| BatchError::Malformed("it can't be unpacked");
-            (unpacked.map_err(ended)??, turn.ok())
-        } else {
-            (batch::uncompressed(payload)?, None)
-        };
-        Ok(Unpacked {
-            header,
-            payload,
-            _turn: turn,
-        })
+impl Mark {
+    /// The first one at or behind an offset; where it begins isn't known.
+    pub(super) fn first(batch: &Unpacked, offset: Offset) -> Mark {
+        Mark {
+            offset,
+            position: 0,
+            next: batch.header.base_offset,
+        }
     }
 }
 
@@ -110,21 +92,39 @@ pub(super) fn each_record(
     batch: &Unpacked,
     from: Offset,
     body: &mut BytesMut,
-    mut each: impl FnMut(KeyRecord<'_>) -> Go,
+    each: impl FnMut(KeyRecord<'_>) -> Go,
 ) -> Result<(), BatchError> {
-    let Unpacked {
-        header, payload, ..
-    } = batch;
-    let mut next = header.base_offset;
-    for record in batch::decode_ref(payload) {
+    each_record_from(batch, Mark::first(batch, from), body, each).map(drop)
+}
+
+/// As [`each_record`], from a record on. Returns the one that was given when there was
+/// enough: from there on it can be read again.
+pub(super) fn each_record_from(
+    batch: &Unpacked,
+    mark: Mark,
+    body: &mut BytesMut,
+    mut each: impl FnMut(KeyRecord<'_>) -> Go,
+) -> Result<Option<Mark>, BatchError> {
+    let payload = &batch.payload[mark.position..];
+    let mut records = batch::decode_ref(payload);
+    let mut next = mark.next;
+    let mut position = mark.position;
+    let mut stopped = None;
+    while let Some(record) = records.next() {
         let record = record?;
         let offset = next.advanced(u64::from(record.offset_gap));
+        let place = Mark {
+            offset,
+            position,
+            next,
+        };
         next = offset.advanced(1);
-        let Some(key) = record.key.filter(|_| offset >= from) else {
+        position = batch.payload.len() - records.rest_len();
+        let Some(key) = record.key.filter(|_| offset >= mark.offset) else {
             continue;
         };
         body.clear();
-        record.put_keyless(header.append_time_ms, body);
+        record.put_keyless(batch.header.append_time_ms, body);
         let record = KeyRecord {
             offset,
             key,
@@ -133,10 +133,15 @@ pub(super) fn each_record(
             lease: lease(&record),
         };
         if each(record) == Go::Stop {
-            return Ok(());
+            stopped = Some(place);
+            break;
         }
     }
-    Ok(())
+    if body.capacity() > limits::RECORD_ROOM_BYTES {
+        // Whoever reads on keeps it: not what the largest record ever took.
+        *body = BytesMut::new();
+    }
+    Ok(stopped)
 }
 
 /// Whether another record is wanted.
@@ -156,4 +161,41 @@ fn lease(record: &RecordView<'_>) -> Option<LeaseId> {
 pub fn lease_of_header(value: &[u8]) -> Option<LeaseId> {
     let id = u64::from_be_bytes(value.try_into().ok()?);
     id.try_into().ok().map(LeaseId)
+}
+
+#[cfg(test)]
+mod tests {
+    use statecast_proto::batch::{BatchBuilder, Compression, RecordRef};
+
+    use super::*;
+    use crate::views::unpack::Unpacker;
+
+    #[tokio::test]
+    async fn room_for_the_largest_record_is_not_kept_and_reading_goes_on_at_a_mark() {
+        let values = ["small".to_owned(), "x".repeat(1 << 20), "last".to_owned()];
+        let mut builder = BatchBuilder::new(Compression::None);
+        for value in &values {
+            builder
+                .push(&RecordRef::new(b"key", value.as_bytes()))
+                .unwrap();
+        }
+        let payload = builder.finish().payload;
+        let batch = Unpacker::of_payload(Offset(7), 3, payload);
+        let mut body = BytesMut::new();
+        let mut sizes = Vec::new();
+        let mut mark = Some(Mark::first(&batch, Offset(7)));
+        while let Some(from) = mark {
+            let mut is_first = true;
+            let read = each_record_from(&batch, from, &mut body, |record| {
+                if !std::mem::take(&mut is_first) {
+                    return Go::Stop;
+                }
+                sizes.push((record.offset.0, record.body.len() > 1 << 20));
+                Go::On
+            });
+            mark = read.unwrap();
+            assert!(body.capacity() <= limits::RECORD_ROOM_BYTES);
+        }
+        assert_eq!(sizes, [(7, false), (8, true), (9, false)]);
+    }
 }

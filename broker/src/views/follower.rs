@@ -8,17 +8,19 @@ use statecast_proto::batch::BatchError;
 use tokio::time::Instant;
 
 use super::ViewError;
-use super::decode::{Go, Unpacked, each_record};
+use super::decode::{Go, each_record};
 use super::store::fingerprint;
-use super::topic_view::Shared;
+use super::topic_view::{Shared, Viewed};
+use super::unpack::Unpacked;
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::{Compacted, Doorbell, PartitionHandle, Read, ReadError, StoredBatch};
-use crate::state::{Fingerprint, ViewFull};
+use crate::state::ViewFull;
 
-/// Follows a topic until it is deleted, or its keys don't fit into memory.
+/// Follows a topic until it is deleted. While its keys don't fit into memory, there is no
+/// view; now and then it is tried again.
 pub(super) async fn run(shared: Arc<Shared>) {
-    let follower = Follower {
+    let mut follower = Follower {
         bell: Arc::default(),
         line: (0..shared.partitions.len()).collect(),
         unread: VecDeque::new(),
@@ -26,7 +28,17 @@ pub(super) async fn run(shared: Arc<Shared>) {
         body: BytesMut::new(),
         shared,
     };
-    follower.run().await;
+    let mut why = match follower.restore().await {
+        Ok(()) => follower.follow().await,
+        Err(why) => why,
+    };
+    loop {
+        follower.end(&why);
+        if !matches!(why, ViewError::TooLarge { .. }) {
+            return;
+        }
+        why = follower.regain().await;
+    }
 }
 
 struct Follower {
@@ -43,31 +55,127 @@ struct Follower {
 }
 
 impl Follower {
-    async fn run(mut self) {
-        if let Err(why) = self.restore().await {
-            return self.end(&why);
-        }
+    /// Keeps the views up to date until that can't be; says why.
+    async fn follow(&mut self) -> ViewError {
         loop {
-            while let Some(slot) = self.line.pop_front() {
-                match self.turn(slot).await {
-                    Ok(()) => {}
-                    Err(why @ ViewError::Read(ReadError::Io(_))) => {
-                        tracing::warn!("a view can't be kept up to date: {why}; trying again");
-                        self.unread
-                            .push_back((Instant::now() + limits::VIEW_RETRY, slot));
-                    }
-                    Err(why) => return self.end(&why),
-                }
-                tokio::task::consume_budget().await;
-                self.retry();
+            if let Err(why) = self.step().await {
+                return why;
             }
-            match self.unread.front() {
-                None => self.line.extend(self.bell.rung().await),
+        }
+    }
+
+    /// Gives a partition its turn, or waits for one.
+    async fn step(&mut self) -> Result<(), ViewError> {
+        let Some(slot) = self.line.pop_front() else {
+            let rung = match self.unread.front() {
+                None => self.bell.rung().await,
                 Some(&(time, _)) => tokio::select! {
-                    rung = self.bell.rung() => self.line.extend(rung),
-                    () = tokio::time::sleep_until(time) => self.retry(),
+                    rung = self.bell.rung() => rung,
+                    () = tokio::time::sleep_until(time) => Vec::new(),
                 },
+            };
+            for slot in rung {
+                // It may have rung twice.
+                if !self.line.contains(&slot) {
+                    self.line.push_back(slot);
+                }
             }
+            self.retry();
+            return Ok(());
+        };
+        match self.turn(slot).await {
+            Ok(()) => {}
+            Err(why @ ViewError::Read(ReadError::Io(_))) => {
+                tracing::warn!("a view can't be kept up to date: {why}; trying again");
+                self.unread
+                    .push_back((Instant::now() + limits::VIEW_RETRY, slot));
+            }
+            Err(why) => return Err(why),
+        }
+        tokio::task::consume_budget().await;
+        self.retry();
+        Ok(())
+    }
+
+    /// Tries to make the views anew, until all of their keys fit; then keeps them up to
+    /// date. Says why that can't be any more.
+    async fn regain(&mut self) -> ViewError {
+        let mut pause = limits::VIEW_REGAIN_AFTER;
+        loop {
+            tokio::time::sleep(pause).await;
+            let reading = self.shared.reading.clone();
+            let turn = reading.regaining.acquire().await;
+            let begun = Instant::now();
+            let ends: Vec<Offset> = self.ends();
+            self.begin_anew().await;
+            let caught_up = self.catch_up(&ends).await;
+            drop(turn);
+            match caught_up {
+                Ok(true) => {
+                    self.resume();
+                    return self.follow().await;
+                }
+                Ok(false) | Err(ViewError::TooLarge { .. }) => self.empty(),
+                Err(why) => return why,
+            }
+            let share = limits::VIEW_REGAIN_SHARE;
+            pause = limits::VIEW_REGAIN_AFTER.max(begun.elapsed() * share);
+        }
+    }
+
+    fn ends(&self) -> Vec<Offset> {
+        let partitions = self.shared.partitions.iter();
+        partitions.map(|it| it.handle.high_watermark()).collect()
+    }
+
+    /// Begins all views anew, which leave some memory to those of others.
+    async fn begin_anew(&mut self) {
+        // What is being saved must not be of before and of afterwards.
+        drop(self.shared.saving.turn().await);
+        self.empty();
+        let spare = self.shared.memory.keys_limit() / limits::VIEW_SPARE_SHARE;
+        for viewed in &self.shared.partitions {
+            viewed.write().leave(spare);
+        }
+        // Nobody rings for what was waited for before.
+        self.bell = Arc::default();
+        self.line = (0..self.shared.partitions.len()).collect();
+        self.unread.clear();
+        self.missing_to.fill(None);
+    }
+
+    /// Keeps the views up to date until each has everything below its end; false when the
+    /// disk fails to read that.
+    async fn catch_up(&mut self, ends: &[Offset]) -> Result<bool, ViewError> {
+        let is_there = |(viewed, end): (&Viewed, &Offset)| viewed.read().lacks(*end).is_none();
+        loop {
+            let shared = self.shared.clone();
+            if shared.partitions.iter().zip(ends).all(is_there) {
+                return Ok(true);
+            }
+            self.step().await?;
+            if !self.unread.is_empty() {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// There are views again.
+    fn resume(&self) {
+        tracing::info!("a view that was given up is there again: its keys fit");
+        self.shared.gate().resume();
+        for viewed in &self.shared.partitions {
+            viewed.write().leave(0);
+            viewed.resume();
+        }
+    }
+
+    /// Forgets all keys.
+    fn empty(&self) {
+        for viewed in &self.shared.partitions {
+            let start = viewed.handle.range().log_start_offset;
+            viewed.publish_start(start);
+            viewed.write().start_over(start);
         }
     }
 
@@ -119,7 +227,7 @@ impl Follower {
         let compacted = compacted(&handle).await?;
         let removed_to = compacted.tombstones_removed_to;
         if Some(removed_to) > self.missing_to[slot] && removed_to > applied {
-            self.start_over(slot);
+            self.start_over(slot).await;
             self.line.push_back(slot);
             return Ok(());
         }
@@ -141,7 +249,7 @@ impl Follower {
             Ok(Read::Truncated { log_start_offset }) => self.truncate(slot, log_start_offset),
             Ok(Read::Quarantined { to }) => {
                 // The archiver may be ahead of what can be read.
-                self.advance(slot, to.min(handle.high_watermark()), superseded_to);
+                self.skip(slot, to.min(handle.high_watermark()), superseded_to);
             }
             Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
             Err(error) => return Err(error.into()),
@@ -151,17 +259,19 @@ impl Follower {
     }
 
     /// Begins the view of a partition anew. Who is told of it has missed something, too.
-    fn start_over(&mut self, slot: usize) {
+    async fn start_over(&mut self, slot: usize) {
+        // What is being saved must not be of before and of afterwards.
+        drop(self.shared.saving.turn().await);
         let viewed = &self.shared.partitions[slot];
         let id = viewed.handle.id();
         tracing::warn!("compaction overtook the view of partition {id}: it is made anew");
         self.missing_to[slot] = None;
         let start = viewed.handle.range().log_start_offset;
+        // First, so that whoever finds it empty waits.
+        viewed.publish_start(start);
         let gate = self.shared.gate();
         viewed.write().start_over(start);
         gate.overflow();
-        drop(gate);
-        viewed.publish_start(start);
     }
 
     async fn apply(
@@ -172,7 +282,7 @@ impl Follower {
     ) -> Result<(), ViewError> {
         for batch in batches {
             // Before anything is locked.
-            let unpacked = self.shared.unpacker.unpack(batch).await;
+            let unpacked = self.shared.reading.unpacker.unpack(batch).await;
             self.apply_batch(slot, batch, unpacked, superseded_to)?;
         }
         Ok(())
@@ -219,12 +329,13 @@ impl Follower {
         Ok(())
     }
 
-    fn advance(&self, slot: usize, to: Offset, superseded_to: Offset) {
+    /// Goes on behind what is damaged.
+    fn skip(&self, slot: usize, to: Offset, superseded_to: Offset) {
         let viewed = &self.shared.partitions[slot];
         let gate = self.shared.gate();
         let mut view = viewed.write();
         view.note_superseded(superseded_to);
-        view.advance(to, Fingerprint::default());
+        view.skip(to);
         drop(view);
         drop(gate);
         viewed.publish();
@@ -249,9 +360,10 @@ impl Follower {
         self.shared.saving.forget(&self.shared.partitions);
         self.shared.gate().end(why);
         for viewed in &self.shared.partitions {
-            viewed.write().clear();
+            // First, so that whoever finds it empty knows why.
             viewed.end(why);
         }
+        self.empty();
     }
 }
 

@@ -63,11 +63,16 @@ impl Gate {
         }
     }
 
-    /// Nothing will be told any more.
+    /// Those who are there will be told nothing any more, nor who comes.
     pub(super) fn end(&mut self, why: &ViewError) {
         for outbox in self.outboxes.values() {
             outbox.end(why.clone());
         }
         self.ended = Some(why.clone());
+    }
+
+    /// Those who come from now on are told again.
+    pub(super) fn resume(&mut self) {
+        self.ended = None;
     }
 }

@@ -25,7 +25,7 @@ impl TopicView {
         key: &[u8],
         end: Offset,
     ) -> Result<Found, ViewError> {
-        let _turn = self.shared.histories.acquire().await;
+        let _turn = self.shared.reading.histories.acquire().await;
         let viewed = self.shared.viewed(partition);
         loop {
             let taken = check_end(viewed, partition, end).await?;
@@ -52,7 +52,7 @@ impl TopicView {
         request: &PageRequest,
         ends: &[Offset],
     ) -> Result<Page, ViewError> {
-        let _turn = self.shared.histories.acquire().await;
+        let _turn = self.shared.reading.histories.acquire().await;
         loop {
             let mut kept = Kept::new(request);
             let taken = self.check_ends(ends).await?;
@@ -209,7 +209,12 @@ async fn fold(
                         partition,
                         offset: batch.header.base_offset.0,
                     };
-                    let unpacked = shared.unpacker.unpack(batch).await.map_err(damaged)?;
+                    let unpacked = shared
+                        .reading
+                        .unpacker
+                        .unpack(batch)
+                        .await
+                        .map_err(damaged)?;
                     let read = each_record(&unpacked, next, &mut body, |record| {
                         if record.offset >= end {
                             return Go::Stop;

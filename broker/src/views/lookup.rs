@@ -3,15 +3,16 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
+use std::sync::RwLockReadGuard;
 
 use bytes::{Bytes, BytesMut};
 
 use super::ViewError;
 use super::decode::{Change, Go, each_record};
-use super::topic_view::{TopicView, Viewed};
+use super::locate::Located;
+use super::topic_view::TopicView;
 use crate::model::Offset;
-use crate::partition::Read;
-use crate::state::{Entry, LeaseId};
+use crate::state::{Entry, LeaseId, PartitionView};
 
 /// What is known of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,20 +121,13 @@ impl TopicView {
         key: &[u8],
         at_least: Option<Offset>,
     ) -> Result<Found, ViewError> {
-        self.catch_up(partition).await?;
-        if let Some(at_least) = at_least {
-            self.wait_for(partition, at_least).await?;
-        }
         let viewed = self.shared.viewed(partition);
         loop {
-            let (seen, next_offset) = {
-                let view = viewed.read();
-                let entry = view.get(key);
-                (
-                    entry.map(|entry| Seen::of(partition, key, entry)),
-                    view.applied(),
-                )
+            let look = |view: &PartitionView| {
+                let seen = view.get(key).map(|entry| Seen::of(partition, key, entry));
+                (seen, view.applied())
             };
+            let (seen, next_offset) = self.see(partition, at_least, look).await?;
             let record = match seen {
                 None => None,
                 Some(Seen::Kept(change)) => Some(change),
@@ -165,14 +159,15 @@ impl TopicView {
         lease: LeaseId,
         most: usize,
     ) -> Result<Vec<(Bytes, Offset)>, ViewError> {
-        self.catch_up(partition).await?;
-        let view = self.shared.viewed(partition).read();
-        let keys = view.leased(lease).take(most);
-        let known = keys.filter_map(|key| {
-            let entry = view.get(key)?;
-            Some((Bytes::copy_from_slice(key), entry.offset))
-        });
-        Ok(known.collect())
+        let look = |view: &PartitionView| {
+            let keys = view.leased(lease).take(most);
+            let known = keys.filter_map(|key| {
+                let entry = view.get(key)?;
+                Some((Bytes::copy_from_slice(key), entry.offset))
+            });
+            known.collect()
+        };
+        self.see(partition, None, look).await
     }
 
     /// Whether keys may end with a lease, as far as that is known without waiting.
@@ -193,16 +188,17 @@ impl TopicView {
         key: &[u8],
         see: impl FnOnce(Offset) -> T,
     ) -> Result<(Option<Offset>, T), ViewError> {
-        self.catch_up(partition).await?;
-        let view = self.shared.viewed(partition).read();
-        let found = view.get(key).map(|entry| entry.offset);
-        Ok((found, see(view.applied())))
+        let look = |view: &PartitionView| {
+            let found = view.get(key).map(|entry| entry.offset);
+            (found, see(view.applied()))
+        };
+        self.see(partition, None, look).await
     }
 
     /// A page of keys. Reflects everything that can be read when it is asked for.
     pub async fn scan(&self, request: &PageRequest) -> Result<Page, ViewError> {
-        self.catch_up_all().await?;
-        let (seen, mut next, next_offsets) = self.look_at_page(request);
+        let look = |views: &[RwLockReadGuard<'_, PartitionView>]| look_at_page(request, views);
+        let (seen, mut next, next_offsets) = self.see_all(look).await?;
         let mut records: Vec<Change> = Vec::with_capacity(seen.len());
         let (mut bytes, mut last) = (0, None);
         for (partition, seen) in seen {
@@ -218,10 +214,7 @@ impl TopicView {
                 }
                 Seen::Elsewhere { key, offset } => {
                     last = Some((key.clone(), partition));
-                    match self.read_record(partition, &key, offset).await? {
-                        Some(record) => Some(record),
-                        None => self.get(partition, &key, None).await?.record,
-                    }
+                    self.read_of_page(partition, &key, offset).await?
                 }
             };
             bytes += record.as_ref().map_or(0, Change::size);
@@ -233,43 +226,42 @@ impl TopicView {
             next_offsets,
         })
     }
+}
 
-    /// The entries of a page, merged from all partitions at one moment.
-    #[expect(
-        clippy::type_complexity,
-        reason = "the parts of a page, for one caller"
-    )]
-    fn look_at_page(
-        &self,
-        request: &PageRequest,
-    ) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
-        let views: Vec<_> = self.shared.partitions.iter().map(Viewed::read).collect();
-        let next_offsets = views.iter().map(|view| view.applied()).collect();
-        let mut ranges: Vec<_> = (0..)
-            .zip(&views)
-            .map(|(partition, view)| view.range(&request.prefix, from(request, partition)))
-            .collect();
-        let mut heads = BinaryHeap::new();
-        for (partition, range) in (0_u32..).zip(&mut ranges) {
-            let head = range.next();
-            heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
-        }
-        let mut seen: Vec<(u32, Seen)> = Vec::new();
-        let mut bytes = 0;
-        let mut last = None;
-        while let Some(Reverse((key, partition, Pointer(entry)))) = heads.pop() {
-            let one = Seen::of(partition, key, entry);
-            if seen.len() == request.count || (bytes + one.size() > request.bytes && bytes > 0) {
-                return (seen, last, next_offsets);
-            }
-            bytes += one.size();
-            seen.push((partition, one));
-            last = Some((Bytes::copy_from_slice(key), partition));
-            let head = ranges[partition as usize].next();
-            heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
-        }
-        (seen, None, next_offsets)
+/// The entries of a page, merged from all partitions.
+#[expect(
+    clippy::type_complexity,
+    reason = "the parts of a page, for one caller"
+)]
+fn look_at_page(
+    request: &PageRequest,
+    views: &[RwLockReadGuard<'_, PartitionView>],
+) -> (Vec<(u32, Seen)>, Option<(Bytes, u32)>, Vec<Offset>) {
+    let next_offsets = views.iter().map(|view| view.applied()).collect();
+    let mut ranges: Vec<_> = (0..)
+        .zip(views)
+        .map(|(partition, view)| view.range(&request.prefix, from(request, partition)))
+        .collect();
+    let mut heads = BinaryHeap::new();
+    for (partition, range) in (0_u32..).zip(&mut ranges) {
+        let head = range.next();
+        heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
     }
+    let mut seen: Vec<(u32, Seen)> = Vec::new();
+    let mut bytes = 0;
+    let mut last = None;
+    while let Some(Reverse((key, partition, Pointer(entry)))) = heads.pop() {
+        let one = Seen::of(partition, key, entry);
+        if seen.len() == request.count || (bytes + one.size() > request.bytes && bytes > 0) {
+            return (seen, last, next_offsets);
+        }
+        bytes += one.size();
+        seen.push((partition, one));
+        last = Some((Bytes::copy_from_slice(key), partition));
+        let head = ranges[partition as usize].next();
+        heads.extend(head.map(|(key, entry)| Reverse((key, partition, Pointer(entry)))));
+    }
+    (seen, None, next_offsets)
 }
 
 /// Where the keys of a partition begin in a page: partitions behind that of the last key
@@ -306,6 +298,33 @@ impl Ord for Pointer<'_> {
 }
 
 impl TopicView {
+    /// The record of a key that a page is to hold. What is damaged on disk is left out, as
+    /// in a snapshot: nobody could come to the keys behind it.
+    async fn read_of_page(
+        &self,
+        partition: u32,
+        key: &[u8],
+        offset: Offset,
+    ) -> Result<Option<Change>, ViewError> {
+        let found = match self.read_record(partition, key, offset).await {
+            Ok(None) => self
+                .get(partition, key, None)
+                .await
+                .map(|found| found.record),
+            found => found,
+        };
+        match found {
+            Err(ViewError::Damaged { offset, .. }) => {
+                let id = self.shared.viewed(partition).handle.id();
+                tracing::error!(
+                    "a scan of partition {id} lacks what is damaged at offset {offset}"
+                );
+                Ok(None)
+            }
+            found => found,
+        }
+    }
+
     /// Reads the record of a key from the log; nothing when it isn't there any more.
     async fn read_record(
         &self,
@@ -313,30 +332,24 @@ impl TopicView {
         key: &[u8],
         offset: Offset,
     ) -> Result<Option<Change>, ViewError> {
-        let handle = &self.shared.viewed(partition).handle;
+        let _turn = self.shared.reading.lookups.acquire().await;
         let damaged = || ViewError::Damaged {
             partition,
             offset: offset.0,
         };
-        let batches = match handle.read(offset, offset.advanced(1), 1).await {
-            Ok(Read::Batches(batches)) => batches,
-            Ok(Read::Truncated { .. }) => return Ok(None),
-            Ok(Read::Quarantined { .. }) => return Err(damaged()),
-            Err(error) => return Err(error.into()),
+        let viewed = self.shared.viewed(partition);
+        let batch = match self.shared.locate(viewed, offset).await? {
+            Located::Batch(batch) => batch,
+            Located::RemovedTo(_) => return Ok(None),
+            Located::DamagedTo(_) => return Err(damaged()),
         };
         let mut found = None;
-        let mut body = BytesMut::new();
-        for batch in &batches {
-            let unpacker = &self.shared.unpacker;
-            let records = unpacker.unpack(batch).await.map_err(|_| damaged())?;
-            let read = each_record(&records, offset, &mut body, |record| {
-                if record.offset == offset && record.key == key {
-                    found = Some(record.to_change(partition));
-                }
-                Go::Stop
-            });
-            read.map_err(|_| damaged())?;
-        }
-        Ok(found)
+        let read = each_record(&batch, offset, &mut BytesMut::new(), |record| {
+            if record.offset == offset && record.key == key {
+                found = Some(record.to_change(partition));
+            }
+            Go::Stop
+        });
+        read.map(|()| found).map_err(|_| damaged())
     }
 }

@@ -11,12 +11,14 @@ mod decode;
 mod follower;
 mod gate;
 mod history;
+mod locate;
 mod lookup;
 mod outbox;
 mod saving;
 mod snapshot;
 mod store;
 mod topic_view;
+mod unpack;
 mod watch;
 
 use std::fmt;

@@ -49,6 +49,8 @@ pub(super) enum News {
         partition: u32,
         start: Offset,
     },
+    /// The views were so far when this was added: the watcher asked for it.
+    Reached(Vec<Offset>),
 }
 
 impl News {
@@ -57,6 +59,7 @@ impl News {
         match self {
             News::Change(change) => change.size(),
             News::Truncated { .. } => size_of::<News>(),
+            News::Reached(offsets) => size_of::<News>() + size_of_val(&offsets[..]),
         }
     }
 }

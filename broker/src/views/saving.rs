@@ -1,5 +1,6 @@
 //! When views are saved: once much has changed, one at a time, and when the broker
-//! stops.
+//! stops. One that had to skip damage isn't: what couldn't be read may be there again at
+//! the next start, and would be missing for ever.
 
 use std::sync::Arc;
 
@@ -63,7 +64,8 @@ impl Saving {
     pub(super) fn save_when_due(&self, shared: &Arc<Shared>, slot: usize) {
         let is_due = {
             let view = shared.partitions[slot].read();
-            view.changes() >= limits::VIEW_SAVE_CHANGES.max(view.len() as u64 / 2)
+            let enough = limits::VIEW_SAVE_CHANGES.max(view.len() as u64 / 2);
+            view.is_whole() && view.changes() >= enough
         };
         if !is_due {
             return;
@@ -87,7 +89,11 @@ impl Saving {
     /// Saves what has changed in any view, in its [`Saving::turn`]. Blocks.
     pub(super) fn save_all(&self, shared: &Shared) {
         for viewed in &shared.partitions {
-            if viewed.read().changes() >= limits::VIEW_SAVE_CHANGES_AT_STOP {
+            let is_due = {
+                let view = viewed.read();
+                view.is_whole() && view.changes() >= limits::VIEW_SAVE_CHANGES_AT_STOP
+            };
+            if is_due {
                 save(&self.store, viewed);
             }
         }

@@ -12,11 +12,11 @@ use bytes::{Bytes, BytesMut};
 
 use super::ViewError;
 use super::decode::{Change, Go, KeyRecord, each_record};
+use super::locate::Located;
 use super::lookup::Seen;
 use super::topic_view::{Shared, Viewed};
 use crate::limits;
 use crate::model::Offset;
-use crate::partition::{Read, ReadError};
 use crate::state::{Entry, Filter};
 
 /// How far a snapshot has got.
@@ -113,18 +113,19 @@ impl Snapshot {
         viewed: &Viewed,
         number: u32,
     ) -> Result<Vec<Change>, ViewError> {
+        let _turn = shared.reading.watchers.acquire().await;
         let (mut changes, mut bytes) = (Vec::new(), 0);
         let mut body = BytesMut::new();
         while let Some(&(offset, _)) = self.unread.front()
             && bytes < limits::WATCH_MESSAGE_BYTES
         {
-            let batches = match viewed.handle.read(offset, offset.advanced(1), 1).await {
-                Ok(Read::Batches(batches)) => batches,
-                Ok(Read::Truncated { log_start_offset }) => {
-                    self.leave_out_below(log_start_offset);
+            let batch = match shared.locate(viewed, offset).await? {
+                Located::Batch(batch) => batch,
+                Located::RemovedTo(to) => {
+                    self.leave_out_below(to);
                     continue;
                 }
-                Ok(Read::Quarantined { to }) => {
+                Located::DamagedTo(to) => {
                     let id = viewed.handle.id();
                     tracing::error!(
                         "a snapshot of partition {id} lacks what is damaged at offset {offset}"
@@ -132,14 +133,7 @@ impl Snapshot {
                     self.leave_out_below(to);
                     continue;
                 }
-                Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
-                Err(error) => return Err(error.into()),
             };
-            let Some(batch) = batches.first() else {
-                self.unread.pop_front();
-                continue;
-            };
-            let unpacked = shared.unpacker.unpack(batch).await;
             let unread = &mut self.unread;
             let each = |record: KeyRecord<'_>| {
                 while unread
@@ -163,7 +157,7 @@ impl Snapshot {
                     Some(_) => Go::On,
                 }
             };
-            let read = unpacked.and_then(|it| each_record(&it, offset, &mut body, each));
+            let read = each_record(&batch, offset, &mut body, each);
             if let Err(error) = &read {
                 let id = viewed.handle.id();
                 tracing::error!("a batch of partition {id} is unreadable: {error}");

@@ -6,10 +6,10 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::ViewError;
-use super::decode::Unpacker;
 use super::gate::Gate;
 use super::outbox::{Outbox, OutboxMemory};
 use super::saving::Saving;
+use super::unpack::Unpacker;
 use crate::limits;
 use crate::model::Offset;
 use crate::partition::PartitionHandle;
@@ -29,9 +29,7 @@ pub(super) struct Shared {
     pub(super) partitions: Vec<Viewed>,
     pub(super) memory: Arc<ViewMemory>,
     pub(super) saving: Saving,
-    pub(super) unpacker: Unpacker,
-    /// Turns of those who look into the past.
-    pub(super) histories: Arc<Semaphore>,
+    pub(super) reading: Reading,
     outboxes: Arc<OutboxMemory>,
     /// Taken before the lock of any partition's view.
     gate: Mutex<Gate>,
@@ -49,22 +47,32 @@ pub(super) struct Viewed {
 pub(super) struct Reached {
     /// One past the last record that was applied when the view was exact.
     pub(super) applied: Offset,
-    /// Why it goes no further.
+    /// Why there is none.
     pub(super) ended: Option<ViewError>,
 }
 
 /// What those who read the log share.
 #[derive(Debug, Clone)]
 pub(super) struct Reading {
-    unpacker: Unpacker,
-    histories: Arc<Semaphore>,
+    pub(super) unpacker: Unpacker,
+    /// Turns of watchers.
+    pub(super) watchers: Arc<Semaphore>,
+    /// Turns of those who ask for what isn't in memory.
+    pub(super) lookups: Arc<Semaphore>,
+    /// Turns of those who look into the past.
+    pub(super) histories: Arc<Semaphore>,
+    /// The turn of one that was given up, and is tried again.
+    pub(super) regaining: Arc<Semaphore>,
 }
 
 impl Reading {
     pub(super) fn new() -> Reading {
         Reading {
             unpacker: Unpacker::new(),
+            watchers: Arc::new(Semaphore::new(limits::WATCHERS_READING_AT_ONCE)),
+            lookups: Arc::new(Semaphore::new(limits::LOOKUPS_READING_AT_ONCE)),
             histories: Arc::new(Semaphore::new(limits::HISTORIES_AT_ONCE)),
+            regaining: Arc::new(Semaphore::new(1)),
         }
     }
 }
@@ -117,26 +125,83 @@ impl TopicView {
         now.ended.map_or(Ok(()), Err)
     }
 
-    /// Waits until everything that can be read now is in the view of a partition.
-    pub(super) async fn catch_up(&self, partition: u32) -> Result<(), ViewError> {
-        let viewed = self.shared.viewed(partition);
-        let end = viewed.handle.high_watermark();
+    /// Waits until everything below `wanted` of a partition was in its view.
+    async fn reach(&self, partition: u32, wanted: Offset) -> Result<(), ViewError> {
         let is_there = {
-            let reached = viewed.reached.borrow();
-            reached.applied >= end && reached.ended.is_none()
+            let reached = self.shared.viewed(partition).reached.borrow();
+            reached.applied >= wanted && reached.ended.is_none()
         };
         match is_there {
             true => Ok(()),
-            false => self.wait_for(partition, end).await,
+            false => self.wait_for(partition, wanted).await,
         }
     }
 
-    /// As [`TopicView::catch_up`], for all partitions. Returns how far at least each is.
+    /// What `see` makes of the view of a partition, once that holds everything that can
+    /// be read now, and everything below `at_least`. It was so before it is looked at;
+    /// whether it still is, and wasn't begun anew, shows only under its lock.
+    pub(super) async fn see<T>(
+        &self,
+        partition: u32,
+        at_least: Option<Offset>,
+        see: impl FnOnce(&PartitionView) -> T,
+    ) -> Result<T, ViewError> {
+        let viewed = self.shared.viewed(partition);
+        let mut wanted = viewed
+            .handle
+            .high_watermark()
+            .max(at_least.unwrap_or_default());
+        loop {
+            self.reach(partition, wanted).await?;
+            {
+                let view = viewed.read();
+                match view.lacks(wanted) {
+                    None => return Ok(see(&view)),
+                    Some(more) => wanted = more,
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// As [`TopicView::see`], of the views of all partitions at one moment.
+    pub(super) async fn see_all<T>(
+        &self,
+        see: impl FnOnce(&[RwLockReadGuard<'_, PartitionView>]) -> T,
+    ) -> Result<T, ViewError> {
+        let partitions = &self.shared.partitions;
+        let mut wanted: Vec<Offset> = partitions
+            .iter()
+            .map(|it| it.handle.high_watermark())
+            .collect();
+        loop {
+            for (partition, &wanted) in (0..).zip(&wanted) {
+                self.reach(partition, wanted).await?;
+            }
+            {
+                let views: Vec<_> = partitions.iter().map(Viewed::read).collect();
+                let mut is_whole = true;
+                for (wanted, view) in wanted.iter_mut().zip(&views) {
+                    if let Some(more) = view.lacks(*wanted) {
+                        *wanted = more;
+                        is_whole = false;
+                    }
+                }
+                if is_whole {
+                    return Ok(see(&views));
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until everything that can be read now is in the views of all partitions.
+    /// Returns how far at least each is.
     pub(super) async fn catch_up_all(&self) -> Result<Vec<Offset>, ViewError> {
         let mut ends = Vec::with_capacity(self.shared.partitions.len());
         for (partition, viewed) in (0..).zip(&self.shared.partitions) {
             let end = viewed.handle.high_watermark();
-            self.catch_up(partition).await?;
+            self.reach(partition, end).await?;
             ends.push(end);
         }
         Ok(ends)
@@ -160,11 +225,17 @@ impl TopicView {
     pub(crate) fn begin_anew(&self, partition: u32) {
         let viewed = self.shared.viewed(partition);
         let start = viewed.handle.range().log_start_offset;
+        viewed.publish_start(start);
         let gate = self.shared.gate();
         viewed.write().start_over(start);
         gate.overflow();
-        drop(gate);
-        viewed.publish_start(start);
+    }
+
+    /// The view is empty, and whoever looked just before doesn't know.
+    pub(crate) fn empty(&self, partition: u32) {
+        let viewed = self.shared.viewed(partition);
+        let start = viewed.handle.range().log_start_offset;
+        viewed.write().start_over(start);
     }
 
     /// What retention removed, as far as the view knows.
@@ -202,8 +273,7 @@ impl Shared {
             partitions: partitions.iter().map(viewed).collect(),
             memory,
             saving,
-            unpacker: reading.unpacker,
-            histories: reading.histories,
+            reading,
             outboxes,
             gate: Mutex::default(),
         }
@@ -277,7 +347,12 @@ impl Viewed {
         self.reached.send_modify(|reached| reached.applied = start);
     }
 
-    /// The view goes no further.
+    /// The view is there again.
+    pub(super) fn resume(&self) {
+        self.reached.send_modify(|reached| reached.ended = None);
+    }
+
+    /// There is no view any more.
     pub(super) fn end(&self, why: &ViewError) {
         self.reached
             .send_modify(|reached| reached.ended = Some(why.clone()));

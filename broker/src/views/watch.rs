@@ -8,21 +8,25 @@
 //! - For each partition, `sent` only rises: everything that matches the filter and
 //!   lies below was sent, or is in the part of the snapshot that is still to come.
 //! - No change below `sent` is sent. So no key goes back in time.
-//! - `synced` names offsets up to which everything was sent. They are taken under the
-//!   gate, where nothing can come in between, and no record below that compaction
-//!   dropped was superseded by one that is still to come.
+//! - `synced` names offsets up to which everything was sent, and nothing from there on.
+//!   They are taken under the gate, where nothing can come in between, and no record
+//!   below that compaction dropped was superseded by one that is still to come.
 //! - Before `synced`, it was told of everything that retention removed.
+//! - However fast others write, `synced` comes, and each partition has its turn: where
+//!   the watcher has to get to is fixed before it goes there. One that is told adds a
+//!   mark to its outbox, and is synced when it takes that out again; one that reads is
+//!   when it has read all that there was when it was registered.
 
 use std::sync::Arc;
 
 use bytes::BytesMut;
 
 use super::ViewError;
-use super::behind::check_resume_point;
+use super::behind::{InBatch, check_resume_point};
 use super::decode::Change;
 use super::outbox::{News, Taken};
 use super::snapshot::Snapshot;
-use super::topic_view::{Registration, Shared, TopicView};
+use super::topic_view::{Place, Registration, Shared, TopicView};
 use crate::limits;
 use crate::model::Offset;
 use crate::state::Filter;
@@ -75,11 +79,15 @@ pub struct Watch {
     /// What it read of the log itself is all that there was from here on.
     pub(super) exact_from: Vec<Offset>,
     pub(super) phase: Phase,
-    is_synced: bool,
+    pub(super) is_synced: bool,
+    /// Its outbox holds [`News::Reached`]: it is synced when it comes to that.
+    is_marked: bool,
     /// Nothing has come for [`limits::WATCH_HEARTBEAT`].
     is_quiet: bool,
     /// What keeps it from being synced: a view that isn't exact yet.
     awaits: Option<(u32, Offset)>,
+    /// Where it reads.
+    pub(super) place: InBatch,
     pub(super) body: BytesMut,
 }
 
@@ -91,9 +99,18 @@ pub(super) enum Phase {
         wanted: Vec<Offset>,
     },
     Snapshot(Snapshot),
-    /// Reads the log, the next partition first.
-    Behind(usize),
+    /// Reads the log.
+    Behind(Reading),
     Told,
+}
+
+/// What is still to be read of the log.
+#[derive(Debug)]
+pub(super) struct Reading {
+    /// Number of the partition that it is at.
+    pub(super) partition: usize,
+    /// Up to where each is read, by the numbers of the partitions.
+    pub(super) ends: Vec<Offset>,
 }
 
 impl Watch {
@@ -118,8 +135,10 @@ impl Watch {
             exact_from: vec![Offset::ZERO; view.shared.partitions.len()],
             phase: Phase::Begin { start, wanted },
             is_synced: false,
+            is_marked: false,
             is_quiet: false,
             awaits: None,
+            place: InBatch::default(),
             body: BytesMut::new(),
             view,
         })
@@ -181,11 +200,10 @@ impl Watch {
                 }
                 Ok(entries.map(WatchEvent::Entries))
             }
-            Phase::Behind(partition) => {
-                let partition = *partition;
-                let shared = self.shared().clone();
-                match shared.partitions.get(partition) {
-                    Some(viewed) => self.read(&shared, viewed, partition).await,
+            Phase::Behind(reading) => {
+                let partition = reading.partition;
+                match reading.ends.get(partition).copied() {
+                    Some(end) => self.read(partition, end).await,
                     None => Ok(self.end_reading()),
                 }
             }
@@ -230,58 +248,93 @@ impl Watch {
         Some(WatchEvent::Opened { snapshot })
     }
 
-    /// Reads the log from now on.
+    /// Reads what there is in the log now.
     fn fall_behind(&mut self) {
         self.registration = None;
-        self.phase = Phase::Behind(0);
+        self.is_marked = false;
+        let partitions = self.shared().partitions.iter();
+        let ends = partitions.map(|viewed| viewed.handle.high_watermark());
+        self.phase = Phase::Behind(Reading {
+            partition: 0,
+            ends: ends.collect(),
+        });
     }
 
     /// Begins anew: something that it has to hear isn't there any more.
     pub(super) fn start_over(&mut self) {
         self.registration = None;
+        self.is_marked = false;
         self.phase = Phase::Begin {
             start: WatchStart::Snapshot,
             wanted: Vec::new(),
         };
     }
 
-    /// Takes what it is told. If there is nothing, it is synced, or it may say how far
-    /// it is.
+    /// Takes what it is told.
     fn hear(&mut self) -> Result<Option<WatchEvent>, ViewError> {
+        let is_quiet = std::mem::take(&mut self.is_quiet);
+        if !self.is_synced && !self.is_marked {
+            self.mark();
+        }
         let Some(registration) = &self.registration else {
             self.fall_behind();
             return Ok(None);
         };
-        let is_quiet = std::mem::take(&mut self.is_quiet);
-        if self.is_synced && !is_quiet {
+        if !(self.is_synced && is_quiet) {
             let taken = registration.outbox.take();
             return self.receive(taken);
         }
-        // What is in the outbox, and how far the view is, at one moment.
+        // What is in the outbox, and how far the views are, at one moment.
         let (taken, places) = {
             let gate = self.shared().gate();
             (registration.outbox.take(), self.shared().places(&gate))
         };
-        if !matches!(&taken, Taken::News(news) if news.is_empty()) {
-            return self.receive(taken);
-        }
-        for (partition, place) in (0..).zip(&places) {
-            let slot = partition as usize;
-            let position = place.applied.max(self.sent[slot]);
-            let exact_from = place.exact_from.max(self.exact_from[slot]);
-            if position < exact_from {
-                self.awaits = Some((partition, exact_from));
-                return Ok(None);
+        match taken {
+            Taken::News(news) if news.is_empty() => {
+                let is_exact = self.missing(&places).is_none();
+                let reached = places.iter().map(|place| place.applied);
+                Ok(is_exact.then(|| WatchEvent::Progress(self.reach(reached))))
             }
+            taken => self.receive(taken),
         }
-        for (sent, place) in self.sent.iter_mut().zip(&places) {
-            *sent = place.applied.max(*sent);
+    }
+
+    /// Marks where it will be synced: behind all that it was to be told until now. If the
+    /// views aren't exact there, that is to be waited for.
+    fn mark(&mut self) {
+        let Some(registration) = &self.registration else {
+            return;
+        };
+        let shared = self.shared().clone();
+        let gate = shared.gate();
+        let places = shared.places(&gate);
+        self.awaits = self.missing(&places);
+        if self.awaits.is_none() {
+            let reached = places.iter().map(|place| place.applied);
+            registration.outbox.push(News::Reached(reached.collect()));
+            drop(gate);
+            self.is_marked = true;
         }
-        let sent = self.sent.clone();
-        Ok(Some(match std::mem::replace(&mut self.is_synced, true) {
-            false => WatchEvent::Synced(sent),
-            true => WatchEvent::Progress(sent),
-        }))
+    }
+
+    /// A partition where records may be missing without those that superseded them, if
+    /// the views are in these places; and up to where.
+    pub(super) fn missing(&self, places: &[Place]) -> Option<(u32, Offset)> {
+        let sent = self.sent.iter().zip(&self.exact_from);
+        let mut places = (0..).zip(places.iter().zip(sent));
+        places.find_map(|(partition, (place, (&sent, &read_exact_from)))| {
+            let exact_from = place.exact_from.max(read_exact_from);
+            let is_missing = place.applied.max(sent) < exact_from;
+            is_missing.then_some((partition, exact_from))
+        })
+    }
+
+    /// Everything below these offsets was sent.
+    fn reach(&mut self, reached: impl Iterator<Item = Offset>) -> Vec<Offset> {
+        for (sent, reached) in self.sent.iter_mut().zip(reached) {
+            *sent = reached.max(*sent);
+        }
+        self.sent.clone()
     }
 
     fn receive(&mut self, taken: Taken) -> Result<Option<WatchEvent>, ViewError> {
@@ -308,6 +361,11 @@ impl Watch {
                     let partition = partition as usize;
                     let is_new = start > self.starts[partition];
                     return Ok(is_new.then(|| self.truncated(partition, start)));
+                }
+                // It comes alone.
+                News::Reached(offsets) => {
+                    self.is_synced = true;
+                    return Ok(Some(WatchEvent::Synced(self.reach(offsets.into_iter()))));
                 }
             }
         }

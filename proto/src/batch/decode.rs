@@ -128,6 +128,12 @@ pub struct RecordViews<'a> {
 }
 
 impl<'a> RecordViews<'a> {
+    /// How much of the batch is still to be read: bytes.
+    #[must_use]
+    pub fn rest_len(&self) -> usize {
+        self.cursor.rest().len()
+    }
+
     #[inline]
     fn advance(&mut self) -> Result<Option<RecordView<'a>>, BatchError> {
         while let Some(tag) = self.cursor.tag()? {
