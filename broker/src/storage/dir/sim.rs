@@ -195,6 +195,26 @@ impl SimDir {
         found
     }
 
+    /// Flips a bit of a file in a directory, as far as `choose` names one of those that are
+    /// there at that moment. Any number says which bit.
+    pub(crate) fn flip_bit_within(
+        &self,
+        dir: &Path,
+        bit: u64,
+        choose: impl FnOnce(&[String]) -> Option<String>,
+    ) {
+        let mut world = self.world();
+        let names = world.names.list(dir).unwrap_or_default();
+        let Some(name) = choose(&names) else {
+            return;
+        };
+        let id = world.names.file(&dir.join(name)).expect("it was listed");
+        let content = world.file(id);
+        if let Some(bit) = bit.checked_rem(content.len() as u64 * 8) {
+            content.damage(to_usize(bit / 8), |byte| *byte ^= 1 << (bit % 8));
+        }
+    }
+
     /// Fills one 512-byte sector of a file with arbitrary bytes.
     pub(crate) fn corrupt_sector(&self, path: &Path, sector: u64) {
         self.damage(path, |content, rng| {

@@ -5,177 +5,10 @@ use std::pin::pin;
 
 use futures_util::poll;
 
+use super::small::{Forgetful, RETAINED, Small, all, everything};
+use super::world::CONFIG;
 use super::*;
 use crate::limits;
-
-/// A disk, and the only partition of a topic on it.
-struct Small {
-    disk: SimDir,
-    _index: tempfile::TempDir,
-    engine: Engine,
-    partition: PartitionHandle,
-    view: TopicView,
-    views: Views,
-}
-
-impl Small {
-    /// With so many bytes for records beside the keys.
-    fn start(config: PartitionConfig, records: usize) -> Small {
-        let disk = SimDir::new();
-        let index = tempfile::tempdir().unwrap();
-        let dir = Arc::new(disk.clone());
-        let (storage, _) = Storage::open(dir, storage_options(), 1 << 96).unwrap();
-        let engine = Engine::start(storage, EngineOptions::default(), Clock::system()).unwrap();
-        let partition = engine.create_partition(PartitionId(20), config);
-        let store = ViewStore::new(index.path(), engine.cluster_id());
-        let views = Views::with_memory(store, usize::MAX, records);
-        let view = views.follow(std::slice::from_ref(&partition));
-        engine.begin_upkeep().unwrap();
-        Small {
-            disk,
-            _index: index,
-            engine,
-            partition,
-            view,
-            views,
-        }
-    }
-
-    async fn put(&self, records: &[(String, Vec<u8>)], compression: Compression) -> Offset {
-        let mut builder = BatchBuilder::new(compression);
-        for (key, value) in records {
-            builder
-                .push(&RecordRef {
-                    key: Some(key.as_bytes()),
-                    value: Some(value),
-                    ..RecordRef::default()
-                })
-                .unwrap();
-        }
-        self.append(builder.finish().payload).await
-    }
-
-    async fn append(&self, payload: Bytes) -> Offset {
-        let keys = Some(KeyHasher::new(1));
-        let limits = BatchLimits::default();
-        let batch = checked(payload, None, &limits, keys, &mut Vec::new()).unwrap();
-        let append = Append::new(&self.partition, batch);
-        let appended = self.engine.append(vec![append]).await.remove(0).unwrap();
-        appended.base_offset
-    }
-
-    async fn remove(&self, key: &str) -> Offset {
-        let mut builder = BatchBuilder::new(Compression::None);
-        let tombstone = RecordRef {
-            key: Some(key.as_bytes()),
-            ..RecordRef::default()
-        };
-        builder.push(&tombstone).unwrap();
-        self.append(builder.finish().payload).await
-    }
-
-    /// Puts a value of so many bytes.
-    async fn put_one(&self, key: &str, bytes: usize) -> Offset {
-        let record = (key.to_owned(), vec![b'x'; bytes]);
-        self.put(&[record], Compression::None).await
-    }
-
-    async fn watch(&self, filter: Filter, start: WatchStart) -> Watch {
-        Watch::open(self.view.clone(), filter, start).await.unwrap()
-    }
-
-    /// Has retention remove some records. Returns where the log begins then.
-    async fn retain(&self) -> Offset {
-        let start = || self.partition.range().log_start_offset;
-        let before = start();
-        while start() == before {
-            // It sees what the archiver has done.
-            self.engine.sweep_now();
-            tokio::task::yield_now().await;
-        }
-        start()
-    }
-
-    /// Waits until the view has heard of what was removed.
-    async fn until_fewer_than(&self, count: usize) {
-        while self.keys().await.len() >= count {
-            tokio::task::yield_now().await;
-        }
-    }
-
-    async fn keys(&self) -> Vec<Bytes> {
-        let page = self.view.scan(&everything()).await.unwrap();
-        page.records.into_iter().map(|one| one.key).collect()
-    }
-
-    async fn stop(self) {
-        self.views.stop().await;
-        self.engine.stop().await;
-    }
-}
-
-fn everything() -> PageRequest {
-    PageRequest {
-        prefix: Bytes::new(),
-        after: None,
-        count: 10_000,
-        bytes: usize::MAX,
-    }
-}
-
-fn all() -> Filter {
-    Filter::Prefix(Bytes::new())
-}
-
-const RETAINED: PartitionConfig = PartitionConfig {
-    retention_bytes: Some(4 << 10),
-    ..CONFIG
-};
-
-/// A receiver that forgets what retention removed.
-#[derive(Default)]
-struct Forgetful(BTreeMap<Bytes, Offset>);
-
-impl Forgetful {
-    fn hear(&mut self, event: WatchEvent) {
-        match event {
-            WatchEvent::Opened { snapshot: true } => self.0.clear(),
-            WatchEvent::Entries(changes) | WatchEvent::Changes(changes) => {
-                for change in changes {
-                    match change.is_tombstone {
-                        true => drop(self.0.remove(&change.key)),
-                        false => drop(self.0.insert(change.key, change.offset)),
-                    }
-                }
-            }
-            WatchEvent::Truncated { start, .. } => self.0.retain(|_, offset| *offset >= start),
-            _ => {}
-        }
-    }
-
-    async fn until_synced(&mut self, watch: &mut Watch) -> Vec<Offset> {
-        loop {
-            match watch.next().await.unwrap() {
-                WatchEvent::Synced(offsets) => return offsets,
-                other => self.hear(other),
-            }
-        }
-    }
-
-    /// When nothing comes any more, it has heard all.
-    async fn until_quiet(&mut self, watch: &mut Watch) {
-        loop {
-            match watch.next().await.unwrap() {
-                WatchEvent::Progress(_) => return,
-                other => self.hear(other),
-            }
-        }
-    }
-
-    fn keys(&self) -> Vec<Bytes> {
-        self.0.keys().cloned().collect()
-    }
-}
 
 #[tokio::test]
 async fn who_comes_again_is_told_what_retention_removed_meanwhile() {
@@ -296,10 +129,7 @@ async fn a_snapshot_goes_on_behind_damage() {
     }
     // The view has read all of them before one is damaged.
     assert_eq!(small.keys().await.len(), 200);
-    while small.engine.archiver_lag() > 0 {
-        small.engine.sweep_now();
-        tokio::task::yield_now().await;
-    }
+    small.archive().await;
     assert!(small.disk.flip_bit_of(b"key-050"));
     let mut receiver = Forgetful::default();
     let mut watch = small.watch(all(), WatchStart::Snapshot).await;
@@ -366,6 +196,30 @@ async fn messages_are_small_however_the_records_are_found() {
         assert_eq!(found, keys);
         small.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_large_batch_is_read_once_however_many_messages_it_takes() {
+    let small = Small::start(CONFIG, 0);
+    let keys = large(&small).await;
+    assert_eq!(small.keys().await.len(), keys.len());
+    let named = Filter::Keys(keys.iter().cloned().collect());
+    let read = || small.engine.traffic().read_batches;
+    let before = read();
+    for (filter, start) in [
+        (all(), WatchStart::From(vec![Offset::ZERO])),
+        (all(), WatchStart::From(vec![Offset(50)])),
+        (all(), WatchStart::Snapshot),
+        (named, WatchStart::Snapshot),
+    ] {
+        let mut watch = small.watch(filter, start).await;
+        Forgetful::default().until_synced(&mut watch).await;
+    }
+    for key in &keys {
+        assert!(small.view.get(0, key, None).await.unwrap().record.is_some());
+    }
+    assert_eq!(read(), before, "the scan has read it, and it was kept");
+    small.stop().await;
 }
 
 #[tokio::test]
