@@ -65,8 +65,8 @@ pub use reader::{
     Batch, Event, Reader, ReaderBuilder, Record, RecordView, RecordViews, Records, Start,
 };
 pub use state::{
-    AsOf, Delete, Entries, Entry, Expect, Get, LeaseId, Put, PutAll, Scan, State, Update, Version,
-    Write, Written,
+    AsOf, Changes, Delete, Entries, Entry, Expect, Get, KeyEvent, LeaseId, Put, PutAll, Scan,
+    State, Update, Version, Write, Written,
 };
 pub use state_view::{Change, StateView, StateViewBuilder, Tombstone};
 pub use statecast_proto::batch::{

@@ -47,6 +47,7 @@ mod state_saved;
 mod state_verbs;
 mod state_view;
 mod state_watch;
+mod state_watcher;
 mod state_write;
 mod support;
 mod tidy;

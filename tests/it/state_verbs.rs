@@ -231,6 +231,42 @@ fn watch_prints_what_there_is_and_then_every_change_until_it_is_interrupted() {
 }
 
 #[test]
+fn watch_goes_on_from_the_offsets_that_it_is_told() {
+    let shell = Shell::start(1);
+    for (key, value) in [("a", "1"), ("b", "1"), ("a", "2")] {
+        shell.says(&["state", "put", "t", key, value]);
+    }
+    shell.says(&["state", "delete", "t", "b"]);
+    let from =
+        |from: &str| ["state", "watch", "t", "--until-synced", "--from", from].map(str::to_owned);
+    let says = |args: &[String]| {
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        shell.verb(&args).run()
+    };
+    let since = says(&from("0:2"));
+    assert_eq!((since.code, &*since.stdout), (0, "put a\t2\nremoved b\n"));
+    assert_eq!(since.stderr, "synced: 0:4\n");
+    let json = says(&[&from("0:3")[..], &["-o".to_owned(), "json".to_owned()]].concat());
+    let told: Vec<Value> = json
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(
+        (&told[0]["change"], &told[0]["key"]),
+        (&json!("removed"), &json!("b"))
+    );
+    assert_eq!(
+        (&told[1]["change"], &told[1]["next_offsets"]),
+        (&json!("synced"), &json!([4]))
+    );
+    assert_eq!(told.len(), 2);
+    assert_eq!(says(&from("1:3")).code, 2, "one partition lacks");
+    assert_eq!(says(&from("0:3,1:3")).code, 1, "there is no such partition");
+    assert_eq!(says(&from("0:5")).code, 1, "it lies beyond the end");
+}
+
+#[test]
 fn reader_that_goes_away_ends_a_watch_quietly() {
     let shell = Shell::start(1);
     shell.says(&["state", "put", "t", "a", "1"]);

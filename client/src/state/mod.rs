@@ -1,5 +1,6 @@
 //! What is true now in a compacted topic: a map from keys to values.
 
+mod changes;
 mod entry;
 mod get;
 mod request_id;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use statecast_proto::v1::state_client::StateClient;
 use tonic::transport::Channel;
 
+pub use self::changes::{Changes, KeyEvent};
 pub use self::entry::{AsOf, Entry, LeaseId, Version, Written};
 pub use self::get::Get;
 pub use self::scan::{Entries, Scan};

@@ -61,7 +61,7 @@ pub struct Tombstone {
 }
 
 impl Tombstone {
-    pub(super) fn from_wire(removed: v1::Removed) -> Self {
+    pub(crate) fn from_wire(removed: v1::Removed) -> Self {
         Self {
             offset: removed.offset,
             timestamp_ms: removed.timestamp_ms,

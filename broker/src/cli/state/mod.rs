@@ -192,6 +192,12 @@ struct Watch {
     /// Print what there is, and stop.
     #[arg(long)]
     until_synced: bool,
+    /// Print the changes from these offsets on instead of what there is, for who has kept
+    /// what was before: PARTITION:OFFSET for each partition, with commas between, such as
+    /// the last `synced` named, or one past the last change. Ends when the connection is
+    /// lost.
+    #[arg(long, value_name = "OFFSETS", value_parser = next_offsets, conflicts_with = "keys")]
+    from: Option<NextOffsets>,
     /// How to print a change: %c what it is, put or removed, and all that `scan` knows;
     /// of what is removed there is no value or version [default: '%c %k\t%v\n', without
     /// a value for what is removed]
@@ -325,6 +331,28 @@ fn header(text: &str) -> Result<(String, String), String> {
         .split_once('=')
         .ok_or_else(|| format!("{text:?} is no NAME=VALUE"))?;
     Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The next offset of each partition, by their numbers.
+#[derive(Debug, Clone)]
+struct NextOffsets(Vec<u64>);
+
+/// Reads the next offsets; the error is for people.
+fn next_offsets(text: &str) -> Result<NextOffsets, String> {
+    let mut places = text
+        .split(',')
+        .map(Place::parse)
+        .collect::<Result<Vec<_>, _>>()?;
+    places.sort_unstable_by_key(|place| place.partition);
+    let is_whole = (0..)
+        .zip(&places)
+        .all(|(number, at)| at.partition == number);
+    match is_whole {
+        true => Ok(NextOffsets(
+            places.into_iter().map(|at| at.offset).collect(),
+        )),
+        false => Err("each partition of the topic is to be named once".to_owned()),
+    }
 }
 
 fn read(file: &PathBuf) -> Result<Vec<u8>, Failure> {

@@ -1,7 +1,7 @@
 //! Prints keys and values, and what becomes of them.
 
 use serde_json::{Value, json};
-use statecast_client::{Change, Entry, Header};
+use statecast_client::{Change, Entry, Header, KeyEvent, Tombstone};
 
 use crate::cli::common::{Common, Output};
 use crate::cli::format::{Format, Headers, Row};
@@ -78,15 +78,65 @@ impl Printer {
         self.flush_if_full()
     }
 
+    /// Prints one of the changes from some offsets on; what isn't one, only for programs.
+    pub(super) fn print_event(&mut self, event: &KeyEvent) -> Result<(), Stop> {
+        match event {
+            KeyEvent::Put(entry) => match &self.formats {
+                Some(_) => self.print(entry),
+                None => {
+                    let mut json = entry_json(&self.topic, entry);
+                    json["change"] = "put".into();
+                    push_json(&json, &mut self.buffer);
+                    self.flush_if_full()
+                }
+            },
+            KeyEvent::Removed {
+                partition,
+                key,
+                tombstone,
+            } => {
+                let row = removed(&self.topic, *partition, key, Some(tombstone));
+                match &self.formats {
+                    Some(formats) => formats.removed.write(&row, &mut self.buffer),
+                    None => push_json(&removed_json(&row), &mut self.buffer),
+                }
+                self.flush_if_full()
+            }
+            KeyEvent::Synced(next_offsets) => {
+                self.print_synced(next_offsets);
+                Ok(())
+            }
+            KeyEvent::RemovedBelow { partition, offset } => {
+                self.tell(&json!({
+                    "change": "removed_below",
+                    "topic": self.topic,
+                    "partition": partition,
+                    "offset": offset,
+                }));
+                Ok(())
+            }
+            KeyEvent::Snapshot => {
+                self.tell(&json!({ "change": "snapshot", "topic": self.topic }));
+                Ok(())
+            }
+            // This binary holds the library of its own version.
+            _ => unreachable!("there are no other events"),
+        }
+    }
+
     /// Tells programs that all there was has been printed.
     pub(super) fn print_synced(&mut self, next_offsets: &[u64]) {
+        self.tell(&json!({
+            "change": "synced",
+            "topic": self.topic,
+            "next_offsets": next_offsets,
+        }));
+    }
+
+    /// For programs: people are told in other ways, or see for themselves.
+    fn tell(&mut self, json: &Value) {
         if self.formats.is_none() {
-            let synced = json!({
-                "change": "synced",
-                "topic": self.topic,
-                "next_offsets": next_offsets,
-            });
-            push_json(&synced, &mut self.buffer);
+            push_json(json, &mut self.buffer);
         }
     }
 
@@ -108,20 +158,40 @@ fn row<'a>(topic: &'a str, change: &'a Change) -> Row<'a> {
         Change::Removed {
             previous,
             tombstone,
-        } => Row {
-            topic,
-            partition: previous.partition,
-            offset: tombstone.as_ref().map(|by| by.offset),
-            timestamp_ms: tombstone.as_ref().map(|by| by.timestamp_ms),
-            key: &previous.key,
-            value: &[],
-            headers: Headers::Owned(tombstone.as_ref().map_or(&[], |by| &by.headers)),
-            version: None,
-            change: "removed",
-        },
+        } => removed(topic, previous.partition, &previous.key, tombstone.as_ref()),
         // This binary holds the library of its own version.
         _ => unreachable!("there are no other changes"),
     }
+}
+
+fn removed<'a>(
+    topic: &'a str,
+    partition: u32,
+    key: &'a [u8],
+    tombstone: Option<&'a Tombstone>,
+) -> Row<'a> {
+    Row {
+        topic,
+        partition,
+        offset: tombstone.map(|by| by.offset),
+        timestamp_ms: tombstone.map(|by| by.timestamp_ms),
+        key,
+        value: &[],
+        headers: Headers::Owned(tombstone.map_or(&[], |by| &by.headers)),
+        version: None,
+        change: "removed",
+    }
+}
+
+fn removed_json(row: &Row<'_>) -> Value {
+    json!({
+        "change": row.change,
+        "topic": row.topic,
+        "partition": row.partition,
+        "offset": row.offset,
+        "timestamp_ms": row.timestamp_ms,
+        "key": bytes_json(Some(row.key)),
+    })
 }
 
 pub(super) fn entry_json(topic: &str, entry: &Entry) -> Value {
@@ -140,18 +210,14 @@ pub(super) fn entry_json(topic: &str, entry: &Entry) -> Value {
 
 fn change_json(topic: &str, change: &Change) -> Value {
     let row = row(topic, change);
-    let mut json = match change.entry() {
-        Some(entry) => entry_json(topic, entry),
-        None => json!({
-            "topic": topic,
-            "partition": row.partition,
-            "offset": row.offset,
-            "timestamp_ms": row.timestamp_ms,
-            "key": bytes_json(Some(row.key)),
-        }),
-    };
-    json["change"] = row.change.into();
-    json
+    match change.entry() {
+        Some(entry) => {
+            let mut json = entry_json(topic, entry);
+            json["change"] = row.change.into();
+            json
+        }
+        None => removed_json(&row),
+    }
 }
 
 fn headers_json(headers: &[Header]) -> Value {

@@ -2,10 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use statecast_client::{Change, StateView};
+use statecast_client::{Change, KeyEvent, StateView};
 
-use super::Watch;
 use super::printer::Printer;
+use super::{NextOffsets, Watch};
 use crate::cli::common::Common;
 use crate::cli::failure::Failure;
 use crate::cli::output::{Ending, Stop};
@@ -31,6 +31,9 @@ impl Shared {
 }
 
 pub(super) async fn watch(watch: Watch, common: &Common) -> Result<(), Failure> {
+    if let Some(NextOffsets(next_offsets)) = &watch.from {
+        return print_changes(&watch, next_offsets, common).await;
+    }
     let client = common.connect().await?;
     let shared = Arc::new(Mutex::new(Shared {
         printer: Printer::of_changes(&watch.topic, watch.format.as_ref(), common),
@@ -94,6 +97,48 @@ async fn print_all(
             return Err(stop);
         }
         shared.printer.flush()?;
+    }
+}
+
+/// Prints what has changed since some offsets, and then every change.
+async fn print_changes(
+    watch: &Watch,
+    next_offsets: &[u64],
+    common: &Common,
+) -> Result<(), Failure> {
+    let state = common.connect().await?.state(watch.topic.as_str());
+    let mut printer = Printer::of_changes(&watch.topic, watch.format.as_ref(), common);
+    // Before anything is printed, after which somebody may ask to stop.
+    let stop = stop_requested()?;
+    let prefix = watch.prefix.as_deref().unwrap_or_default();
+    let mut changes = state.changes(prefix, next_offsets).await?;
+    let print = async {
+        loop {
+            let event = changes.next().await?;
+            printer.print_event(&event)?;
+            if let KeyEvent::Synced(next_offsets) = &event {
+                printer.flush()?;
+                common.note(format_args!("synced: {}", places(next_offsets)));
+                if watch.until_synced {
+                    return Ok(());
+                }
+            }
+            if !changes.has_more() {
+                printer.flush()?;
+            }
+        }
+    };
+    let outcome: Result<(), Stop> = tokio::select! {
+        outcome = print => outcome,
+        () = stop => Err(Stop::Interrupted),
+        () = readers_gone() => Err(Stop::BrokenPipe),
+    };
+    match outcome.in_order(|| printer.flush()) {
+        Err(Stop::Interrupted) if watch.until_synced => {
+            Err(Failure::failed("interrupted before all was printed"))
+        }
+        Ok(()) | Err(Stop::BrokenPipe | Stop::Interrupted) => Ok(()),
+        Err(Stop::Failure(failure)) => Err(failure),
     }
 }
 
