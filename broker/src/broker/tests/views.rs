@@ -1,7 +1,8 @@
 //! Views and watches over the simulated disk, against the whole history of each
 //! partition: random changes, archiving, compaction without grace, retention with every
 //! third seed, power cuts, watchers that come, go and resume, views that are saved, lost,
-//! damaged and restored, and, with every other seed, bits that flip in segments.
+//! damaged and restored, and, with every other seed, bits that flip in segments and reads
+//! that fail.
 //!
 //! - Where retention removes records, a map lacks the keys whose latest record lies below
 //!   some offset, and no others: no later one than what is removed by now.
@@ -100,12 +101,14 @@ async fn scenario(seed: u64) {
                 8 | 9 => world.look_back(&running).await,
                 10 | 11 => world.check(&running).await,
                 12 | 13 if is_damaged => world.damage(),
+                14 if is_damaged => world.fail_a_read(),
                 _ => world.append(&running).await,
             }
             for one in &mut watching {
                 one.hear(view);
             }
         }
+        world.disk.clear_fault();
         world.check(&running).await;
         let ends = world.history.ends();
         for one in watching {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use super::history::{Held, History};
 use super::{PARTITIONS, value_of};
 use crate::model::Offset;
+use crate::partition::ReadError;
 use crate::views::{Change, Filter, TopicView, ViewError, Watch, WatchEvent, WatchStart};
 
 /// What a client has that applies what it is told.
@@ -171,6 +172,11 @@ impl Watching {
                     let receiver = std::mem::take(&mut self.receiver);
                     *self = Watching::begin(view, receiver);
                 }
+                // The disk failed to read: another time it doesn't.
+                Err(ViewError::Read(ReadError::Io(_))) => {
+                    let receiver = std::mem::take(&mut self.receiver);
+                    *self = Watching::go_on(view, receiver);
+                }
                 Err(error) => panic!("{error}"),
             }
         }
@@ -196,8 +202,10 @@ impl Watching {
                 Ok(Some(Err(ViewError::ResumePointCompacted { .. }))) => {
                     self = Watching::begin(view, self.receiver);
                 }
+                Ok(Some(Err(ViewError::Read(ReadError::Io(_)))) | None) | Err(_) => {
+                    self = self.resume(view);
+                }
                 Ok(Some(Err(error))) => panic!("{error}"),
-                Ok(None) | Err(_) => self = self.resume(view),
             }
         }
         self.pump.abort();

@@ -14,9 +14,9 @@ use super::{KEYS, PARTITIONS, Random, value_of};
 use crate::clock::Clock;
 use crate::model::{FlushLevel, KeyHasher, Offset, PartitionId};
 use crate::partition::{
-    Append, CompactionConfig, Engine, EngineOptions, PartitionConfig, PartitionHandle,
+    Append, CompactionConfig, Engine, EngineOptions, PartitionConfig, PartitionHandle, ReadError,
 };
-use crate::storage::dir::sim::SimDir;
+use crate::storage::dir::sim::{Fault, SimDir};
 use crate::storage::{JournalOptions, JournalSize, Storage, StorageOptions};
 use crate::views::{Change, PageRequest, TopicView, ViewError, ViewStore, Views};
 
@@ -178,6 +178,11 @@ impl World {
         });
     }
 
+    /// Lets the next read fail, whoever reads.
+    pub(super) fn fail_a_read(&self) {
+        self.disk.fail_after(0, Fault::ReadError);
+    }
+
     /// Removes or damages what was saved of the views, or leaves it.
     pub(super) fn damage_saved_views(&mut self) {
         let dir = self.index.path().join("views");
@@ -211,7 +216,7 @@ impl World {
                 self.history
                     .check(&held(page.records), &none, &removed, &ends);
             }
-            Err(ViewError::StateCompacted { .. }) => {}
+            Err(ViewError::StateCompacted { .. } | ViewError::Read(ReadError::Io(_))) => {}
             Err(ViewError::Damaged { partition, offset }) => {
                 self.check_damage(running, partition, offset);
             }
@@ -226,7 +231,14 @@ impl World {
             tokio::task::yield_now().await;
         }
         let (starts, ends) = (running.starts(), self.history.ends());
-        let page = running.view.scan(&ALL).await.unwrap();
+        let page = loop {
+            match running.view.scan(&ALL).await {
+                Ok(page) => break page,
+                // The disk failed to read: another time it doesn't.
+                Err(ViewError::Read(ReadError::Io(_))) => {}
+                Err(error) => panic!("{error}"),
+            }
+        };
         self.history.note_damage(&running.partitions);
         self.history
             .check(&held(page.records), &starts, &starts, &ends);
@@ -234,7 +246,12 @@ impl World {
         for partition in 0..PARTITIONS {
             for key in 0..KEYS {
                 let key = format!("{partition}/{key}");
-                match running.view.get(partition, key.as_bytes(), None).await {
+                // A read may fail, once.
+                let mut found = running.view.get(partition, key.as_bytes(), None).await;
+                if let Err(ViewError::Read(ReadError::Io(_))) = found {
+                    found = running.view.get(partition, key.as_bytes(), None).await;
+                }
+                match found {
                     Ok(found) => got.extend(found.record),
                     Err(ViewError::Damaged { partition, offset }) => {
                         self.check_damage(running, partition, offset);
