@@ -73,6 +73,19 @@ impl Call {
         }
     }
 
+    /// Room to send so many bytes, in place of some that was taken before anybody knew how
+    /// many they would be. Where that was too little, it isn't kept while more is waited
+    /// for: others may wait for it.
+    pub(super) async fn fit(&self, mut held: Held, bytes: usize) -> Held {
+        let budget = &self.memory.sending;
+        if budget.most(bytes) > held.bytes() {
+            drop(held);
+            return self.take(budget, bytes).await;
+        }
+        held.shrink(bytes);
+        held
+    }
+
     /// Keeps room until the response that is handed out now was sent: from now on
     /// the client has to get on with it.
     pub(super) fn send(&self, held: Held) {
@@ -268,6 +281,28 @@ mod tests {
         assert!(small.poll_turn(&cx).is_ready());
         drop(few);
         assert_eq!(memory.sending.used(), 0);
+    }
+
+    #[tokio::test]
+    async fn room_fits_what_is_sent_however_large_that_turns_out() {
+        let memory = Arc::new(Memory::new(&ServerOptions::default()));
+        let connection = Arc::new(Connection::new(([127, 0, 0, 1], 1).into(), 1));
+        let call = Call::of_nobody(memory.clone(), connection);
+        let budget = &memory.sending;
+        for bytes in [
+            0,
+            10,
+            1000,
+            5000,
+            limits::SENDING_BYTES,
+            2 * limits::SENDING_BYTES,
+        ] {
+            let room = call.take(budget, 1000).await;
+            let room = call.fit(room, bytes).await;
+            assert_eq!(budget.used(), budget.most(bytes));
+            drop(room);
+        }
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

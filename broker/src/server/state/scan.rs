@@ -54,7 +54,7 @@ pub(super) async fn scan(
         Some(points) => state.scan_as_of(&page, points).await,
     };
     let found = found.map_err(|error| about(error.into()))?;
-    let mut room = match room {
+    let room = match room {
         Some(room) => room,
         None => take_room().await,
     };
@@ -62,8 +62,8 @@ pub(super) async fn scan(
         .records
         .iter()
         .map(|one| one.key.len() + one.body.len());
-    room.shrink(bytes.sum());
-    call.send(room);
+    // One record may be larger than a page.
+    call.send(call.fit(room, bytes.sum()).await);
     Ok(v1::ScanResponse {
         entries: found.records.into_iter().map(encode::entry).collect(),
         next_page_token: found

@@ -117,9 +117,9 @@ async fn next(watch: &mut Watch, call: &Call) -> Result<v1::WatchResponse, ViewE
     loop {
         // What has to be waited for takes no room.
         watch.ready().await?;
-        let mut room = call.take(&call.memory.sending, ROOM_BYTES).await;
+        let room = call.take(&call.memory.sending, ROOM_BYTES).await;
         if let Some(event) = watch.advance().await? {
-            room.shrink(size(&event));
+            let room = call.fit(room, size(&event)).await;
             if room.bytes() > 0 {
                 call.send(room);
             }
@@ -128,7 +128,8 @@ async fn next(watch: &mut Watch, call: &Call) -> Result<v1::WatchResponse, ViewE
     }
 }
 
-/// What an event takes at most, but for one record that may be larger.
+/// What an event takes at most, but for one record that may be larger: for that, more is
+/// taken once it is there.
 const ROOM_BYTES: usize = limits::WATCH_READ_BYTES;
 
 fn size(event: &WatchEvent) -> usize {
