@@ -95,8 +95,10 @@ impl Engine {
             partitions: RwLock::default(),
             threads: Mutex::default(),
         });
-        let _use = Arc::new(InUse(shared.clone()));
-        let engine = Engine { shared, _use };
+        let engine = Engine {
+            _use: Arc::new(InUse(shared.clone())),
+            shared,
+        };
         engine.spawn("journal-0", Shared::run_hand)?;
         engine.spawn("journal-1", Shared::run_hand)?;
         Ok(engine)
