@@ -86,7 +86,8 @@ impl<U: Message + Default + 'static> Decoder for BoundedDecoder<U> {
         let whole = message.get(..buf.remaining());
         let deep = deep_fields(TypeId::of::<U>());
         let exceeds = |message| all_fields_exceed(message, deep, MAX_FIELDS);
-        if whole.is_some_and(exceeds) {
+        // It lies in one piece; what can't be counted isn't decoded.
+        if whole.is_none_or(exceeds) {
             let text = format!("a message has at most {MAX_FIELDS} fields");
             return Err(Status::invalid_argument(text));
         }
@@ -167,6 +168,9 @@ fn take_field<'a>(bytes: &mut &'a [u8]) -> Option<(u64, &'a [u8])> {
         1 => (8, false),
         2 => (usize::try_from(take_varint(bytes)?).ok()?, true),
         5 => (4, false),
+        // A group of old begins or ends. Where one is not expected the decoder leaves it
+        // out, with all that is in it, and goes on behind it; so it ends nothing here.
+        3 | 4 => (0, false),
         _ => return None,
     };
     let (field, rest) = bytes.split_at_checked(len)?;
@@ -280,6 +284,37 @@ mod tests {
         let message = b"\x08\x80\x01\x11aaaaaaaa\x1a\x03aaa\x25aaaa";
         assert!(exceeds(message, 3));
         assert!(!exceeds(message, 4));
+    }
+
+    /// Two bytes for each, behind what no message of ours has.
+    fn behind(unexpected: &[u8], writes: usize) -> Vec<u8> {
+        [unexpected, &b"\x12\x00".repeat(writes)].concat()
+    }
+
+    #[test]
+    fn what_follows_a_group_is_counted_as_the_decoder_decodes_it() {
+        // Empty; with a field in it; with one within; and all of it in a known field.
+        let groups = [
+            &b"\x7b\x7c"[..],
+            b"\x7b\x08\x01\x7c",
+            b"\x7b\x73\x74\x7c",
+            b"\x7b\x12\x00\x7c",
+        ];
+        let deep = deep_fields(TypeId::of::<v1::PutRequest>());
+        for group in groups {
+            let message = behind(group, 5);
+            let decoded = v1::PutRequest::decode(&*message).unwrap();
+            assert_eq!(decoded.writes.len(), 5);
+            assert!(all_fields_exceed(&message, deep, 4), "{group:?}");
+            // The same within a field of which the fields are counted.
+            let write = behind(group, 0);
+            let headers = [&write[..], &b"\x22\x00".repeat(5)].concat();
+            let len = u8::try_from(headers.len()).unwrap();
+            let message = [&[0x12, len][..], &headers].concat();
+            let decoded = v1::PutRequest::decode(&*message).unwrap();
+            assert_eq!(decoded.writes[0].headers.len(), 5);
+            assert!(all_fields_exceed(&message, deep, 5), "{group:?}");
+        }
     }
 
     #[test]
