@@ -204,7 +204,8 @@ impl Keeper {
                 Ok(never) => match never {},
                 Err(error) => error,
             };
-            if is_over(&error) || !error.is_retryable() {
+            // Whatever else is wrong, it may live.
+            if is_over(&error) {
                 tracing::warn!(lease = %self.id, %error, "the lease is lost");
                 self.status.send_modify(|status| status.lost = Some(error));
                 return;
@@ -227,7 +228,8 @@ impl Keeper {
         let (requests, outgoing) = mpsc::channel(1);
         let mut asked_at = self.ask(&requests)?;
         let limit = self.client.settings().request_timeout;
-        let limit = limit.min(self.ttl);
+        // What was asked is lost with its connection: over another one there is time for it.
+        let limit = limit.min(self.interval());
         let silence = |_| Error::Timeout {
             waited: limit,
             last: "the broker said nothing of the lease".into(),

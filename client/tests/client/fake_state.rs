@@ -68,6 +68,10 @@ pub(crate) enum Sign {
     Lives,
     Over,
     Vanish,
+    /// Nothing, and the stream stays open.
+    Silent,
+    /// An error of somebody else on the way.
+    Strange,
 }
 
 impl FakeState {
@@ -203,9 +207,12 @@ impl State for FakeState {
         request: Request<Streaming<v1::KeepAliveRequest>>,
     ) -> Result<Response<Self::KeepAliveStream>, Status> {
         let ends = NotesEnd(self.clone());
-        let answers = request.into_inner().map(move |asked| {
+        let answers = request.into_inner().filter_map(move |asked| {
             let NotesEnd(fake) = &ends;
-            let lease_id = asked?.lease_id;
+            let lease_id = match asked {
+                Ok(asked) => asked.lease_id,
+                Err(status) => return Some(Err(status)),
+            };
             let mut script = fake.script();
             script.signs_heard += 1;
             let sign = script.signs.pop_front().unwrap_or(Sign::Lives);
@@ -218,12 +225,16 @@ impl State for FakeState {
                     reason: Reason::LeaseExpired.as_str().to_owned(),
                     ..v1::BatchError::default()
                 }),
-                Sign::Vanish => return Err(Status::unavailable("the script says vanish")),
+                Sign::Vanish => {
+                    return Some(Err(Status::unavailable("the script says vanish")));
+                }
+                Sign::Silent => return None,
+                Sign::Strange => return Some(Err(Status::unknown("a page of some proxy"))),
             };
-            Ok(v1::KeepAliveResponse {
+            Some(Ok(v1::KeepAliveResponse {
                 lease_id,
                 outcome: Some(outcome),
-            })
+            }))
         });
         Ok(Response::new(Box::pin(answers)))
     }

@@ -348,6 +348,35 @@ async fn lease_is_kept_alive_over_lost_connections_until_the_broker_says_it_is_o
 }
 
 #[tokio::test]
+async fn lease_isnt_lost_by_what_the_broker_doesnt_say() {
+    let fake = FakeState::start().await;
+    let client = fake.client().await;
+    fake.script().signs = [Sign::Strange, Sign::Lives, Sign::Over].into();
+    let lease = client
+        .grant_lease(Duration::from_millis(300))
+        .await
+        .unwrap();
+    assert_eq!(lease.lost().await.reason(), Some(Reason::LeaseExpired));
+    assert!(fake.script().signs_heard >= 3);
+}
+
+#[tokio::test]
+async fn lease_is_asked_for_again_in_time_when_a_connection_falls_silent() {
+    let fake = FakeState::start().await;
+    let client = fake.client().await;
+    let ttl = Duration::from_secs(3);
+    fake.script().signs = [Sign::Silent, Sign::Lives].into();
+    let lease = client.grant_lease(ttl).await.unwrap();
+    let granted = lease.alive_until();
+    while lease.alive_until() == granted {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(fake.script().signs_heard, 2);
+    // It was asked for the second time while it lived.
+    assert!(lease.alive_until() < granted + ttl);
+}
+
+#[tokio::test]
 async fn lease_that_nobody_has_is_not_kept_alive() {
     let fake = FakeState::start().await;
     let client = fake.client().await;
