@@ -1,6 +1,7 @@
 //! Benches of state: what is true, and who hears of it.
 
 mod counter;
+mod leases;
 mod read;
 mod watch;
 
@@ -29,6 +30,9 @@ pub(super) enum StateBench {
     Watch(watch::Watch),
     /// Let several clients count up one key by compare and set.
     Counter(counter::Counter),
+    /// Grant leases as fast as may be, put a key with each, and let them end: how long after
+    /// its time each key is gone, and what gets of another key take meanwhile.
+    Leases(leases::Leases),
 }
 
 /// What all of these take.
@@ -60,6 +64,10 @@ impl StateBench {
             Self::Counter(bench) => {
                 let run = |client, topic| counter::run(bench.clone(), client, topic);
                 measure(common, "counter", &bench.shape, bench.json(), run).await
+            }
+            Self::Leases(bench) => {
+                let run = |client, topic| leases::run(bench.clone(), client, topic);
+                measure(common, "leases", &bench.shape, bench.json(), run).await
             }
         }
     }
