@@ -116,6 +116,15 @@ mod tests {
         }
         let leases = BTreeMap::from([(id(2), 6000)]);
         assert_eq!(fold, LeaseFold { leases, last: 1000 });
+        // Used up is used up: by a lease beyond them, too.
+        for (NewRecord { key, value }, last) in [
+            (lease_ids_reserved(500), 1000),
+            (lease_granted(id(1001), 1), 1001),
+        ] {
+            let offset = Offset(4);
+            fold.apply(&LogRecord { offset, key, value }).unwrap();
+            assert_eq!(fold.last, last);
+        }
         let foreign = LogRecord {
             offset: Offset(7),
             key: bytes::Bytes::from_static(b"x"),

@@ -267,6 +267,40 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_back_leads_to_nothing_that_was_forgotten() {
+        let mut recent = keys(0);
+        recent.note(Offset(0), &hashes(&[1, 2, 3, 1, 4]));
+        recent.forget_below(Offset(4));
+        recent.note(Offset(5), &hashes(&[1]));
+        recent.take_back(Offset(5));
+        assert_eq!(conflict(&recent, 1, 4), None);
+        // The same where the record before was known when the last one came.
+        let mut recent = keys(0);
+        recent.note(Offset(0), &hashes(&[1, 2, 1]));
+        recent.pin(Offset(3));
+        recent.forget_below(Offset(2));
+        recent.take_back(Offset(2));
+        assert_eq!(conflict(&recent, 1, 1), Some(2));
+        assert_eq!(conflict(&recent, 1, 2), None);
+    }
+
+    #[test]
+    fn what_is_needed_ends_with_what_there_is_and_never_goes_back() {
+        let mut recent = keys(0);
+        recent.note(Offset(0), &hashes(&[1]));
+        recent.forget_below(Offset(9));
+        recent.note(Offset(1), &hashes(&[2, 3]));
+        recent.pin(Offset(1));
+        recent.unpin(Offset(1));
+        assert_eq!(conflict(&recent, 4, 1), None, "none of them was seen");
+        recent.pin(Offset(1));
+        recent.forget_below(Offset(3));
+        recent.forget_below(Offset(2));
+        recent.unpin(Offset(1));
+        assert_eq!(conflict(&recent, 4, 2), Some(3));
+    }
+
+    #[test]
     fn what_is_pinned_stays_until_it_is_not_pinned_any_more() {
         let mut recent = keys(0);
         recent.note(Offset(0), &hashes(&[1, 2, 3, 4]));
