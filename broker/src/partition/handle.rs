@@ -158,6 +158,12 @@ impl PartitionHandle {
         self.engine.storage.guard(&self.partition.log, key, seen)
     }
 
+    /// A guard that never holds: a unit with it is told where it lies in the log, if it
+    /// was appended before, and is refused otherwise.
+    pub fn closed_guard(&self) -> KeyGuard {
+        KeyGuard::closed(&self.partition.log)
+    }
+
     /// Who makes guards has seen everything below `offset`, and needs to know no more of
     /// the keys there.
     pub fn forget_keys_below(&self, offset: Offset) {

@@ -14,7 +14,15 @@ use crate::model::{KeyHash, Offset, PartitionId};
 #[derive(Debug)]
 pub struct KeyGuard {
     log: Arc<PartitionLog>,
+    /// None if it never holds.
+    looked: Option<Looked>,
+}
+
+/// What somebody has looked at.
+#[derive(Debug, Clone, Copy)]
+struct Looked {
     key: KeyHash,
+    /// Up to here it was seen; that is pinned.
     seen: Offset,
 }
 
@@ -41,8 +49,7 @@ impl Storage {
         drop(state);
         KeyGuard {
             log: log.clone(),
-            key,
-            seen,
+            looked: Some(Looked { key, seen }),
         }
     }
 }
@@ -53,18 +60,32 @@ impl KeyGuard {
         &self.log
     }
 
+    /// A guard that never holds, and is worth no waiting.
+    pub(crate) fn closed(log: &Arc<PartitionLog>) -> KeyGuard {
+        KeyGuard {
+            log: log.clone(),
+            looked: None,
+        }
+    }
+
     fn may_end(&self) -> Option<Offset> {
+        let Some(Looked { key, seen }) = self.looked else {
+            return Some(Offset::ZERO);
+        };
         let state = self.log.lock();
         let recent = state.recent_keys.as_ref()?;
-        recent.conflict(self.key, self.seen)
+        recent.conflict(key, seen)
     }
 }
 
 impl Drop for KeyGuard {
     fn drop(&mut self) {
+        let Some(Looked { seen, .. }) = self.looked else {
+            return;
+        };
         // Gone when the partition was deleted meanwhile.
         if let Some(recent) = &mut self.log.lock().recent_keys {
-            recent.unpin(self.seen);
+            recent.unpin(seen);
         }
     }
 }

@@ -108,6 +108,30 @@ async fn what_was_appended_before_is_told_whether_its_guards_hold_or_not() {
 }
 
 #[tokio::test]
+async fn a_guard_that_never_holds_lets_through_only_what_was_appended_before() {
+    let engine = engine(&SimDir::new());
+    let [a, b] = partitions(&engine);
+    let request = |request| vec![requested(keyed(&a, "x"), request)];
+    assert_eq!(offsets(&unit(&engine, request("r"), vec![]).await), [0]);
+    // One for a key that was never written in an empty partition holds, whatever was seen.
+    let other = b.guard(hash("x"), Offset(0));
+    assert_eq!(
+        offsets(&unit(&engine, request("s"), vec![other]).await),
+        [1]
+    );
+    let again = unit(&engine, request("r"), vec![b.closed_guard()]).await;
+    assert!(again[0].as_ref().unwrap().duplicate);
+    assert_eq!(offsets(&again), [0]);
+    // Nothing has to be waited for before that is looked at again.
+    let refused = unit(&engine, request("t"), vec![b.closed_guard()]).await;
+    assert_eq!(conflict(&refused), (2, 0));
+    let open = a.guard(hash("y"), Offset(2));
+    let refused = unit(&engine, request("t"), vec![open, b.closed_guard()]).await;
+    assert_eq!(conflict(&refused), (2, 0));
+    engine.stop().await;
+}
+
+#[tokio::test]
 async fn a_guard_keeps_what_it_needs_from_being_forgotten() {
     let engine = engine(&SimDir::new());
     let [a, _] = partitions(&engine);
