@@ -91,6 +91,8 @@ reasons! {
     KeyTooLarge = ("KEY_TOO_LARGE", INVALID_ARGUMENT, false);
     /// The name of a header is empty, too long or not UTF-8.
     HeaderInvalid = ("HEADER_INVALID", INVALID_ARGUMENT, false);
+    /// Only the broker writes the header of this name, to records of compacted topics.
+    HeaderReserved = ("HEADER_RESERVED", INVALID_ARGUMENT, false);
     /// The request has more batches than the limit.
     TooManyBatches = ("TOO_MANY_BATCHES", INVALID_ARGUMENT, false);
     /// There are more partitions or topics than the broker takes.

@@ -43,6 +43,7 @@ mod serve;
 mod state;
 mod state_leases;
 mod state_library;
+mod state_refusals;
 mod state_saved;
 mod state_verbs;
 mod state_view;

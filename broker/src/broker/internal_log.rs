@@ -6,7 +6,7 @@ use statecast_proto::batch::{self, BatchBuilder, BatchLimits, Compression, Recor
 use super::StartError;
 use crate::limits;
 use crate::metadata::TOPICS_PARTITION;
-use crate::model::{FlushLevel, LogRecord, NewRecord, Offset, PartitionId};
+use crate::model::{FlushLevel, KeyHasher, LogRecord, NewRecord, Offset, PartitionId};
 use crate::partition::{
     Append, AppendError, CompactionConfig, Engine, PartitionConfig, PartitionHandle, Read,
     StoredBatch,
@@ -157,7 +157,7 @@ impl InternalLog {
                 payload,
                 None,
                 &BatchLimits::default(),
-                None,
+                None::<KeyHasher>,
                 &mut Vec::new(),
             )
             .expect("we have just built it");

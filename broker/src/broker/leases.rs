@@ -5,6 +5,7 @@
 //! time after the start and ends again. What was put with it again meanwhile, without it
 //! or with another one, stays: the tombstones expect the version that ends.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::internal_log::InternalLog;
+use super::produce::Author;
 use super::write::{Condition, Expected, KeyWrite, WriteError};
 use super::{Broker, Shared, StartError, TopicState};
 use crate::limits;
@@ -26,10 +28,22 @@ use crate::partition::{AppendError, Engine};
 use crate::state::{
     LeaseError, LeaseFold, LeaseId, Leases, lease_ended, lease_granted, lease_ids_reserved,
 };
-use crate::views::ViewError;
+use crate::views::{LeasedBound, LeasedKeys, ViewError};
 
 /// Ids that are reserved with one record.
 const RESERVED_AT_ONCE: u64 = 1000;
+
+/// Far more ids than are used up for one record, those included whose leases the log
+/// didn't take.
+const IDS_PER_RECORD: u64 = 1 << 20;
+
+/// When it is tried again for the first time to remove keys that couldn't be.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+
+/// That keys can't be removed is said this often: milliseconds.
+const COMPLAINT_MS: u64 = 10_000;
+
+const NEVER_CLOSED: &str = "the semaphore is never closed";
 
 /// All leases of a broker.
 #[derive(Debug)]
@@ -44,8 +58,12 @@ pub(super) struct LeaseRegistry {
     started: Instant,
     stopping: CancellationToken,
     tasks: TaskTracker,
-    /// Leases that are ended at the same time.
-    ending: Arc<Semaphore>,
+    /// Turns of leases that are ended.
+    ending: Semaphore,
+    /// Turns of the writes that remove their keys.
+    writing: Semaphore,
+    /// When it was last said that keys can't be removed; 0 before that.
+    complained_ms: AtomicU64,
 }
 
 /// Why a lease isn't granted.
@@ -100,6 +118,8 @@ impl LeaseRegistry {
             tracing::error!(
                 "records of leases are damaged on disk: keys may stay though their lease is over"
             );
+            // What is lost may have said that higher ids were given out.
+            fold.last = fold.last.max(end.0.saturating_mul(IDS_PER_RECORD));
         }
         let reserved = fold.last;
         Ok(LeaseRegistry {
@@ -110,7 +130,9 @@ impl LeaseRegistry {
             started: Instant::now(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            ending: Arc::new(Semaphore::new(limits::LEASES_ENDING_AT_ONCE)),
+            ending: Semaphore::new(limits::LEASES_ENDING_AT_ONCE),
+            writing: Semaphore::new(limits::LEASE_WRITES_AT_ONCE),
+            complained_ms: AtomicU64::new(0),
         })
     }
 
@@ -133,6 +155,12 @@ impl LeaseRegistry {
         self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The end of the millisecond that has begun: from then on whoever asks now has the
+    /// whole time.
+    fn next_ms(&self) -> u64 {
+        self.now_ms() + 1
+    }
+
     fn now_ms(&self) -> u64 {
         u64::try_from(self.started.elapsed().as_millis()).expect("milliseconds fit in 64 bits")
     }
@@ -148,36 +176,40 @@ impl LeaseRegistry {
 
     async fn grant_to_the_end(&self, ttl_ms: u64) -> Result<LeaseId, GrantError> {
         let limit = limits::LEASES;
-        let mut reserved = self.reserved.lock().await;
-        if self.leases().len() >= limit {
-            return Err(GrantError::TooMany { limit });
-        }
-        let next = self.leases().next_id();
-        let mut records = Vec::new();
-        if next.0.get() > *reserved {
-            let last = next.0.get().saturating_add(RESERVED_AT_ONCE);
-            records.push(lease_ids_reserved(last));
-        }
-        let id = self.leases().take_id();
-        records.push(lease_granted(id, ttl_ms));
-        let durable = self.log.submit(&records).await?;
-        if records.len() > 1 {
-            durable.await?;
-            *reserved = id.0.get().saturating_add(RESERVED_AT_ONCE);
-            drop(reserved);
-        } else {
-            drop(reserved);
-            durable.await?;
-        }
-        self.leases().insert(id, ttl_ms, self.now_ms());
+        let reserved = self.reserved.lock().await;
+        let id = self.leases().begin_grant(limit);
+        let id = id.ok_or(GrantError::TooMany { limit })?;
+        let appended = self.append_grant(reserved, id, ttl_ms).await;
+        let ttl_ms = appended.is_ok().then_some(ttl_ms);
+        self.leases().end_grant(id, ttl_ms, self.next_ms());
         self.changed.notify_waiters();
-        Ok(id)
+        appended.map(|()| id).map_err(GrantError::from)
+    }
+
+    /// Makes a lease durable, and before it that ids like its own may have been given out.
+    async fn append_grant(
+        &self,
+        mut reserved: tokio::sync::MutexGuard<'_, u64>,
+        id: LeaseId,
+        ttl_ms: u64,
+    ) -> Result<(), AppendError> {
+        let granted = lease_granted(id, ttl_ms);
+        if id.0.get() <= *reserved {
+            let durable = self.log.submit(&[granted]).await?;
+            drop(reserved);
+            return durable.await;
+        }
+        let last = id.0.get().saturating_add(RESERVED_AT_ONCE);
+        let records = [lease_ids_reserved(last), granted];
+        self.log.submit(&records).await?.await?;
+        *reserved = last;
+        Ok(())
     }
 
     /// Gives a lease its whole time anew; returns that: milliseconds.
     pub(super) fn keep_alive(&self, id: u64) -> Result<u64, LeaseError> {
-        let now_ms = self.now_ms();
-        self.leases().keep_alive(id, now_ms)
+        let from_ms = self.next_ms();
+        self.leases().keep_alive(id, from_ms)
     }
 
     /// Begins to put keys with a lease.
@@ -241,29 +273,40 @@ impl LeaseRegistry {
     /// Removes the keys of a lease that is ending, and then the lease; tries again until
     /// that is done. Returns how many keys were removed.
     async fn finish(&self, broker: &Broker, id: LeaseId) -> u64 {
+        self.until_quiet(id).await;
+        let mut removed = 0;
+        let mut pause = FIRST_RETRY;
+        while let Err(error) = self.try_finish(broker, id, &mut removed).await {
+            if pause == limits::LEASE_RETRY && self.may_complain() {
+                let id = id.0;
+                tracing::warn!("lease {id} is over, and its keys can't be removed yet: {error}");
+            }
+            tokio::time::sleep(pause).await;
+            pause = limits::LEASE_RETRY.min(2 * pause);
+        }
+        removed
+    }
+
+    /// Waits until nobody puts anything with a lease that is ending.
+    async fn until_quiet(&self, id: LeaseId) {
         loop {
             let changed = self.changed.notified();
             if self.leases().is_quiet(id) {
-                break;
+                return;
             }
             changed.await;
         }
-        let mut removed = 0;
-        loop {
-            let turn = self.ending.acquire().await;
-            let turn = turn.expect("the semaphore is never closed");
-            let tried = self.try_finish(broker, id, &mut removed).await;
-            // While this one can't be ended, others are.
-            drop(turn);
-            match tried {
-                Ok(()) => return removed,
-                Err(error) => {
-                    let id = id.0;
-                    tracing::warn!("lease {id} is over, and its keys can't be removed: {error}");
-                    tokio::time::sleep(limits::LEASE_RETRY).await;
-                }
-            }
-        }
+    }
+
+    /// Whether what goes wrong may be said: of many leases, one at a time is enough.
+    fn may_complain(&self) -> bool {
+        let (now_ms, last) = (self.next_ms(), &self.complained_ms);
+        let before = last.load(Ordering::Relaxed);
+        let is_due = before == 0 || now_ms >= before + COMPLAINT_MS;
+        is_due
+            && last
+                .compare_exchange(before, now_ms, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 
     async fn try_finish(
@@ -272,11 +315,20 @@ impl LeaseRegistry {
         id: LeaseId,
         removed: &mut u64,
     ) -> Result<(), WriteError> {
+        let turn = self.ending.acquire().await.expect(NEVER_CLOSED);
         let states = broker.shared.registry.all().into_iter();
-        let states = states.filter_map(|topic| TopicState::of(topic).ok());
-        let states: Vec<_> = states.filter(|it| it.view().may_have_leased(id)).collect();
+        let states: Vec<_> = states
+            .filter_map(|topic| TopicState::of(topic).ok())
+            .collect();
+        let places = states.iter().flat_map(|state| {
+            let partitions = state.view().partitions_with(id);
+            partitions
+                .into_iter()
+                .map(move |partition| (state, partition))
+        });
         // All at once: one that has to be waited for keeps no key of another.
-        let removing = states.iter().map(|state| remove_keys(broker, state, id));
+        let removing =
+            places.map(|(state, partition)| self.remove_keys(broker, state, partition, id));
         let mut failed = None;
         for (count, outcome) in join_all(removing).await {
             *removed += count;
@@ -287,6 +339,8 @@ impl LeaseRegistry {
                 Err(error) => failed = Some(error),
             }
         }
+        // While this one can't be ended, others are.
+        drop(turn);
         if let Some(error) = failed {
             return Err(error);
         }
@@ -294,55 +348,72 @@ impl LeaseRegistry {
         self.leases().remove(id);
         Ok(())
     }
-}
 
-/// Removes the keys of a topic that end with a lease. Returns how many it removed, also
-/// when that then failed.
-async fn remove_keys(
-    broker: &Broker,
-    state: &TopicState,
-    id: LeaseId,
-) -> (u64, Result<(), WriteError>) {
-    let mut removed = 0;
-    for partition in 0..state.view().partition_count() {
+    /// Removes the keys of a partition that end with a lease. Returns how many it removed,
+    /// also when that then failed.
+    async fn remove_keys(
+        &self,
+        broker: &Broker,
+        state: &TopicState,
+        partition: u32,
+        id: LeaseId,
+    ) -> (u64, Result<(), WriteError>) {
+        let mut removed = 0;
         loop {
-            match remove_some(broker, state, partition, id).await {
-                Ok(None) => break,
-                Ok(Some(count)) => removed += count,
+            let LeasedKeys { keys, are_all } = match leased(state, partition, id).await {
+                Ok(leased) if leased.keys.is_empty() => return (removed, Ok(())),
+                Ok(leased) => leased,
+                Err(error) => return (removed, Err(error.into())),
+            };
+            let turn = self.writing.acquire().await.expect(NEVER_CLOSED);
+            let outcome = remove_some(broker, state, partition, keys).await;
+            drop(turn);
+            match outcome {
+                // Nobody puts others any more.
+                Ok(count) if are_all => return (removed + count, Ok(())),
+                Ok(count) => removed += count,
+                // Written again in this moment: looked up again.
+                Err(WriteError::Mismatch { .. }) => {}
                 Err(error) => return (removed, Err(error)),
             }
         }
     }
-    (removed, Ok(()))
 }
 
-/// Removes as many keys as go into a batch; `None` when there are none.
+/// Keys of a partition that end with a lease, as many as one write removes. Waits for a
+/// view that is a little behind.
+async fn leased(state: &TopicState, partition: u32, id: LeaseId) -> Result<LeasedKeys, ViewError> {
+    let view = state.view();
+    let most = LeasedBound {
+        keys: limits::KEYS_PER_CALL,
+        bytes: limits::LEASE_WRITE_BYTES,
+    };
+    let leased = view.leased(partition, id, most);
+    let leased = tokio::time::timeout(limits::LEASE_VIEW_WAIT, leased).await;
+    leased.unwrap_or_else(|_| {
+        let handle = &state.topic().partitions()[partition as usize];
+        Err(ViewError::Behind {
+            partition,
+            applied: view.applied(partition).0,
+            wanted: handle.high_watermark().0,
+        })
+    })
+}
+
+/// Removes keys. Returns how many.
 async fn remove_some(
     broker: &Broker,
     state: &TopicState,
     partition: u32,
-    id: LeaseId,
-) -> Result<Option<u64>, WriteError> {
-    let most = limits::KEYS_PER_CALL;
-    let bytes = state.topic().max_batch_bytes() as usize;
-    let mut keys = state.view().leased(partition, id, most).await?;
-    if keys.is_empty() {
-        return Ok(None);
-    }
-    let mut room = bytes;
-    let fitting = keys.iter().take_while(|(key, _)| {
-        let left = room.checked_sub(key.len() + TOMBSTONE_OVERHEAD);
-        room = left.unwrap_or_default();
-        left.is_some()
-    });
-    let fitting = fitting.count().max(1);
-    keys.truncate(fitting);
-    let condition = |(key, version): &(Bytes, Offset)| Condition {
+    keys: Vec<(Bytes, Offset)>,
+) -> Result<u64, WriteError> {
+    let condition = |(place, (key, version)): (usize, &(Bytes, Offset))| Condition {
+        place,
         partition,
         key: key.clone(),
         expected: Expected::Version(*version),
     };
-    let conditions: Vec<Condition> = keys.iter().map(condition).collect();
+    let conditions: Vec<Condition> = keys.iter().enumerate().map(condition).collect();
     let tombstone = |(key, _)| KeyWrite {
         partition,
         key,
@@ -351,13 +422,7 @@ async fn remove_some(
         lease: None,
     };
     let writes: Vec<KeyWrite> = keys.into_iter().map(tombstone).collect();
-    match state.write(broker, &writes, &conditions, None).await {
-        Ok(written) => Ok(Some(written.len() as u64)),
-        // Written again in this moment: looked up again.
-        Err(WriteError::Mismatch { .. }) => Ok(Some(0)),
-        Err(error) => Err(error),
-    }
+    // Whatever the topic takes of clients by now, its keys go.
+    let written = state.write(broker, Author::Broker, &writes, &conditions, None);
+    Ok(written.await?.len() as u64)
 }
-
-/// What a tombstone takes beside its key: bytes, at most.
-const TOMBSTONE_OVERHEAD: usize = 16;

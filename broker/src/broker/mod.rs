@@ -37,7 +37,7 @@ pub use error::{AdminError, LookupError, ProduceError, StartError};
 pub use keeper::TopicConfigChange;
 pub use lag::Lag;
 pub use leases::{GrantError, LeasedPut};
-pub use produce::{BatchChecker, ByKey, IncomingBatch, KeyedBatch};
+pub use produce::{Author, BatchChecker, ByKey, IncomingBatch, KeyedBatch};
 pub use producers::{ClaimError, RegisterError, Registered, SequenceClaim};
 pub use record_codec::ProtobufRecords;
 pub use registry::Topic;

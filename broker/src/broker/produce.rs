@@ -13,13 +13,27 @@ use super::{Broker, LookupError, ProduceError, SequenceClaim, Topic};
 use crate::limits;
 use crate::model::{CheckedBatch, KeyHasher, Offset, Stamp};
 use crate::partition::Append;
+use crate::views::LEASE_HEADER;
 
 /// Of a header's attributes: 0 when the batch is not compressed.
 const CODEC_BITS: u16 = 0b111;
 
+/// Who made a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Author {
+    /// A client. It may not write the headers that are the broker's.
+    Client,
+    /// The broker, of what a client puts.
+    Put,
+    /// The broker alone. What the topic takes of clients doesn't bind it.
+    Broker,
+}
+
 /// A batch as it came in.
 #[derive(Debug)]
 pub struct IncomingBatch<'a> {
+    /// Who made it.
+    pub author: Author,
     /// Name of its topic.
     pub topic: &'a str,
     /// Number of its partition.
@@ -74,9 +88,16 @@ impl BatchChecker {
     pub fn check(&mut self, incoming: IncomingBatch<'_>) -> Result<Append, ProduceError> {
         let topic = self.topic(incoming.topic)?;
         let partition = topic.partition(incoming.partition)?;
-        check_size(&topic, incoming.payload.len())?;
-        let needs_keys = topic.needs_keys();
-        let mut batch = self.checked(incoming.payload, incoming.checksum, needs_keys)?;
+        let IncomingBatch {
+            author,
+            payload,
+            checksum,
+            ..
+        } = incoming;
+        if author != Author::Broker {
+            check_size(&topic, payload.len())?;
+        }
+        let mut batch = self.checked(payload, checksum, topic.needs_keys(), author)?;
         if let Some(claim) = incoming.sequence {
             let stamp = self.claims.stamp(&self.broker.shared.producers, claim)?;
             batch.stamp = Some(Stamp::Producer(stamp));
@@ -95,7 +116,8 @@ impl BatchChecker {
             // It need not be unpacked to say so.
             return Err(ProduceError::CompressedWithoutPartition);
         }
-        let whole = self.checked(batch.payload, batch.checksum, topic.needs_keys())?;
+        let (needs_keys, author) = (topic.needs_keys(), Author::Client);
+        let whole = self.checked(batch.payload, batch.checksum, needs_keys, author)?;
         if whole.attributes & CODEC_BITS != 0 {
             return Err(ProduceError::CompressedWithoutPartition);
         }
@@ -137,7 +159,8 @@ impl BatchChecker {
         }
         let mut appends = Vec::with_capacity(parts.len());
         for (&partition, part) in placement.partitions.iter().zip(parts) {
-            let batch = self.checked(part.freeze(), None, topic.needs_keys())?;
+            let needs_keys = topic.needs_keys();
+            let batch = self.checked(part.freeze(), None, needs_keys, Author::Client)?;
             appends.push(Append::new(topic.partition(partition)?, batch));
         }
         Ok(appends)
@@ -158,8 +181,13 @@ impl BatchChecker {
         payload: Bytes,
         expected: Option<u32>,
         needs_keys: bool,
+        author: Author,
     ) -> Result<CheckedBatch, ProduceError> {
-        let keys = needs_keys.then(|| self.broker.key_hasher());
+        let keys = needs_keys.then(|| Keyed {
+            hasher: self.broker.key_hasher(),
+            // In other topics it means nothing.
+            reserved_header: (author == Author::Client).then_some(LEASE_HEADER),
+        });
         let batch = checked(payload, expected, &self.limits, keys, &mut self.scratch);
         if self.scratch.capacity() > limits::KEPT_SCRATCH_BYTES {
             self.scratch = Vec::new();
@@ -225,13 +253,30 @@ fn check_size(topic: &Topic, bytes: usize) -> Result<(), ProduceError> {
     Ok(())
 }
 
+/// What records have to be that need a key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Keyed {
+    pub(super) hasher: KeyHasher,
+    /// None of them may have a header with this name.
+    pub(super) reserved_header: Option<&'static str>,
+}
+
+impl From<KeyHasher> for Keyed {
+    fn from(hasher: KeyHasher) -> Keyed {
+        Keyed {
+            hasher,
+            reserved_header: None,
+        }
+    }
+}
+
 /// A sound batch out of a payload that came from somewhere. With a hasher, each record
 /// needs a key.
 pub(super) fn checked(
     payload: Bytes,
     expected: Option<u32>,
     limits: &BatchLimits,
-    keys: Option<KeyHasher>,
+    keys: Option<impl Into<Keyed>>,
     scratch: &mut Vec<u8>,
 ) -> Result<CheckedBatch, ProduceError> {
     let payload_crc = checksum(&payload);
@@ -244,10 +289,13 @@ pub(super) fn checked(
         });
     }
     let mut key_hashes = Vec::new();
-    let summary = match keys {
+    let summary = match keys.map(Into::into) {
         None => batch::check(&payload, limits, scratch),
-        Some(keys) => batch::check_keyed(&payload, limits, scratch, |key| {
-            key_hashes.push(keys.hash(key));
+        Some(Keyed {
+            hasher,
+            reserved_header,
+        }) => batch::check_keyed(&payload, limits, scratch, reserved_header, |key| {
+            key_hashes.push(hasher.hash(key));
         }),
     }?;
     Ok(CheckedBatch {

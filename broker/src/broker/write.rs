@@ -9,7 +9,7 @@
 use bytes::Bytes;
 use statecast_proto::batch::{BatchBuilder, BatchError, Compression, HeaderRef, RecordRef};
 
-use super::produce::{BatchChecker, IncomingBatch};
+use super::produce::{Author, BatchChecker, IncomingBatch};
 use super::{Broker, LookupError, ProduceError, TopicState};
 use crate::model::{Offset, RequestStamp, Stamp};
 use crate::partition::{Append, AppendError, KeyConflict, KeyGuard, Unit};
@@ -27,6 +27,9 @@ pub enum Expected {
 /// A condition on a key.
 #[derive(Debug, Clone)]
 pub struct Condition {
+    /// Its place in what a client asked for, from 0: that of the write that it goes with,
+    /// or among preconditions.
+    pub place: usize,
     /// Number of the partition.
     pub partition: u32,
     /// The key.
@@ -124,6 +127,7 @@ impl TopicState {
     pub async fn write(
         &self,
         broker: &Broker,
+        author: Author,
         writes: &[KeyWrite],
         conditions: &[Condition],
         request: Option<RequestStamp>,
@@ -137,6 +141,7 @@ impl TopicState {
             let of_partition = writes.iter().filter(|write| write.partition == partition);
             let payload = encode(of_partition)?;
             appends.push(checker.check(IncomingBatch {
+                author,
                 topic: self.topic().meta().name.as_str(),
                 partition,
                 payload,
@@ -174,7 +179,7 @@ impl TopicState {
                 Ok(guards) => guards,
                 Err(failed) => {
                     // Perhaps by this very request, whose answer was lost.
-                    match self.guard_of_repeated(broker, &appends, conditions, request.as_ref()) {
+                    match self.guard_of_repeated(&appends, request.as_ref()) {
                         Some(guard) => vec![guard],
                         None => return Err(failed),
                     }
@@ -223,6 +228,7 @@ impl TopicState {
             partition,
             ref key,
             expected,
+            ..
         } = *condition;
         let handle = self.topic().partition(partition)?;
         let hash = broker.key_hasher().hash(key);
@@ -257,23 +263,18 @@ impl TopicState {
     /// carried out again even if it is forgotten at this moment.
     fn guard_of_repeated(
         &self,
-        broker: &Broker,
         appends: &[Append],
-        conditions: &[Condition],
         request: Option<&RequestStamp>,
     ) -> Option<KeyGuard> {
         let request = request?;
-        let is_known = |append: &Append| {
+        let of_repeated = |append: &Append| {
             let id = append.partition_id();
             let mut partitions = self.topic().partitions().iter();
             let partition = partitions.find(|partition| partition.id() == id)?;
-            partition.appended_before(*request)
+            partition.appended_before(*request)?;
+            Some(partition.closed_guard())
         };
-        appends.iter().find_map(is_known)?;
-        let condition = conditions.first()?;
-        let handle = self.topic().partition(condition.partition).ok()?;
-        let hash = broker.key_hasher().hash(&condition.key);
-        Some(handle.guard(hash, Offset::ZERO))
+        appends.iter().find_map(of_repeated)
     }
 
     /// Waits until the view knows what got in between.

@@ -116,10 +116,20 @@ pub const LEASES: usize = 100_000;
 /// How long a lease may live without being kept alive: milliseconds.
 pub const LEASE_TTL_MS: RangeInclusive<u64> = 1000..=86_400_000;
 
-/// Leases whose keys are removed at the same time.
-pub const LEASES_ENDING_AT_ONCE: usize = 64;
+/// Leases that are ended at the same time. Each is looked for in all compacted topics.
+pub const LEASES_ENDING_AT_ONCE: usize = 1024;
 
-/// When the keys of a lease that is over couldn't be removed, it is tried again.
+/// Writes that remove their keys at the same time.
+pub const LEASE_WRITES_AT_ONCE: usize = 256;
+
+/// The keys of a lease that one write removes: bytes, but at least one key.
+pub const LEASE_WRITE_BYTES: usize = 128 * KIB;
+
+/// How long the end of a lease waits for a view before others have their turn.
+pub const LEASE_VIEW_WAIT: Duration = Duration::from_millis(100);
+
+/// When the keys of a lease that is over couldn't be removed, it is tried again: soon at
+/// first, and then this often.
 pub const LEASE_RETRY: Duration = Duration::from_secs(1);
 
 /// Batches that are appended all or none.

@@ -162,6 +162,9 @@ impl From<batch::BatchError> for Refusal {
         if let Some(record) = error.record() {
             refusal = refusal.with("record", record);
         }
+        if let batch::BatchError::HeaderReserved { name, .. } = error {
+            refusal = refusal.with("header", name);
+        }
         refusal
     }
 }

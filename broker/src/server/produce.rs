@@ -6,7 +6,7 @@ use statecast_proto::v1;
 
 use super::error::Refusal;
 use super::state::{self, check_key};
-use crate::broker::{BatchChecker, Broker, Condition, Expected, IncomingBatch, KeyedBatch};
+use crate::broker::{Author, BatchChecker, Broker, Condition, Expected, IncomingBatch, KeyedBatch};
 use crate::limits;
 use crate::model::{Offset, RequestStamp, Stamp};
 use crate::partition::{Append, Appended};
@@ -47,8 +47,9 @@ pub(super) async fn produce(
 pub(super) fn check_request_id(id: Option<&str>) -> Result<(), Refusal> {
     match id {
         Some(id) if !limits::REQUEST_ID_BYTES.contains(&id.len()) => {
-            let refusal = Refusal::invalid("the length of request_id is out of bounds");
-            Err(refusal.beyond(id.len(), limits::REQUEST_ID_BYTES.end()))
+            let (len, most) = (id.len(), limits::REQUEST_ID_BYTES.end());
+            let message = format_args!("request_id has {len} bytes; it has 1 to {most}");
+            Err(Refusal::invalid(message).beyond(len, most))
         }
         _ => Ok(()),
     }
@@ -67,6 +68,7 @@ impl Call<'_> {
         let mut checker = BatchChecker::new(self.broker.clone());
         let check = move || {
             checker.check(IncomingBatch {
+                author: Author::Client,
                 topic: &topic,
                 partition,
                 payload,
@@ -135,10 +137,13 @@ impl Call<'_> {
         }
         let state = self.broker.state(self.topic)?;
         let mut conditions = Vec::with_capacity(count);
-        for precondition in self.preconditions {
-            check_key(&precondition.key)?;
+        for (place, precondition) in self.preconditions.iter().enumerate() {
+            let of_it = |refusal: Refusal| refusal.with("index", place);
+            check_key(&precondition.key).map_err(of_it)?;
+            let partition = state.partition_of(&precondition.key, precondition.partition);
             conditions.push(Condition {
-                partition: state.partition_of(&precondition.key, precondition.partition)?,
+                place,
+                partition: partition.map_err(|error| of_it(error.into()))?,
                 key: precondition.key.clone(),
                 expected: match precondition.version {
                     Some(version) => Expected::Version(Offset(version)),

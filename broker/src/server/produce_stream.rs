@@ -23,7 +23,7 @@ use super::answer_room::AnswerRoom;
 use super::call::Call;
 use super::error::Refusal;
 use super::memory::Held;
-use crate::broker::{Acks, BatchChecker, Broker, IncomingBatch, SequenceClaim};
+use crate::broker::{Acks, Author, BatchChecker, Broker, IncomingBatch, SequenceClaim};
 use crate::limits;
 use crate::partition::{Append, AppendError, Appended};
 
@@ -255,6 +255,7 @@ impl Checked {
                 sequence,
             } = batch;
             let incoming = IncomingBatch {
+                author: Author::Client,
                 topic: &topic,
                 partition,
                 payload,

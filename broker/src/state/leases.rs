@@ -29,6 +29,8 @@ pub struct Leases {
     deadlines: BTreeSet<(u64, LeaseId)>,
     /// The highest id that was given out.
     last: u64,
+    /// Leases on their way into the log.
+    granting: usize,
     /// When the time was looked at last.
     looked_ms: u64,
     /// When it is to be looked at again, at the latest.
@@ -67,7 +69,7 @@ pub enum LeaseError {
     #[error("there never was a lease {0}")]
     NotFound(u64),
     /// It is over.
-    #[error("lease {0} is over")]
+    #[error("lease {0} is over: it wasn't kept alive, or was revoked")]
     Expired(u64),
 }
 
@@ -97,15 +99,34 @@ impl Leases {
         LeaseId(next.expect("ids last for as long as the sun"))
     }
 
-    /// Uses up an id, whether its lease is granted or not.
-    pub fn take_id(&mut self) -> LeaseId {
+    /// Begins to grant a lease: uses up its id, whatever becomes of it. Nothing when there
+    /// are as many as there may be, those counted that are being granted.
+    pub fn begin_grant(&mut self, most: usize) -> Option<LeaseId> {
+        if self.by_id.len() + self.granting >= most {
+            return None;
+        }
         let id = self.next_id();
         self.last = id.0.get();
-        id
+        self.granting += 1;
+        Some(id)
     }
 
-    /// Grants a lease whose id was taken.
-    pub fn insert(&mut self, id: LeaseId, ttl_ms: u64, now_ms: u64) {
+    /// Ends what was begun with [`Leases::begin_grant`]: the lease lives from now on, if
+    /// it has a time to live.
+    pub fn end_grant(&mut self, id: LeaseId, ttl_ms: Option<u64>, now_ms: u64) {
+        self.granting -= 1;
+        let Some(ttl_ms) = ttl_ms else {
+            return;
+        };
+        self.insert(id, ttl_ms, now_ms);
+        if self.planned_ms.is_none() {
+            // It was the only one to look for, and nobody may look for long.
+            self.looked_ms = now_ms;
+            self.planned_ms = Some(now_ms.saturating_add(LOOK_MS));
+        }
+    }
+
+    fn insert(&mut self, id: LeaseId, ttl_ms: u64, now_ms: u64) {
         let deadline_ms = now_ms.saturating_add(ttl_ms);
         self.deadlines.insert((deadline_ms, id));
         let lease = Lease {
@@ -244,8 +265,8 @@ mod tests {
     use super::*;
 
     fn granted(leases: &mut Leases, ttl_ms: u64, now_ms: u64) -> LeaseId {
-        let id = leases.take_id();
-        leases.insert(id, ttl_ms, now_ms);
+        let id = leases.begin_grant(100).unwrap();
+        leases.end_grant(id, Some(ttl_ms), now_ms);
         id
     }
 
@@ -297,7 +318,27 @@ mod tests {
         let mut leases = Leases::recovered([(id(3), 100), (id(5), 200)].into_iter(), 9, 1000);
         assert_eq!(leases.look(1000).next_ms, Some(1100));
         assert_eq!(leases.keep_alive(4, 1000), Err(LeaseError::Expired(4)));
-        assert_eq!(leases.take_id(), id(10));
+        assert_eq!(leases.begin_grant(3), Some(id(10)));
+    }
+
+    #[test]
+    fn there_are_no_more_than_there_may_be_those_counted_that_are_being_granted() {
+        let mut leases = Leases::default();
+        let first = leases.begin_grant(2).unwrap();
+        let second = leases.begin_grant(2).unwrap();
+        assert_eq!(leases.begin_grant(2), None);
+        leases.end_grant(first, Some(100), 0);
+        assert_eq!(leases.begin_grant(2), None);
+        leases.end_grant(second, None, 0);
+        // The id of one that wasn't granted doesn't come again.
+        let third = leases.begin_grant(2).unwrap();
+        assert_eq!(third.0.get(), 3);
+        leases.end_grant(third, Some(100), 0);
+        // One that is ending counts until it is over.
+        assert_eq!(leases.take_due(100), [first, third]);
+        assert_eq!(leases.begin_grant(2), None);
+        leases.remove(first);
+        assert!(leases.begin_grant(2).is_some());
     }
 
     #[test]
@@ -314,6 +355,13 @@ mod tests {
         assert_eq!(looked(&mut leases, 7199), (vec![], 0, Some(7200)));
         // A little late is not standing still.
         assert_eq!(looked(&mut leases, 7700), (vec![first], 0, Some(7900)));
+        // More is.
+        let mut others = Leases::default();
+        let other = granted(&mut others, 5000, 0);
+        assert_eq!(looked(&mut others, 0), (vec![], 0, Some(1000)));
+        assert_eq!(looked(&mut others, 1501), (vec![], 1501, Some(2501)));
+        assert_eq!(others.take_due(6500), []);
+        assert_eq!(others.take_due(6501), [other]);
         assert_eq!(looked(&mut leases, 7900), (vec![kept], 0, Some(8900)));
         assert_eq!(leases.keep_alive(long.0.get(), 8000), Ok(60_000));
     }
@@ -325,5 +373,16 @@ mod tests {
         let id = granted(&mut leases, 100, 90_000);
         assert_eq!(looked(&mut leases, 90_050), (vec![], 0, Some(90_100)));
         assert_eq!(looked(&mut leases, 90_100), (vec![id], 0, None));
+    }
+
+    #[test]
+    fn the_only_lease_lives_longer_too_when_nobody_could_be_heard_since_it_was_granted() {
+        let mut leases = Leases::default();
+        assert_eq!(looked(&mut leases, 10), (vec![], 0, None));
+        let id = granted(&mut leases, 2000, 5000);
+        // It stood still before anybody looked.
+        assert_eq!(looked(&mut leases, 25_000), (vec![], 20_000, Some(26_000)));
+        assert_eq!(looked(&mut leases, 26_000), (vec![], 0, Some(27_000)));
+        assert_eq!(looked(&mut leases, 27_000), (vec![id], 0, None));
     }
 }

@@ -47,6 +47,25 @@ pub struct PageRequest {
     pub bytes: usize,
 }
 
+/// How many keys that end with a lease are wanted, of how many bytes together; but at
+/// least one.
+#[derive(Debug, Clone, Copy)]
+pub struct LeasedBound {
+    /// The most keys.
+    pub keys: usize,
+    /// The most bytes of keys.
+    pub bytes: usize,
+}
+
+/// Keys of a partition that end with a lease.
+#[derive(Debug, Clone)]
+pub struct LeasedKeys {
+    /// Each with its version.
+    pub keys: Vec<(Bytes, Offset)>,
+    /// There are no others.
+    pub are_all: bool,
+}
+
 /// An entry of a view: with its record, or without, when that is to be read.
 pub(super) enum Seen {
     Kept(Change),
@@ -152,31 +171,43 @@ impl TopicView {
     }
 
     /// Keys that end with a lease, and their versions, of everything that can be read
-    /// when it is asked for: so many at most.
+    /// when it is asked for.
     pub async fn leased(
         &self,
         partition: u32,
         lease: LeaseId,
-        most: usize,
-    ) -> Result<Vec<(Bytes, Offset)>, ViewError> {
+        most: LeasedBound,
+    ) -> Result<LeasedKeys, ViewError> {
         let look = |view: &PartitionView| {
-            let keys = view.leased(lease).take(most);
-            let known = keys.filter_map(|key| {
-                let entry = view.get(key)?;
-                Some((Bytes::copy_from_slice(key), entry.offset))
-            });
-            known.collect()
+            let (mut keys, mut bytes) = (Vec::new(), 0);
+            for key in view.leased(lease) {
+                bytes += key.len();
+                if keys.len() == most.keys || (bytes > most.bytes && !keys.is_empty()) {
+                    return LeasedKeys {
+                        keys,
+                        are_all: false,
+                    };
+                }
+                let entry = view.get(key);
+                keys.extend(entry.map(|entry| (Bytes::copy_from_slice(key), entry.offset)));
+            }
+            LeasedKeys {
+                keys,
+                are_all: true,
+            }
         };
         self.see(partition, None, look).await
     }
 
-    /// Whether keys may end with a lease, as far as that is known without waiting.
-    pub fn may_have_leased(&self, lease: LeaseId) -> bool {
-        self.shared.partitions.iter().any(|viewed| {
+    /// The partitions in which keys may end with a lease, as far as that is known without
+    /// waiting.
+    pub fn partitions_with(&self, lease: LeaseId) -> Vec<u32> {
+        let with = (0..).zip(&self.shared.partitions).filter(|(_, viewed)| {
             let end = viewed.handle.high_watermark();
             let view = viewed.read();
             view.applied() < end || view.leased(lease).next().is_some()
-        })
+        });
+        with.map(|(partition, _)| partition).collect()
     }
 
     /// Where the latest record of a key lies, of everything that can be read when it is

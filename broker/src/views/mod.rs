@@ -33,7 +33,7 @@ use crate::state::ViewMemory;
 
 pub use crate::state::{Filter, LeaseId};
 pub use decode::{Change, LEASE_HEADER, lease_of_header};
-pub use lookup::{Found, Page, PageRequest};
+pub use lookup::{Found, LeasedBound, LeasedKeys, Page, PageRequest};
 pub use store::ViewStore;
 pub use topic_view::TopicView;
 pub use watch::{Watch, WatchEvent, WatchStart};

@@ -37,21 +37,27 @@ pub fn check(
 }
 
 /// As [`check`], and each record has to have a key that is not empty, which is given to
-/// `each_key` in the order of the records. It may have been called when a later record
-/// turns out to be wrong.
+/// `each_key` in the order of the records, and no header with the name `reserved`. It may
+/// have been called when a later record turns out to be wrong.
 pub fn check_keyed(
     payload: &[u8],
     limits: &BatchLimits,
     scratch: &mut Vec<u8>,
+    reserved: Option<&'static str>,
     each_key: impl FnMut(&[u8]),
 ) -> Result<BatchSummary, BatchError> {
-    check_with(payload, limits, scratch, &mut EachKey(each_key))
+    let mut keys = EachKey { reserved, each_key };
+    check_with(payload, limits, scratch, &mut keys)
 }
 
-/// What is wanted of the keys of records.
+/// What is wanted of the keys of records, and of their headers; `record` is the number of
+/// the record, from 0.
 trait Keys {
-    /// A record has this key; `record` is its number, from 0.
+    /// A record has this key.
     fn take(&mut self, record: u32, key: Option<&[u8]>) -> Result<(), BatchError>;
+
+    /// A record has a header with this name.
+    fn header(&mut self, record: u32, name: &str) -> Result<(), BatchError>;
 }
 
 /// Nothing: the compiler leaves it out.
@@ -62,20 +68,39 @@ impl Keys for AnyKeys {
     fn take(&mut self, _record: u32, _key: Option<&[u8]>) -> Result<(), BatchError> {
         Ok(())
     }
+
+    #[inline]
+    fn header(&mut self, _record: u32, _name: &str) -> Result<(), BatchError> {
+        Ok(())
+    }
 }
 
 /// There is one.
-struct EachKey<F>(F);
+struct EachKey<F> {
+    reserved: Option<&'static str>,
+    each_key: F,
+}
 
 impl<F: FnMut(&[u8])> Keys for EachKey<F> {
     #[inline]
     fn take(&mut self, record: u32, key: Option<&[u8]>) -> Result<(), BatchError> {
         match key {
             Some(key) if !key.is_empty() => {
-                self.0(key);
+                (self.each_key)(key);
                 Ok(())
             }
             _ => Err(BatchError::KeyRequired { record }),
+        }
+    }
+
+    #[inline]
+    fn header(&mut self, record: u32, name: &str) -> Result<(), BatchError> {
+        match self.reserved {
+            Some(reserved) if reserved == name => Err(BatchError::HeaderReserved {
+                record,
+                name: reserved,
+            }),
+            _ => Ok(()),
         }
     }
 }
@@ -164,13 +189,14 @@ impl Tally {
                 limit: limits.max_record,
             });
         }
-        let (key, timestamp_ms) = check_record(record, limits)?;
+        let number = self.count;
+        let (key, timestamp_ms) = check_record(record, limits, |name| keys.header(number, name))?;
         match timestamp_ms {
             // Anything is later than none.
             Some(_) => self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms),
             None => self.all_timed = false,
         }
-        keys.take(self.count, key)?;
+        keys.take(number, key)?;
         self.count += 1;
         Ok(())
     }
@@ -190,11 +216,13 @@ impl Tally {
     }
 }
 
-/// Checks a record; returns its key and its time.
+/// Checks a record, and gives the names of its headers to `each_header`; returns its key
+/// and its time.
 #[inline]
 fn check_record<'a>(
     record: &'a [u8],
     limits: &BatchLimits,
+    mut each_header: impl FnMut(&str) -> Result<(), BatchError>,
 ) -> Result<(Option<&'a [u8]>, Option<i64>), BatchError> {
     let mut key = None;
     let mut timestamp_ms = None;
@@ -219,7 +247,7 @@ fn check_record<'a>(
                         limit: limits.max_headers,
                     });
                 }
-                check_header(cursor.bytes()?, limits)?;
+                each_header(check_header(cursor.bytes()?, limits)?)?;
             }
             record_tag::TIMESTAMP_MS => timestamp_ms = Some(cursor.varint()?.cast_signed()),
             record_tag::OFFSET_GAP => {
@@ -233,10 +261,11 @@ fn check_record<'a>(
     Ok((key, timestamp_ms))
 }
 
-fn check_header(header: &[u8], limits: &BatchLimits) -> Result<(), BatchError> {
+/// Checks a header; returns its name.
+fn check_header<'a>(header: &'a [u8], limits: &BatchLimits) -> Result<&'a str, BatchError> {
     let name = HeaderRef::read(header)?.name;
     if (1..=limits.max_header_name).contains(&name.len()) {
-        Ok(())
+        Ok(name)
     } else {
         Err(BatchError::HeaderInvalid {
             limit: limits.max_header_name,

@@ -30,6 +30,14 @@ pub enum BatchError {
         /// The bound: bytes.
         limit: usize,
     },
+    /// A header with a name that only the broker gives one.
+    #[error("record {record} of the batch has the header {name}, which only the broker writes")]
+    HeaderReserved {
+        /// Number of the record in the batch, from 0.
+        record: u32,
+        /// The name.
+        name: &'static str,
+    },
     /// A record without a key, or with an empty one, where it needs one.
     #[error("record {record} of the batch has no key: every record of a compacted topic has one")]
     KeyRequired {
@@ -71,6 +79,7 @@ impl BatchError {
             BatchError::TooManyRecords { .. } => Reason::TooManyRecords,
             BatchError::TooManyHeaders { .. } => Reason::TooManyHeaders,
             BatchError::HeaderInvalid { .. } => Reason::HeaderInvalid,
+            BatchError::HeaderReserved { .. } => Reason::HeaderReserved,
             BatchError::KeyRequired { .. } => Reason::KeyRequired,
             BatchError::KeyTooLarge { .. } => Reason::KeyTooLarge,
             BatchError::RecordTooLarge { .. } => Reason::RecordTooLarge,
@@ -88,7 +97,10 @@ impl BatchError {
             | BatchError::KeyTooLarge { limit, .. }
             | BatchError::RecordTooLarge { limit, .. }
             | BatchError::UncompressedTooLarge { limit, .. } => Some(limit as u64),
-            BatchError::Malformed(_) | BatchError::Empty | BatchError::KeyRequired { .. } => None,
+            BatchError::Malformed(_)
+            | BatchError::Empty
+            | BatchError::HeaderReserved { .. }
+            | BatchError::KeyRequired { .. } => None,
         }
     }
 
@@ -96,7 +108,9 @@ impl BatchError {
     /// known.
     pub fn record(&self) -> Option<u32> {
         match *self {
-            BatchError::KeyRequired { record } => Some(record),
+            BatchError::KeyRequired { record } | BatchError::HeaderReserved { record, .. } => {
+                Some(record)
+            }
             _ => None,
         }
     }

@@ -2,17 +2,20 @@
 
 use proptest::prelude::*;
 use prost::Message;
-use statecast_proto::batch::{BatchError, BatchLimits, BatchSummary, check_keyed};
+use statecast_proto::batch::{BatchError, BatchLimits, BatchSummary, Compression, check_keyed};
 use statecast_proto::reason::Reason;
 
-use crate::structured::{Record, any_compression, batch_of, check_default, encode, records};
+use crate::structured::{
+    Header, Record, any_compression, batch_of, check_default, encode, records,
+};
 
 /// The verdict, and the keys that were seen until then.
 fn keyed(payload: &[u8]) -> (Result<BatchSummary, BatchError>, Vec<Vec<u8>>) {
     let mut keys = Vec::new();
     let mut scratch = Vec::new();
     let each = |key: &[u8]| keys.push(key.to_vec());
-    let verdict = check_keyed(payload, &BatchLimits::DEFAULT, &mut scratch, each);
+    let limits = BatchLimits::DEFAULT;
+    let verdict = check_keyed(payload, &limits, &mut scratch, Some("reserved"), each);
     (verdict, keys)
 }
 
@@ -53,6 +56,47 @@ fn of_a_key_that_comes_twice_the_last_one_counts() {
     let (verdict, keys) = keyed(&payload);
     assert_eq!(verdict, Err(BatchError::KeyRequired { record: 0 }));
     assert!(keys.is_empty());
+}
+
+#[test]
+fn a_header_that_is_reserved_is_refused_wherever_it_is() {
+    let header = |name: &str| Header {
+        name: name.to_owned(),
+        value: None,
+    };
+    let record = |names: &[&str]| Record {
+        key: Some(b"key".to_vec().into()),
+        headers: names.iter().map(|name| header(name)).collect(),
+        ..Record::default()
+    };
+    let sound = ["reserve", "reserved-", "Reserved", "x"];
+    let refused = BatchError::HeaderReserved {
+        record: 1,
+        name: "reserved",
+    };
+    for compression in [Compression::None, Compression::Lz4] {
+        let payload = encode(&[record(&sound)], compression);
+        assert_eq!(keyed(&payload).0, check_default(&payload));
+        let records = [record(&sound), record(&["x", "reserved"])];
+        let payload = encode(&records, compression);
+        assert_eq!(keyed(&payload).0, Err(refused.clone()));
+        // Whoever may write it is not held up, nor who needs no keys.
+        let own = check_keyed(
+            &payload,
+            &BatchLimits::DEFAULT,
+            &mut Vec::new(),
+            None,
+            |_| {},
+        );
+        assert_eq!(own, check_default(&payload));
+        assert!(own.is_ok());
+    }
+    // Of a name that comes twice the last one counts, as for those who read it.
+    let twice = b"\x0a\x01k\x1a\x0d\x0a\x01x\x0a\x08reserved";
+    let len = u8::try_from(twice.len()).unwrap();
+    let payload = [&[0x0a, len][..], twice].concat();
+    assert_eq!(keyed(&payload).0.unwrap_err().record(), Some(0));
+    assert_eq!(refused.reason(), Reason::HeaderReserved);
 }
 
 #[test]

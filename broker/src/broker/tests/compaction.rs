@@ -7,7 +7,7 @@ use statecast_proto::batch::{self, BatchBuilder, Compression, RecordRef};
 
 use super::super::internal_log::{InternalLog, compaction_of};
 use super::super::record_codec::ProtobufRecords;
-use super::super::{BatchChecker, Broker, IncomingBatch};
+use super::super::{Author, BatchChecker, Broker, IncomingBatch};
 use super::{Disk, PARTITION, name};
 use crate::clock::Clock;
 use crate::metadata::{GROUPS_PARTITION, PRODUCERS_PARTITION, TOPICS_PARTITION};
@@ -91,6 +91,7 @@ async fn say(broker: &Broker, checker: &mut BatchChecker, round: u64) {
             .unwrap();
     }
     let append = checker.check(IncomingBatch {
+        author: Author::Client,
         topic: "compacted",
         partition: 0,
         payload: builder.finish().payload,

@@ -7,11 +7,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use statecast_proto::batch::BatchLimits;
+use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use statecast_proto::v1::write::Change;
 
 use super::{check_key, encode};
-use crate::broker::{Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState, WriteError};
+use crate::broker::{
+    Author, Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState, WriteError,
+};
 use crate::limits;
 use crate::model::{Offset, RequestStamp};
 use crate::server::call::Call;
@@ -37,8 +41,9 @@ pub(super) async fn put(
         conditions: Vec::new(),
         leases: Vec::new(),
     };
-    for write in request.writes {
-        writing.add(write, request.partition).map_err(about)?;
+    for (place, write) in request.writes.into_iter().enumerate() {
+        let added = writing.add(place, write, request.partition);
+        added.map_err(|refusal| about(refusal).with("index", place))?;
     }
     let stamp = request.request_id.map(|id| RequestStamp::of(id.as_bytes()));
     let written = match writing.leases.is_empty() {
@@ -92,6 +97,27 @@ fn check_count(count: usize) -> Result<(), Refusal> {
     }
 }
 
+/// Refuses headers that the broker writes, and so many that its own has no room.
+fn check_headers(write: &v1::Write) -> Result<(), Refusal> {
+    let mut headers = write.headers.iter();
+    if headers.any(|header| header.name == LEASE_HEADER) {
+        let message = format_args!(
+            "only the broker writes the header {LEASE_HEADER}; lease_id names the lease of a key"
+        );
+        return Err(Refusal::new(Reason::HeaderReserved, message).with("header", LEASE_HEADER));
+    }
+    let (count, limit) = (
+        write.headers.len(),
+        BatchLimits::DEFAULT.max_headers as usize,
+    );
+    if write.lease_id.is_some() && count == limit {
+        let limit = limit - 1;
+        let message = format_args!("with a lease, a record has at most {limit} headers");
+        return Err(Refusal::new(Reason::TooManyHeaders, message).beyond(count, limit));
+    }
+    Ok(())
+}
+
 fn encode_written((partition, offset): (u32, Offset)) -> v1::Written {
     v1::Written {
         partition,
@@ -112,19 +138,18 @@ struct Writing {
 }
 
 impl Writing {
-    fn add(&mut self, write: v1::Write, partition: Option<u32>) -> Result<(), Refusal> {
+    /// Adds the write at a place of the request, from 0.
+    fn add(
+        &mut self,
+        place: usize,
+        write: v1::Write,
+        partition: Option<u32>,
+    ) -> Result<(), Refusal> {
         check_key(&write.key)?;
+        check_headers(&write)?;
         let partition = self.state.partition_of(&write.key, partition)?;
         if !self.keys.insert((partition, write.key.clone())) {
             return Err(Refusal::invalid("a key is written twice in one call"));
-        }
-        if write
-            .headers
-            .iter()
-            .any(|header| header.name == LEASE_HEADER)
-        {
-            let message = format_args!("the header {LEASE_HEADER} is the broker's own");
-            return Err(Refusal::invalid(message));
         }
         let value = match write.change {
             Some(Change::Value(value)) => Some(value),
@@ -145,6 +170,7 @@ impl Writing {
         };
         if let Some(expected) = write.expected.and_then(|expected| expected.expected) {
             self.conditions.push(Condition {
+                place,
                 partition,
                 key: write.key.clone(),
                 expected: expectation(&expected),
@@ -171,7 +197,13 @@ impl Writing {
     ) -> Result<Vec<(u32, Offset)>, Refusal> {
         let written = self
             .state
-            .write(&self.broker, &self.writes, &self.conditions, request)
+            .write(
+                &self.broker,
+                Author::Put,
+                &self.writes,
+                &self.conditions,
+                request,
+            )
             .await;
         drop(self.leases);
         written.map_err(|error| refusal(error, topic, &self.conditions))
@@ -199,11 +231,11 @@ pub(in crate::server) fn refusal(
         WriteError::View(_) | WriteError::Produce(_) => None,
     };
     let refusal = Refusal::from(error);
-    match index.and_then(|index| Some((index, conditions.get(index)?))) {
-        Some((index, condition)) => refusal
+    match index.and_then(|index| conditions.get(index)) {
+        Some(condition) => refusal
             .about(topic, condition.partition)
             .with("key", String::from_utf8_lossy(&condition.key))
-            .with("index", index),
+            .with("index", condition.place),
         None => refusal.with("topic", topic),
     }
 }

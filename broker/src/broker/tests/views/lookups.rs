@@ -8,7 +8,7 @@ use futures_util::poll;
 use super::small::{Small, everything};
 use super::world::CONFIG;
 use super::*;
-use crate::views::LeaseId;
+use crate::views::{LeaseId, LeasedBound};
 
 #[tokio::test]
 async fn nobody_takes_a_view_that_was_just_emptied_for_what_it_was() {
@@ -23,7 +23,8 @@ async fn nobody_takes_a_view_that_was_just_emptied_for_what_it_was() {
     let mut get = pin!(view.get(0, b"a", None));
     let mut scan = pin!(view.scan(&request));
     let mut look = pin!(view.look(0, b"a", |_| ()));
-    let mut leased = pin!(view.leased(0, lease, 1));
+    let most = LeasedBound { keys: 1, bytes: 1 };
+    let mut leased = pin!(view.leased(0, lease, most));
     assert!(poll!(&mut get).is_pending());
     assert!(poll!(&mut scan).is_pending());
     assert!(poll!(&mut look).is_pending());
@@ -33,7 +34,7 @@ async fn nobody_takes_a_view_that_was_just_emptied_for_what_it_was() {
     assert!(get.await.unwrap().record.is_some());
     assert_eq!(scan.await.unwrap().records.len(), 2);
     assert_eq!(look.await.unwrap().0, Some(Offset(0)));
-    assert_eq!(leased.await.unwrap(), []);
+    assert_eq!(leased.await.unwrap().keys, []);
     small.stop().await;
 }
 
