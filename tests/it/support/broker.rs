@@ -120,9 +120,18 @@ impl TestBroker {
     /// that was prepared. It archives that file by itself; what is appended from now
     /// on stays in the journal for minutes.
     pub async fn until_journal_is_prepared(&self) {
+        const FILE_BYTES: u64 = 64 << 20;
         let journal = self.dir.path().join("journal");
-        // One in use, and one ready, after the first was left for another.
-        while std::fs::read_dir(&journal).unwrap().count() < 3 {
+        // One that is not prepared, or not yet, is smaller.
+        let is_ready = || {
+            let files = std::fs::read_dir(&journal).unwrap().flatten();
+            // One may go between the two looks.
+            let lens: Vec<u64> = files
+                .filter_map(|file| Some(file.metadata().ok()?.len()))
+                .collect();
+            lens.len() >= 3 && lens.iter().all(|&len| len >= FILE_BYTES)
+        };
+        while !is_ready() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -248,6 +257,7 @@ impl Stopped {
     pub async fn start_changed(self, change: impl FnOnce(&Path)) -> TestBroker {
         self.broker.stop().await;
         drop(self.broker);
+        drop(take(self.dir.path()).await);
         change(self.dir.path());
         TestBroker::start_in(self.dir, ServerOptions::default()).await
     }
