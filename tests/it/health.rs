@@ -1,7 +1,7 @@
 //! What orchestrators, scrapers and curious clients are told.
 
 use statecast_broker::server::Drained;
-use statecast_proto::v1;
+use statecast_proto::v1::{self, log_client::LogClient};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -16,6 +16,7 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use tonic_reflection::pb::v1alpha;
 use tonic_reflection::pb::v1alpha::server_reflection_client::ServerReflectionClient as OldReflectionClient;
 
+use crate::memory::narrow;
 use crate::support::{TestBroker, encode, get};
 
 fn of(service: &str) -> HealthCheckRequest {
@@ -212,12 +213,14 @@ async fn http_says_that_the_broker_stops() {
         };
         broker.produce("t", 0, encode(vec![large])).await;
     }
-    // A call that stays open until its client is gone, which doesn't read.
+    // A call that stays open until its client is gone, which doesn't read, and takes
+    // nothing that isn't read: so it can't be told that the broker stops.
+    let mut log = LogClient::new(narrow(&broker).await);
     let request = v1::FetchRequest {
         topic: "t".to_owned(),
         ..v1::FetchRequest::default()
     };
-    let unread = broker.log().fetch(request).await.unwrap();
+    let unread = log.fetch(request).await.unwrap();
     let stopping = tokio::spawn(broker.stop_serving());
     loop {
         let (status, body) = get(http, "/readyz").await;
@@ -228,6 +231,6 @@ async fn http_says_that_the_broker_stops() {
         assert_eq!(status, "HTTP/1.1 200 OK");
     }
     assert_eq!(get(http, "/livez").await.1, "ok\n");
-    drop(unread);
+    drop((unread, log));
     assert_eq!(stopping.await.unwrap().1, Drained::Completely);
 }
