@@ -65,7 +65,7 @@ async fn commits_whose_answers_nobody_takes_hold_no_more_than_there_is_room_for(
 
 #[tokio::test]
 async fn commits_whose_answers_nobody_takes_make_way_for_those_of_others() {
-    let broker = broker_with_room(2 * MIB, Duration::from_millis(50)).await;
+    let broker = broker_with_room(2 * MIB, Duration::from_millis(250)).await;
     let still = commit_and_hear_nothing(&broker, "still").await;
     broker
         .until("statecast_answering_bytes", |held| held > MIB)

@@ -20,6 +20,10 @@ const MIB: usize = 1 << 20;
 /// Longer than any test: nobody's connection is closed.
 const NEVER: Duration = Duration::from_secs(3600);
 
+/// How long one may stand still whom others wait for. Longer than one who goes on stands
+/// still while the machine does something else; several have to go, one after the other.
+const SOON: Duration = Duration::from_millis(250);
+
 async fn broker_with(
     receiving_bytes: usize,
     sending_bytes: usize,
@@ -82,7 +86,7 @@ async fn messages_on_their_way_take_no_more_than_there_is_room_for() {
 
 #[tokio::test]
 async fn one_who_stops_half_way_makes_way_for_others() {
-    let broker = broker_with(MIB, MIB, Duration::from_millis(50)).await;
+    let broker = broker_with(MIB, MIB, SOON).await;
     broker.create_topic("t", 1).await;
     let channel = broker.connect().await;
     let mut stopped = HalfSent::begin(&channel, broker.address(), 1 << 20).await;
@@ -176,7 +180,7 @@ async fn readers_that_stand_still_hold_no_more_than_there_is_room_for() {
 
 #[tokio::test]
 async fn readers_that_stand_still_make_way_for_one_that_reads() {
-    let broker = broker_with(8 * MIB, 8 * MIB, Duration::from_millis(50)).await;
+    let broker = broker_with(8 * MIB, 8 * MIB, SOON).await;
     fill(&broker).await;
     let still = stand_still(&broker, 10).await;
     broker
@@ -224,7 +228,7 @@ async fn members_that_stand_still_hold_no_more_than_there_is_room_for() {
 
 #[tokio::test]
 async fn members_that_stand_still_make_way_for_one_that_reads() {
-    let broker = broker_with(8 * MIB, 8 * MIB, Duration::from_millis(50)).await;
+    let broker = broker_with(8 * MIB, 8 * MIB, SOON).await;
     fill(&broker).await;
     let still = members_standing_still(&broker).await;
     let mut member = Member::join(broker.connect().await, join("reads", &["t"])).await;
@@ -239,7 +243,7 @@ async fn members_that_stand_still_make_way_for_one_that_reads() {
 async fn answers_that_nobody_reads_hold_no_more_than_there_is_room_for() {
     let broker = TestBroker::start_with(ServerOptions {
         answering_bytes: 8 * MIB,
-        stalled: Duration::from_millis(50),
+        stalled: SOON,
         ..ServerOptions::default()
     })
     .await;
