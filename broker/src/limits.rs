@@ -62,6 +62,10 @@ pub const PAGE_SIZE: RangeInclusive<u32> = 1..=1000;
 /// Size of a gRPC message that is taken: bytes.
 pub const MESSAGE_BYTES: usize = 16 * MIB;
 
+/// Topics that a `ProduceStream` needs not look up for each batch. It holds on to them,
+/// and to those of them that are deleted until it looks up others.
+pub const TOPICS_PER_SENDER: usize = 1024;
+
 /// Batches in one request of `ProduceStream`.
 pub const BATCHES_PER_REQUEST: RangeInclusive<usize> = 1..=4096;
 

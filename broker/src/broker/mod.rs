@@ -13,6 +13,7 @@ mod leases;
 mod leftovers;
 mod produce;
 mod producers;
+mod recent_topics;
 mod record_codec;
 mod registry;
 mod start;

@@ -2,14 +2,13 @@
 //! sound? Nothing is looked at twice, and nothing is decoded but to spread
 //! records by key.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use statecast_proto::batch::{self, BatchLimits};
 use statecast_proto::{checksum, partition_for_key};
 
 use super::producers::Claims;
-use super::{Broker, LookupError, ProduceError, SequenceClaim, Topic};
+use super::recent_topics::RecentTopics;
+use super::{Broker, ProduceError, SequenceClaim, Topic};
 use crate::limits;
 use crate::model::{CheckedBatch, KeyHasher, Offset, Stamp};
 use crate::partition::Append;
@@ -64,11 +63,8 @@ pub struct KeyedBatch<'a> {
 #[derive(Debug)]
 pub struct BatchChecker {
     broker: Broker,
-    limits: BatchLimits,
-    /// Where compressed batches are unpacked for the check.
-    scratch: Vec<u8>,
-    /// The last one's topic, which is likely the next one's too.
-    topic: Option<Arc<Topic>>,
+    topics: RecentTopics,
+    payloads: PayloadChecker,
     claims: Claims,
 }
 
@@ -76,17 +72,20 @@ impl BatchChecker {
     /// For one sender.
     pub fn new(broker: Broker) -> BatchChecker {
         BatchChecker {
+            payloads: PayloadChecker {
+                limits: BatchLimits::default(),
+                keys: broker.key_hasher(),
+                scratch: Vec::new(),
+            },
             broker,
-            limits: BatchLimits::default(),
-            scratch: Vec::new(),
-            topic: None,
+            topics: RecentTopics::default(),
             claims: Claims::default(),
         }
     }
 
     /// The append of a batch, if it may be appended.
     pub fn check(&mut self, incoming: IncomingBatch<'_>) -> Result<Append, ProduceError> {
-        let topic = self.topic(incoming.topic)?;
+        let topic = self.topics.get(&self.broker, incoming.topic)?;
         let partition = topic.partition(incoming.partition)?;
         let IncomingBatch {
             author,
@@ -95,29 +94,29 @@ impl BatchChecker {
             ..
         } = incoming;
         if author != Author::Broker {
-            check_size(&topic, payload.len())?;
+            check_size(topic, payload.len())?;
         }
-        let mut batch = self.checked(payload, checksum, topic.needs_keys(), author)?;
+        let needs_keys = topic.needs_keys();
+        let mut batch = self.payloads.check(payload, checksum, needs_keys, author)?;
         if let Some(claim) = incoming.sequence {
             let stamp = self.claims.stamp(&self.broker.shared.producers, claim)?;
             batch.stamp = Some(Stamp::Producer(stamp));
         }
-        let append = Append::new(partition, batch);
-        self.topic = Some(topic);
-        Ok(append)
+        Ok(Append::new(partition, batch))
     }
 
     /// The appends of a batch whose records go each to the partition of its key.
     /// Records without a key go to one partition together.
     pub fn spread_by_key(&mut self, batch: KeyedBatch<'_>) -> Result<ByKey, ProduceError> {
-        let topic = self.topic(batch.topic)?;
-        check_size(&topic, batch.payload.len())?;
+        let topic = self.topics.get(&self.broker, batch.topic)?;
+        check_size(topic, batch.payload.len())?;
         if batch::stated_uncompressed_len(&batch.payload) > 0 {
             // It need not be unpacked to say so.
             return Err(ProduceError::CompressedWithoutPartition);
         }
         let (needs_keys, author) = (topic.needs_keys(), Author::Client);
-        let whole = self.checked(batch.payload, batch.checksum, needs_keys, author)?;
+        let (payload, checksum) = (batch.payload, batch.checksum);
+        let whole = self.payloads.check(payload, checksum, needs_keys, author)?;
         if whole.attributes & CODEC_BITS != 0 {
             return Err(ProduceError::CompressedWithoutPartition);
         }
@@ -140,12 +139,22 @@ impl BatchChecker {
         };
         let appends = match placement.partitions[..] {
             [only] => vec![Append::new(topic.partition(only)?, whole)],
-            _ => self.cut(&topic, &whole.payload, &placement)?,
+            _ => self.payloads.cut(topic, &whole.payload, &placement)?,
         };
-        self.topic = Some(topic);
         Ok(ByKey { appends, placement })
     }
+}
 
+/// Checks payloads, and cuts them.
+#[derive(Debug)]
+struct PayloadChecker {
+    limits: BatchLimits,
+    keys: KeyHasher,
+    /// Where compressed batches are unpacked for the check.
+    scratch: Vec<u8>,
+}
+
+impl PayloadChecker {
     /// Cuts a batch into one for each partition.
     fn cut(
         &mut self,
@@ -160,23 +169,13 @@ impl BatchChecker {
         let mut appends = Vec::with_capacity(parts.len());
         for (&partition, part) in placement.partitions.iter().zip(parts) {
             let needs_keys = topic.needs_keys();
-            let batch = self.checked(part.freeze(), None, needs_keys, Author::Client)?;
+            let batch = self.check(part.freeze(), None, needs_keys, Author::Client)?;
             appends.push(Append::new(topic.partition(partition)?, batch));
         }
         Ok(appends)
     }
 
-    /// To be put back: the next batch is often for the same one.
-    fn topic(&mut self, name: &str) -> Result<Arc<Topic>, LookupError> {
-        let known = self.topic.take();
-        let fits = |topic: &Arc<Topic>| !topic.is_retired() && topic.meta().name.as_str() == name;
-        match known.filter(fits) {
-            Some(topic) => Ok(topic),
-            None => self.broker.topic(name),
-        }
-    }
-
-    fn checked(
+    fn check(
         &mut self,
         payload: Bytes,
         expected: Option<u32>,
@@ -184,7 +183,7 @@ impl BatchChecker {
         author: Author,
     ) -> Result<CheckedBatch, ProduceError> {
         let keys = needs_keys.then(|| Keyed {
-            hasher: self.broker.key_hasher(),
+            hasher: self.keys,
             // In other topics it means nothing.
             reserved_header: (author == Author::Client).then_some(LEASE_HEADER),
         });

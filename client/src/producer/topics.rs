@@ -89,8 +89,8 @@ impl KnownTopic {
     }
 }
 
-/// The known topics by name. Most producers write to one topic for long, so the
-/// last one is looked at first.
+/// The known topics by name. Most producers write to one topic for long, or go round
+/// some, so the last one is looked at first, and then the one behind it.
 #[derive(Debug, Default)]
 pub(super) struct KnownTopics {
     topics: Vec<KnownTopic>,
@@ -100,13 +100,18 @@ pub(super) struct KnownTopics {
 
 impl KnownTopics {
     pub(super) fn get(&mut self, name: &str) -> Option<&mut KnownTopic> {
-        let is_last = self
-            .topics
-            .get(self.last)
-            .is_some_and(|topic| *topic.name == *name);
-        if !is_last {
-            self.last = *self.by_name.get(name)?;
-        }
+        let is_at = |at: &usize| {
+            let topic = self.topics.get(*at);
+            topic.is_some_and(|topic| *topic.name == *name)
+        };
+        let next = match self.last + 1 {
+            end if end >= self.topics.len() => 0,
+            next => next,
+        };
+        self.last = match [self.last, next].into_iter().find(is_at) {
+            Some(near) => near,
+            None => *self.by_name.get(name)?,
+        };
         self.topics.get_mut(self.last)
     }
 
