@@ -9,11 +9,14 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::engine::Shared;
 use super::handle::Partition;
-use super::mailbox::{Call, Durability, Results, Submission};
-use super::{AppendError, Appended};
+use super::mailbox::{AppendResult, Call, Durability, Results, Submission};
+use super::{Append, AppendError, Appended};
 use crate::clock;
+use crate::model::CheckedBatch;
 use crate::storage::dir::is_full;
-use crate::storage::{AppendFailure, JournalAppend, JournalFailed, Lsn, Placed};
+use crate::storage::{
+    AppendFailure, Claim, JournalFailed, KeyGuard, Lsn, PartitionLog, Placed, ToPlace,
+};
 
 /// What the hands share.
 #[derive(Debug, Default)]
@@ -30,10 +33,17 @@ struct Group {
     end: Lsn,
 }
 
+/// An append of a submission, while it is written.
+struct Entry<'a> {
+    append: &'a Append,
+    unit_remaining: u16,
+    guards: &'a [KeyGuard],
+}
+
 /// A submission that waits for its flush, or for nothing any more.
 struct Pending {
-    partitions: Vec<Arc<Partition>>,
-    counts: Vec<u32>,
+    /// The partitions of its appends, and how many records each has.
+    appends: Vec<(Arc<Partition>, u32)>,
     results: Results,
     /// Size of its batches: bytes.
     bytes: u64,
@@ -114,27 +124,31 @@ impl Shared {
     /// Writes a group. Each append gets a result; some have to be flushed
     /// before they are true.
     fn write(&self, submissions: Vec<Submission>) -> Group {
-        let mut appends = Vec::with_capacity(submissions.iter().map(|s| s.appends.len()).sum());
-        let mut pending = Vec::with_capacity(submissions.len());
-        for submission in submissions {
-            pending.push(Pending::new(submission, &mut appends));
-        }
-        let (mut results, end) = self.place(&appends);
+        let (results, end) = {
+            let count = submissions.iter().map(|s| s.appends.len()).sum();
+            let mut entries = Vec::with_capacity(count);
+            for submission in &submissions {
+                entries.extend(entries_of(submission));
+            }
+            self.place(&entries)
+        };
         // From the write on: a flush that began before it is no good.
-        let within = pending.iter().filter_map(|p| p.durability.flush_within);
+        let within = submissions.iter().filter_map(|s| s.durability.flush_within);
         if let Some(within) = within.min() {
             self.mailbox.flush_by(clock::instant() + within);
         }
-        for pending in pending.iter_mut().rev() {
-            pending.results = results.split_off(results.len() - pending.counts.len());
-        }
+        let mut results = results.into_iter();
+        let pending = submissions.into_iter().map(|submission| {
+            let results = results.by_ref().take(submission.appends.len());
+            Pending::new(submission, results)
+        });
         Group {
-            submissions: pending,
+            submissions: pending.collect(),
             end,
         }
     }
 
-    fn place(&self, appends: &[JournalAppend]) -> (Results, Lsn) {
+    fn place(&self, appends: &[Entry<'_>]) -> (Results, Lsn) {
         let mut results = Vec::with_capacity(appends.len());
         let mut end = Lsn::ZERO;
         while results.len() < appends.len() {
@@ -143,7 +157,7 @@ impl Shared {
                 Ok(written) => {
                     end = written.end;
                     let placed = written.placed.into_iter().zip(rest);
-                    results.extend(placed.map(|(placed, append)| result(placed, append)));
+                    results.extend(placed.map(|(placed, entry)| result(placed, entry)));
                 }
                 Err(AppendFailure::JournalFull) if self.upkeep.wait_for_archiver() => {}
                 Err(failure @ (AppendFailure::JournalFull | AppendFailure::NoSpace(_))) => {
@@ -151,7 +165,7 @@ impl Shared {
                     // Internal appends behind this one may still find room.
                     let refused = rest
                         .iter()
-                        .take_while(|append| append.claim == rest[0].claim);
+                        .take_while(|entry| entry.claim() == rest[0].claim());
                     results.extend(refused.map(|_| Err(AppendError::DiskFull)));
                 }
                 Err(AppendFailure::Failed(JournalFailed(why))) => {
@@ -174,11 +188,48 @@ fn log_shortage(failure: &AppendFailure) {
     }
 }
 
-fn result(placed: Placed, append: &JournalAppend) -> Result<Appended, AppendError> {
+/// What is to be placed of a submission.
+fn entries_of(submission: &Submission) -> impl Iterator<Item = Entry<'_>> {
+    let count = submission.appends.len();
+    let guards = submission.unit.as_deref();
+    let numbered = submission.appends.iter().enumerate();
+    numbered.map(move |(nth, append)| {
+        let follow = if guards.is_some() { count - 1 - nth } else { 0 };
+        Entry {
+            append,
+            unit_remaining: u16::try_from(follow).expect("bounded by UNIT_APPENDS"),
+            guards: guards.filter(|_| nth == 0).unwrap_or_default(),
+        }
+    })
+}
+
+impl ToPlace for Entry<'_> {
+    fn log(&self) -> &PartitionLog {
+        &self.append.partition.log
+    }
+
+    fn batch(&self) -> &CheckedBatch {
+        &self.append.batch
+    }
+
+    fn unit_remaining(&self) -> u16 {
+        self.unit_remaining
+    }
+
+    fn guards(&self) -> &[KeyGuard] {
+        self.guards
+    }
+
+    fn claim(&self) -> Claim {
+        self.append.partition.claim
+    }
+}
+
+fn result(placed: Placed, entry: &Entry<'_>) -> Result<Appended, AppendError> {
     let (base_offset, duplicate) = match placed {
         Placed::At(offset) => (offset, false),
         Placed::Duplicate(offset) => (offset, true),
-        Placed::Deleted => return Err(AppendError::Deleted(append.log.id())),
+        Placed::Deleted => return Err(AppendError::Deleted(entry.log().id())),
         Placed::Refused(error) => return Err(error.into()),
         Placed::Conflict(conflict) => return Err(AppendError::Conflict(conflict)),
     };
@@ -189,43 +240,26 @@ fn result(placed: Placed, append: &JournalAppend) -> Result<Appended, AppendErro
 }
 
 impl Pending {
-    /// Moves the appends of a submission to the group's.
-    fn new(submission: Submission, group: &mut Vec<JournalAppend>) -> Pending {
-        let count = submission.appends.len();
-        let mut pending = Pending {
-            partitions: Vec::with_capacity(count),
-            counts: Vec::with_capacity(count),
-            results: Vec::new(),
+    /// A submission that was placed. What was written is let go of.
+    fn new(submission: Submission, results: impl Iterator<Item = AppendResult>) -> Pending {
+        // Not in the place of what was written, which takes ten times as much.
+        let mut appends = Vec::with_capacity(submission.appends.len());
+        let written = submission.appends.into_iter();
+        appends.extend(written.map(|append| (append.partition, append.batch.record_count)));
+        Pending {
+            appends,
+            results: results.collect(),
             bytes: submission.bytes as u64,
             durability: submission.durability,
             reply: submission.reply,
             _permit: submission.permit,
-        };
-        let (mut guards, is_unit) = match submission.unit {
-            Some(guards) => (guards, true),
-            None => (Vec::new(), false),
-        };
-        for (nth, append) in submission.appends.into_iter().enumerate() {
-            let follow = if is_unit { count - 1 - nth } else { 0 };
-            pending.counts.push(append.batch.record_count);
-            group.push(JournalAppend {
-                log: append.partition.log.clone(),
-                batch: append.batch,
-                unit_remaining: u16::try_from(follow).expect("bounded by UNIT_APPENDS"),
-                guards: std::mem::take(&mut guards),
-                claim: append.partition.claim,
-            });
-            pending.partitions.push(append.partition);
         }
-        pending
     }
 
     /// Everything is as durable as it should be: readers may see it.
     fn answer(self, shared: &Shared) {
         let (mut records, mut batches) = (0, 0);
-        for ((partition, count), result) in
-            self.partitions.iter().zip(&self.counts).zip(&self.results)
-        {
+        for ((partition, count), result) in self.appends.iter().zip(&self.results) {
             if let Ok(Appended {
                 base_offset,
                 duplicate,

@@ -1,12 +1,14 @@
 //! A partition, as the layers above see it.
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::doorbell::{Doorbell, Waiters};
 use super::engine::Shared;
 use super::{Compacted, PartitionConfig, ReadableRange};
-use crate::model::{KeyHash, Offset, PartitionId, RequestStamp};
+use crate::model::{FlushLevel, KeyHash, Offset, PartitionId, RequestStamp};
 use crate::storage::{Claim, KeyGuard, PartitionLog, Read, ReadError, ReadRequest};
 
 /// A partition. Cheap to clone.
@@ -23,7 +25,10 @@ pub(super) struct Partition {
     pub(super) waiters: Waiters,
     /// What space its appends may take.
     pub(super) claim: Claim,
-    /// Copied out on each append; changed when a topic is altered.
+    /// That of the configuration, for each append to look at: encoded by
+    /// [`encode_flush`].
+    flush: AtomicU64,
+    /// Changed when a topic is altered.
     config: Mutex<PartitionConfig>,
 }
 
@@ -37,8 +42,14 @@ impl Partition {
                 true => Claim::Internal,
                 false => Claim::User,
             },
+            flush: AtomicU64::new(encode_flush(config.flush)),
             config: Mutex::new(config),
         }
+    }
+
+    /// When an append that is submitted now is acknowledged.
+    pub(super) fn flush(&self) -> FlushLevel {
+        decode_flush(self.flush.load(Ordering::Relaxed))
     }
 
     pub(super) fn config(&self) -> PartitionConfig {
@@ -143,6 +154,8 @@ impl PartitionHandle {
     /// Takes a changed configuration.
     pub fn configure(&self, config: PartitionConfig) {
         self.partition.log.lock().segment_bytes = config.segment_bytes;
+        let flush = encode_flush(config.flush);
+        self.partition.flush.store(flush, Ordering::Relaxed);
         *self
             .partition
             .config
@@ -208,6 +221,28 @@ impl PartitionHandle {
             .iter()
             .map(|range| (range.from, range.to))
             .collect()
+    }
+}
+
+/// A flush level as one number: milliseconds, 0 for always.
+fn encode_flush(level: FlushLevel) -> u64 {
+    match level {
+        FlushLevel::Always => 0,
+        FlushLevel::Interval(interval) => {
+            let ms = u64::try_from(interval.as_millis()).unwrap_or(OS - 1);
+            ms.clamp(1, OS - 1)
+        }
+        FlushLevel::Os => OS,
+    }
+}
+
+const OS: u64 = u64::MAX;
+
+fn decode_flush(encoded: u64) -> FlushLevel {
+    match encoded {
+        0 => FlushLevel::Always,
+        OS => FlushLevel::Os,
+        ms => FlushLevel::Interval(Duration::from_millis(ms)),
     }
 }
 

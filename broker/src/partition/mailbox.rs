@@ -25,8 +25,11 @@ const PROVE_AFTER: Duration = if cfg!(test) {
     Duration::from_secs(1)
 };
 
+/// What became of an append.
+pub(super) type AppendResult = Result<Appended, AppendError>;
+
 /// The results of a submission, one for each of its appends.
-pub(super) type Results = Vec<Result<Appended, AppendError>>;
+pub(super) type Results = Vec<AppendResult>;
 
 /// What one task submits at once.
 #[derive(Debug)]
@@ -54,7 +57,7 @@ impl Durability {
     pub(super) fn of(appends: &[Append]) -> Durability {
         let mut durability = Durability::default();
         for append in appends {
-            match append.partition.config().flush {
+            match append.partition.flush() {
                 FlushLevel::Always => durability.needs_flush = true,
                 FlushLevel::Interval(interval) => {
                     let within = durability

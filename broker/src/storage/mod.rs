@@ -51,7 +51,7 @@ pub use identity::{FORMAT_VERSION, Identity, IdentityError};
 pub use inspect::{Damage, FileKind, InspectedFile, Inspection, inspect_dir, inspect_file};
 pub use journal::{
     AppendFailure, Claim, JournalAppend, JournalFailed, JournalOptions, JournalSize, Placed,
-    Prepared, Written,
+    Prepared, ToPlace, Written,
 };
 pub use log::{PartitionLog, QuarantinedRange};
 pub use lsn::{Generation, Lsn};
@@ -187,7 +187,7 @@ impl Storage {
 
     /// Writes the appends at the front of `group` that fit into the active
     /// journal file, and says how many that were.
-    pub fn append(&self, group: &[JournalAppend], now_ms: i64) -> Result<Written, AppendFailure> {
+    pub fn append<A: ToPlace>(&self, group: &[A], now_ms: i64) -> Result<Written, AppendFailure> {
         self.journal.append(group, now_ms)
     }
 

@@ -37,7 +37,7 @@ pub use proof::Proof;
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
 pub use window::Window;
-pub use writer::{AppendFailure, JournalAppend, Written};
+pub use writer::{AppendFailure, JournalAppend, ToPlace, Written};
 
 use super::lsn::{Generation, Lsn};
 use super::producers::Tally;
@@ -154,7 +154,7 @@ impl Journal {
     /// Writes the appends at the front of `group` that fit into the active
     /// file, in one write, and says how many that were. They are neither
     /// durable nor visible to readers yet.
-    pub fn append(&self, group: &[JournalAppend], now_ms: i64) -> Result<Written, AppendFailure> {
+    pub fn append<A: ToPlace>(&self, group: &[A], now_ms: i64) -> Result<Written, AppendFailure> {
         let mut writer = lock(&self.writer);
         if let Some(failed) = self.failure() {
             return Err(AppendFailure::Failed(failed));

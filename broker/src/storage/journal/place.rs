@@ -10,14 +10,15 @@
 //!   nothing.
 //! - what is taken back leaves a partition, its producers included, as it was.
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::frame::{FRAME_PREFIX_LEN, Frame};
-use super::writer::JournalAppend;
+use super::writer::ToPlace;
 use crate::model::{Offset, PartitionId};
 use crate::storage::guards::{KeyConflict, KeyGuard, conflict};
+use crate::storage::log::LogState;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::{Admitted, Incoming, SequenceError, Tally, Undo, admit};
 use crate::storage::runs::Run;
@@ -95,9 +96,27 @@ impl<'a> Placing<'a> {
     }
 
     /// Places a unit, if it can be.
-    pub(super) fn unit(&mut self, unit: &[JournalAppend]) {
-        let guards = unit.iter().flat_map(|append| &append.guards);
-        let logs = unit.iter().map(|append| append.log.as_ref());
+    pub(super) fn unit<A: ToPlace>(&mut self, unit: &[A]) {
+        match unit {
+            [only] if only.guards().is_empty() => self.alone(only),
+            _ => self.all_or_none(unit),
+        }
+    }
+
+    /// Places an append that nothing else depends on, as nearly all are: its partition
+    /// is locked once.
+    fn alone<A: ToPlace>(&mut self, append: &A) {
+        let state = append.log().lock();
+        if state.deleted {
+            self.placed.push(Placed::Deleted);
+        } else if let Err(error) = self.append(append, state) {
+            self.placed.push(Placed::Refused(error));
+        }
+    }
+
+    fn all_or_none<A: ToPlace>(&mut self, unit: &[A]) {
+        let guards = unit.iter().flat_map(|append| append.guards());
+        let logs = unit.iter().map(ToPlace::log);
         let mut logs = logs.chain(guards.clone().map(KeyGuard::log));
         if logs.any(|log| log.lock().deleted) {
             self.placed.extend(unit.iter().map(|_| Placed::Deleted));
@@ -121,12 +140,12 @@ impl<'a> Placing<'a> {
     }
 
     /// Places a unit whatever its guards say. False when it lies in the log already.
-    fn try_unit(&mut self, unit: &[JournalAppend]) -> Result<bool, SequenceError> {
+    fn try_unit<A: ToPlace>(&mut self, unit: &[A]) -> Result<bool, SequenceError> {
         let first = self.placed.len();
         // A partition may be deleted between the look at the unit and now: the frame
         // is still written, for the unit's sake; nobody will read it.
         for append in unit {
-            self.append(append)?;
+            self.append(append, append.log().lock())?;
         }
         let is_new = |placed: &Placed| matches!(placed, Placed::At(_));
         let new = self.placed[first..].iter().filter(|&p| is_new(p)).count();
@@ -137,14 +156,18 @@ impl<'a> Placing<'a> {
     }
 
     /// Gives an append its offset, and encodes its frame.
-    fn append(&mut self, append: &JournalAppend) -> Result<(), SequenceError> {
+    fn append<A: ToPlace>(
+        &mut self,
+        append: &A,
+        mut state: MutexGuard<'_, LogState>,
+    ) -> Result<(), SequenceError> {
         let target = &mut self.target;
-        let mut state = append.log.lock();
+        let (partition, checked) = (append.log().id(), append.batch());
         let base_offset = state.next_offset;
-        if let Some(stamp) = append.batch.stamp.as_ref().filter(|_| !state.deleted) {
+        if let Some(stamp) = checked.stamp.as_ref().filter(|_| !state.deleted) {
             let batch = Incoming {
                 base_offset,
-                count: append.batch.record_count,
+                count: checked.record_count,
                 generation: target.generation,
                 now_ms: target.now_ms,
             };
@@ -156,7 +179,7 @@ impl<'a> Placing<'a> {
                 }
             }
         }
-        let header = append.batch.header(base_offset, target.now_ms);
+        let header = checked.header(base_offset, target.now_ms);
         let newly_touched = state.last_generation != target.generation;
         state.push_run(Run {
             base_offset,
@@ -166,7 +189,7 @@ impl<'a> Placing<'a> {
             max_timestamp_ms: header.max_timestamp_ms,
         });
         if let Some(recent) = &mut state.recent_keys {
-            let keys = &append.batch.key_hashes;
+            let keys = &checked.key_hashes;
             assert_eq!(
                 keys.len(),
                 header.record_count as usize,
@@ -176,18 +199,18 @@ impl<'a> Placing<'a> {
         }
         drop(state);
         if newly_touched {
-            target.touched.push(append.log.id());
+            target.touched.push(partition);
         }
         let frame = Frame {
             lsn: self.end,
             flushed: target.flushed,
-            partition: append.log.id(),
-            unit_remaining: append.unit_remaining,
+            partition,
+            unit_remaining: append.unit_remaining(),
             batch: header,
         };
-        let padding = frame.len() - FRAME_PREFIX_LEN - append.batch.payload.len();
+        let padding = frame.len() - FRAME_PREFIX_LEN - checked.payload.len();
         self.buffer.put_slice(&frame.encode(target.seed));
-        self.buffer.put_slice(&append.batch.payload);
+        self.buffer.put_slice(&checked.payload);
         self.buffer.put_bytes(0, padding);
         self.end = Lsn(self.end.0 + frame.len() as u64);
         self.placed.push(Placed::At(base_offset));
@@ -209,17 +232,22 @@ impl<'a> Placing<'a> {
 
 impl Encoded {
     /// Takes a group back that could not be written.
-    pub(super) fn take_back(mut self, group: &[JournalAppend]) {
+    pub(super) fn take_back<A: ToPlace>(mut self, group: &[A]) {
         take_back(group, 0, &self.placed, &mut self.undo);
     }
 }
 
 /// Gives the offsets of appends back, last first; `first` is the index in the group
 /// of the first one.
-fn take_back(appends: &[JournalAppend], first: usize, placed: &[Placed], undo: &mut UndoList) {
+fn take_back<A: ToPlace>(
+    appends: &[A],
+    first: usize,
+    placed: &[Placed],
+    undo: &mut UndoList,
+) {
     for (nth, (append, placed)) in appends.iter().zip(placed).enumerate().rev() {
         let Placed::At(offset) = placed else { continue };
-        let mut state = append.log.lock();
+        let mut state = append.log().lock();
         state.take_back(*offset);
         if let Some((_, undo)) = undo.pop_if(|(index, _)| *index == first + nth)
             && let Some(producers) = &mut state.producers

@@ -18,7 +18,22 @@ use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
 
-/// A batch for a partition, on its way into the journal.
+/// A batch for a partition, on its way into the journal, wherever its parts lie: there
+/// are millions of them a second, and none is moved for it.
+pub trait ToPlace {
+    /// As [`JournalAppend::log`].
+    fn log(&self) -> &PartitionLog;
+    /// As [`JournalAppend::batch`].
+    fn batch(&self) -> &CheckedBatch;
+    /// As [`JournalAppend::unit_remaining`].
+    fn unit_remaining(&self) -> u16;
+    /// As [`JournalAppend::guards`].
+    fn guards(&self) -> &[KeyGuard];
+    /// As [`JournalAppend::claim`].
+    fn claim(&self) -> Claim;
+}
+
+/// Such a batch with all its parts.
 #[derive(Debug)]
 pub struct JournalAppend {
     /// The partition.
@@ -31,6 +46,28 @@ pub struct JournalAppend {
     pub guards: Vec<KeyGuard>,
     /// Whether it may take the space that is kept for internal partitions.
     pub claim: Claim,
+}
+
+impl ToPlace for JournalAppend {
+    fn log(&self) -> &PartitionLog {
+        &self.log
+    }
+
+    fn batch(&self) -> &CheckedBatch {
+        &self.batch
+    }
+
+    fn unit_remaining(&self) -> u16 {
+        self.unit_remaining
+    }
+
+    fn guards(&self) -> &[KeyGuard] {
+        &self.guards
+    }
+
+    fn claim(&self) -> Claim {
+        self.claim
+    }
 }
 
 /// What became of the front of a group.
@@ -126,9 +163,9 @@ impl Writer {
     }
 
     /// Writes the appends at the front of the group that fit into one file.
-    pub(super) fn append(
+    pub(super) fn append<A: ToPlace>(
         &mut self,
-        group: &[JournalAppend],
+        group: &[A],
         now_ms: i64,
         flushed: Lsn,
         tail: &TailCache,
@@ -139,7 +176,7 @@ impl Writer {
                 end: self.end(),
             });
         };
-        let claim = first.claim;
+        let claim = first.claim();
         match self.try_append(group, claim, now_ms, flushed, tail) {
             // Once: if the next file has no room either, the one behind it has none.
             Err(Refused::InFile(AppendFailure::NoSpace(_))) if self.leave_for_reserve(claim) => {
@@ -150,9 +187,9 @@ impl Writer {
         .map_err(Refused::failure)
     }
 
-    fn try_append(
+    fn try_append<A: ToPlace>(
         &mut self,
-        group: &[JournalAppend],
+        group: &[A],
         claim: Claim,
         now_ms: i64,
         flushed: Lsn,
@@ -201,7 +238,13 @@ impl Writer {
 
     /// Gives the appends their offsets and encodes their frames, `len` bytes at
     /// most.
-    fn place(&mut self, group: &[JournalAppend], len: usize, now_ms: i64, flushed: Lsn) -> Encoded {
+    fn place<A: ToPlace>(
+        &mut self,
+        group: &[A],
+        len: usize,
+        now_ms: i64,
+        flushed: Lsn,
+    ) -> Encoded {
         let active = self.active.as_mut().expect("a file is active");
         let target = Target {
             generation: active.generation,
@@ -265,7 +308,7 @@ impl Writer {
     }
 
     /// How much of the group fits into what is left of the active file.
-    fn fitting(&self, group: &[JournalAppend]) -> Fit {
+    fn fitting<A: ToPlace>(&self, group: &[A]) -> Fit {
         let mut fit = Fit {
             appends: 0,
             bytes: 0,
@@ -276,11 +319,12 @@ impl Writer {
         let room = (self.options.size.file_bytes - active.position) as usize;
         let max_frames = self.options.max_frames_per_file.max(1);
         for unit in units(group) {
-            let bytes: usize = unit.iter().map(|a| frame_len(a.batch.payload.len())).sum();
+            let payloads = unit.iter().map(|append| append.batch().payload.len());
+            let bytes: usize = payloads.map(frame_len).sum();
             let full = active.frames + fit.appends >= max_frames;
-            let reserved = active.is_reserve && unit[0].claim == Claim::User;
+            let reserved = active.is_reserve && unit[0].claim() == Claim::User;
             // What one may not do, the other may: they are written apart.
-            let other = unit[0].claim != group[0].claim;
+            let other = unit[0].claim() != group[0].claim();
             if fit.bytes + bytes > room || full || reserved || other {
                 break;
             }
@@ -397,10 +441,10 @@ struct Fit {
 }
 
 /// The atomic units of a group.
-fn units(group: &[JournalAppend]) -> impl Iterator<Item = &[JournalAppend]> {
+fn units<A: ToPlace>(group: &[A]) -> impl Iterator<Item = &[A]> {
     let mut rest = group;
     std::iter::from_fn(move || {
-        let len = 1 + usize::from(rest.first()?.unit_remaining);
+        let len = 1 + usize::from(rest.first()?.unit_remaining());
         let (unit, tail) = rest.split_at(len);
         rest = tail;
         Some(unit)
