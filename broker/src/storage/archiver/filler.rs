@@ -7,7 +7,7 @@ use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::log::{PartitionLog, SealedSegment};
-use crate::storage::segment::{SegmentState, SegmentWriter};
+use crate::storage::segment::{GrowingIndex, SegmentState, SegmentWriter};
 
 /// What is written between pauses: bytes.
 const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
@@ -44,12 +44,14 @@ pub(super) struct Filled {
 }
 
 impl<'a> Filler<'a> {
-    /// Goes on with the active segment, or begins the first one at `from`.
+    /// Goes on with the active segment, and with its `index`, if that is known; or begins
+    /// the first one at `from`.
     pub(super) fn open(
         dir: &'a dyn Dir,
         log: &PartitionLog,
         manner: Manner<'a>,
         from: Offset,
+        index: Option<GrowingIndex>,
     ) -> io::Result<Filler<'a>> {
         let (active, segment_bytes) = {
             let state = log.lock();
@@ -59,7 +61,7 @@ impl<'a> Filler<'a> {
         let mut sealed = Vec::new();
         let writer = match active {
             None => create(from)?,
-            Some(state) => match SegmentWriter::open(dir, log.id(), state)? {
+            Some(state) => match SegmentWriter::open(dir, log.id(), state, index)? {
                 Some(writer) => writer,
                 // Without a footer, which would have to be written there, too.
                 None => {
@@ -132,7 +134,7 @@ impl<'a> Filler<'a> {
         self.note_written(&full.state());
         let name = full.state().base_offset.into();
         self.sealed.push(SealedSegment::known(name, &full.state()));
-        full.seal()?;
+        full.seal(self.dir)?;
         self.begun_at = 0;
         self.flushed = 0;
         Ok(())

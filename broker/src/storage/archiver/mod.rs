@@ -37,7 +37,7 @@ use super::journal::{ClosedFile, JournalFailed};
 use super::log::{PartitionLog, SealedSegment};
 use super::lsn::Generation;
 use super::producers::Noted;
-use super::segment::{self, Listing, SegmentName, SegmentState};
+use super::segment::{self, GrowingIndex, Listing, SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
 
 /// A pass takes one more file while a partition gets less than this: bytes, on
@@ -89,6 +89,8 @@ pub(super) struct Archiver {
     pub(super) looked_behind: HashSet<PartitionId>,
     /// Partitions whose directory holds nothing that a crash left of compaction.
     swept: HashSet<PartitionId>,
+    /// The indexes of active segments, where the last pass left them.
+    indexes: HashMap<PartitionId, GrowingIndex>,
     cooling: Cooling,
     /// The snapshot of producers as it was written last.
     noted: Noted,
@@ -152,6 +154,7 @@ impl Archiver {
         self.tidy.remove(&id);
         self.looked_behind.remove(&id);
         self.swept.remove(&id);
+        self.indexes.remove(&id);
         self.expired.retain(|&(of, _)| of != id);
     }
 }

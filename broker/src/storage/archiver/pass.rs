@@ -150,7 +150,7 @@ impl Pass<'_> {
             }
         }
         filler.append(&piece, &headers)?;
-        progress.add(log, filler.finish());
+        progress.add(log, filler.finish(), archiver);
         Ok(())
     }
 
@@ -173,7 +173,7 @@ impl Pass<'_> {
             for piece in pieces {
                 filler.append(piece.bytes, &piece.headers)?;
             }
-            progress.add(log, filler.finish());
+            progress.add(log, filler.finish(), archiver);
             Ok(())
         })?;
         archiver.arena = arena;
@@ -192,7 +192,8 @@ impl Pass<'_> {
             self.dir().create_dir(&segment::partition_dir(log.id()))?;
             self.clear_leftovers(log, archiver)?;
         }
-        Filler::open(self.dir(), log, self.manner, from)
+        let index = archiver.indexes.remove(&log.id());
+        Filler::open(self.dir(), log, self.manner, from, index)
     }
 
     /// Removes segments behind the active one, which an unfinished pass made, and
@@ -251,7 +252,10 @@ impl Progress {
         });
     }
 
-    fn add(&mut self, log: &Arc<PartitionLog>, filled: Filled) {
+    fn add(&mut self, log: &Arc<PartitionLog>, mut filled: Filled, archiver: &mut Archiver) {
+        if let Some(index) = filled.writer.take_index() {
+            archiver.indexes.insert(log.id(), index);
+        }
         self.done.moved.push(Moved {
             log: log.clone(),
             sealed: filled.sealed,

@@ -85,7 +85,7 @@ impl Fixture {
     fn crash_and_reopen(&mut self, seed: u64, state: SegmentState) {
         self.writer = None;
         self.dir = self.dir.crash(seed);
-        self.writer = Some(SegmentWriter::open(&self.dir, ID, state).unwrap().unwrap());
+        self.writer = Some(SegmentWriter::open(&self.dir, ID, state, None).unwrap().unwrap());
     }
 
     fn reader(&self) -> SegmentReader {
@@ -191,7 +191,7 @@ fn reader_that_is_open_sees_the_segment_grow_and_sealed() {
         fixture.append(1_000, time);
     }
     let end = fixture.end();
-    fixture.writer.take().unwrap().seal().unwrap();
+    fixture.writer.take().unwrap().seal(&fixture.dir).unwrap();
     assert_eq!(reader.sealed_len().unwrap(), end.len);
     let last = Offset(end.next_offset.0 - 1);
     let found = batches(reader.read(last, end, 1).unwrap());
@@ -360,7 +360,7 @@ fn state_is_recovered_from_the_file_alone() {
     let mut fixture = Fixture::with_batches(300, uneven_times(20));
     let state = fixture.state();
     assert_eq!(recover_state(&fixture.dir, ID, BASE.into()).unwrap(), state);
-    fixture.writer.take().unwrap().seal().unwrap();
+    fixture.writer.take().unwrap().seal(&fixture.dir).unwrap();
     assert_eq!(recover_state(&fixture.dir, ID, BASE.into()).unwrap(), state);
     // A footer that is damaged is not believed.
     fixture
@@ -379,7 +379,7 @@ fn torn_tail_is_not_part_of_a_recovered_state() {
     assert_eq!(state.len, fixture.position_of(19));
     assert_eq!(state.batch_count, 19);
     fixture.writer = Some(
-        SegmentWriter::open(&fixture.dir, ID, state)
+        SegmentWriter::open(&fixture.dir, ID, state, None)
             .unwrap()
             .unwrap(),
     );

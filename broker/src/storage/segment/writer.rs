@@ -1,4 +1,8 @@
 //! Fills the active segment. Only the archiver does that.
+//!
+//! Its index is written some entries at a time: where thousands of partitions get a
+//! little with each pass, another file for each of them would cost as much as the
+//! segments. What the file lacks is kept in between, and made again after a start.
 
 use std::io;
 use std::path::Path;
@@ -12,15 +16,16 @@ use super::{SegmentName, index_path, log_path};
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::{Dir, File, PAGE, is_bad_sector};
 
+/// So many entries of the index are written together. Until then, who reads has to look
+/// through what they stand for.
+const ENTRIES_AT_ONCE: usize = if cfg!(test) { 2 } else { 8 };
+
 /// The active segment of a partition, open for appending.
 #[derive(Debug)]
 pub struct SegmentWriter {
     partition: PartitionId,
     file: Arc<dyn File>,
-    /// Made when the first entry is due: a small segment has none.
-    index: Option<Arc<dyn File>>,
-    index_len: u64,
-    last_entry: Option<u64>,
+    index: GrowingIndex,
     state: SegmentState,
     /// Its names are new: the directory has to be flushed.
     is_new: bool,
@@ -37,24 +42,25 @@ impl SegmentWriter {
         let file = dir.create(&log_path(partition, base_offset))?;
         let header = header_of(partition, base_offset, created_ms);
         file.write_all_at(&header.encode(), 0)?;
+        let state = SegmentState::empty(base_offset, created_ms);
         Ok(SegmentWriter {
             partition,
             file,
-            index: None,
-            index_len: 0,
-            last_entry: None,
-            state: SegmentState::empty(base_offset, created_ms),
+            index: GrowingIndex::of_nothing(&state),
+            state,
             is_new: true,
         })
     }
 
     /// Goes on with a segment where `state` says that it ends; what lies behind
-    /// is cut off. `None` if its last page can't be read, and so not be written
-    /// without losing what may be read another time: then it ends as it is.
+    /// is cut off. With its `index` as it was then, if that is known. `None` if its last
+    /// page can't be read, and so not be written without losing what may be read
+    /// another time: then it ends as it is.
     pub fn open(
         dir: &dyn Dir,
         partition: PartitionId,
         state: SegmentState,
+        index: Option<GrowingIndex>,
     ) -> io::Result<Option<SegmentWriter>> {
         let path = log_path(partition, state.base_offset);
         let (file, is_new) = open_or_create(dir, &path)?;
@@ -73,26 +79,31 @@ impl SegmentWriter {
         if file.len()? != state.len {
             file.set_len(state.len)?;
         }
+        let known = index.filter(|index| index.is_of(&state));
+        let is_known = known.is_some();
         let mut writer = SegmentWriter {
             partition,
             file,
-            index: None,
-            index_len: 0,
-            last_entry: None,
+            index: known.unwrap_or_else(|| GrowingIndex::of_nothing(&state)),
             state,
             is_new,
         };
-        if is_due(state.len, None) {
-            writer.open_index(dir)?;
+        if !is_known && is_due(state.len, None) {
+            let file = writer.open_index(dir)?;
+            writer.mend_index(&file)?;
         }
         Ok(Some(writer))
     }
 
-    /// Makes the index end where the segment does.
-    fn open_index(&mut self, dir: &dyn Dir) -> io::Result<()> {
-        let (file, is_new) =
-            open_or_create(dir, &index_path(self.partition, self.state.base_offset))?;
+    fn open_index(&mut self, dir: &dyn Dir) -> io::Result<Arc<dyn File>> {
+        let path = index_path(self.partition, self.state.base_offset);
+        let (file, is_new) = open_or_create(dir, &path)?;
         self.is_new |= is_new;
+        Ok(file)
+    }
+
+    /// Makes the index end where the segment does, whatever its file has.
+    fn mend_index(&mut self, file: &Arc<dyn File>) -> io::Result<()> {
         let len = usize::try_from(file.len()?).expect("an index is small");
         // To the end of the last page: if that can't be read, nothing can be added.
         let mut bytes = vec![0; len.next_multiple_of(PAGE)];
@@ -103,15 +114,48 @@ impl SegmentWriter {
         let count = found.as_ref().map(Index::len);
         let found = found.unwrap_or_default();
         let index = SegmentScan::complete_index(&self.file, found, self.state.len)?;
-        self.index_len = (index.len() * ENTRY_LEN) as u64;
+        let index_len = (index.len() * ENTRY_LEN) as u64;
         if count != Some(index.len()) {
             write_pages(file.as_ref(), index.encode())?;
-        } else if file.len()? != self.index_len {
-            file.set_len(self.index_len)?;
+        } else if file.len()? != index_len {
+            file.set_len(index_len)?;
         }
-        self.last_entry = index.last_position();
-        self.index = Some(file);
+        self.index.file_len = index_len;
+        self.index.last_entry = index.last_position();
+        self.index.lacking.clear();
         Ok(())
+    }
+
+    /// Adds what the file of the index lacks.
+    fn write_index(&mut self, dir: &dyn Dir) -> io::Result<()> {
+        if self.index.lacking.is_empty() {
+            return Ok(());
+        }
+        let file = self.open_index(dir)?;
+        let file_len = self.index.file_len;
+        if file_len == 0 && !file.is_empty()? {
+            // A pass that didn't finish left it. Nothing of it counts, and it may not even
+            // be readable.
+            file.set_len(0)?;
+        }
+        // Shorter or longer only if somebody meddled.
+        if file.len()? != file_len || !is_writable_at(file.as_ref(), file_len)? {
+            return self.mend_index(&file);
+        }
+        let lacking = self.index.lacking.drain(..);
+        let entries: Vec<u8> = lacking.flat_map(|entry| entry.encode()).collect();
+        file.write_all_at(&entries, file_len)?;
+        self.index.file_len += entries.len() as u64;
+        Ok(())
+    }
+
+    /// Its index as it is now, for when the segment is opened again. `None` as long as it
+    /// has no entries.
+    pub fn take_index(&mut self) -> Option<GrowingIndex> {
+        let taken = GrowingIndex::of_nothing(&self.state);
+        let mut index = std::mem::replace(&mut self.index, taken);
+        index.segment_len = self.state.len;
+        index.last_entry.is_some().then_some(index)
     }
 
     /// Whose segment it is.
@@ -132,40 +176,21 @@ impl SegmentWriter {
         batches: &[BatchHeader],
     ) -> io::Result<()> {
         self.file.write_all_at(bytes, self.state.len)?;
-        let mut entries = Vec::new();
         for batch in batches {
             let position = self.state.len;
-            if is_due(position, self.last_entry) {
-                self.last_entry = Some(position);
-                let entry = IndexEntry {
+            if is_due(position, self.index.last_entry) {
+                self.index.add(IndexEntry {
                     base_offset: batch.base_offset,
                     position,
                     max_timestamp_before_ms: self.state.max_timestamp_ms,
-                };
-                entries.extend(entry.encode());
+                });
             }
             self.state.add(batch);
         }
-        if entries.is_empty() {
-            return Ok(());
+        match self.index.lacking.len() >= ENTRIES_AT_ONCE {
+            true => self.write_index(dir),
+            false => Ok(()),
         }
-        let index = match &self.index {
-            Some(index) => index,
-            None => {
-                let path = index_path(self.partition, self.state.base_offset);
-                let (file, is_new) = open_or_create(dir, &path)?;
-                if !is_new {
-                    // A pass that didn't finish left it. Nothing of it counts, and it
-                    // may not even be readable.
-                    file.set_len(0)?;
-                }
-                self.is_new |= is_new;
-                self.index.insert(file)
-            }
-        };
-        index.write_all_at(&entries, self.index_len)?;
-        self.index_len += entries.len() as u64;
-        Ok(())
     }
 
     /// Whether its names are new, so that its directory has to be flushed.
@@ -180,10 +205,53 @@ impl SegmentWriter {
 
     /// Ends the segment: it never changes again. Durable on return, but for
     /// its name.
-    pub fn seal(self) -> io::Result<()> {
+    pub fn seal(mut self, dir: &dyn Dir) -> io::Result<()> {
+        self.write_index(dir)?;
         self.file
             .write_all_at(&Footer { state: self.state }.encode(), self.state.len)?;
         self.file.sync_data()
+    }
+}
+
+/// The index of a segment that grows.
+#[derive(Debug)]
+pub struct GrowingIndex {
+    /// Of its segment.
+    base_offset: Offset,
+    /// How far the segment had been filled: bytes.
+    segment_len: u64,
+    /// What its file holds: bytes.
+    file_len: u64,
+    /// The place that the last entry names, whether or not the file has it.
+    last_entry: Option<u64>,
+    /// Entries that the file lacks.
+    lacking: Vec<IndexEntry>,
+}
+
+impl GrowingIndex {
+    fn of_nothing(state: &SegmentState) -> GrowingIndex {
+        GrowingIndex {
+            base_offset: state.base_offset,
+            segment_len: state.len,
+            file_len: 0,
+            last_entry: None,
+            lacking: Vec::new(),
+        }
+    }
+
+    /// Whether it is that of a segment in this state. A pass that failed has left
+    /// another one.
+    fn is_of(&self, state: &SegmentState) -> bool {
+        (self.base_offset, self.segment_len) == (state.base_offset, state.len)
+    }
+
+    fn add(&mut self, entry: IndexEntry) {
+        self.last_entry = Some(entry.position);
+        if self.lacking.len() == self.lacking.capacity() {
+            // Doubling wastes much where thousands of partitions have a few.
+            self.lacking.reserve_exact(ENTRIES_AT_ONCE / 2);
+        }
+        self.lacking.push(entry);
     }
 }
 
