@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::model::PartitionId;
@@ -43,9 +43,20 @@ pub struct JournalFile {
     file: Arc<dyn File>,
     /// Every block was written once: no write can run out of space.
     prepared: AtomicBool,
+    /// If not, those before this byte were.
+    written: AtomicUsize,
 }
 
 impl JournalFile {
+    fn new(slot: u32, file: Arc<dyn File>, prepared: bool) -> JournalFile {
+        JournalFile {
+            slot,
+            file,
+            prepared: AtomicBool::new(prepared),
+            written: AtomicUsize::new(0),
+        }
+    }
+
     /// The open file.
     pub fn file(&self) -> &Arc<dyn File> {
         &self.file
@@ -53,11 +64,7 @@ impl JournalFile {
 
     /// A file that is only read.
     pub fn examined(file: Arc<dyn File>) -> JournalFile {
-        JournalFile {
-            slot: 0,
-            file,
-            prepared: AtomicBool::new(true),
-        }
+        JournalFile::new(0, file, true)
     }
 
     /// Where it lies in the data directory.
@@ -171,11 +178,7 @@ impl JournalFiles {
             let Some(slot) = slot_of(&name) else { continue };
             let file = self.dir.open(&path_of(slot))?;
             let prepared = file.len()? >= u64::from(self.size.file_bytes);
-            files.push(Arc::new(JournalFile {
-                slot,
-                file,
-                prepared: AtomicBool::new(prepared),
-            }));
+            files.push(Arc::new(JournalFile::new(slot, file, prepared)));
             state.next_slot = state.next_slot.max(slot + 1);
         }
         state.total = files.len();
@@ -256,7 +259,7 @@ impl JournalFiles {
     }
 
     /// The oldest closed file was archived, and the checkpoint says so: it is
-    /// spare now.
+    /// spare now. One that was never prepared stays only if there is room for all of it.
     pub fn recycle_oldest(&self) -> io::Result<()> {
         let mut state = self.lock();
         let closed = state.closed.pop_front().expect("a file was archived");
@@ -264,8 +267,14 @@ impl JournalFiles {
             state.spares.push(closed.file);
             return Ok(());
         }
-        state.total -= 1;
         drop(state);
+        if matches!(self.has_room(), Ok(true)) {
+            let written = closed.end.position() as usize / PAGE * PAGE;
+            closed.file.written.store(written, Ordering::Relaxed);
+            self.adopt_spare(closed.file);
+            return Ok(());
+        }
+        self.lock().total -= 1;
         self.dir.remove(&path_of(closed.file.slot))
     }
 
@@ -286,9 +295,7 @@ impl JournalFiles {
             let index = state.spares.iter().position(|file| !file.is_prepared());
             index.map(|index| state.spares.swap_remove(index))
         };
-        let wanted =
-            u64::from(self.size.file_bytes) + KEEP_FREE.min(u64::from(self.size.file_bytes) * 4);
-        let has_room = self.dir.available_bytes().map(|free| free >= wanted);
+        let has_room = self.has_room();
         if !matches!(has_room, Ok(true)) {
             if let Some(file) = unprepared {
                 self.adopt_spare(file);
@@ -337,18 +344,21 @@ impl JournalFiles {
         let file = self.dir.create(&path_of(slot))?;
         state.next_slot += 1;
         state.total += 1;
-        Ok(Arc::new(JournalFile {
-            slot,
-            file,
-            prepared: AtomicBool::new(false),
-        }))
+        Ok(Arc::new(JournalFile::new(slot, file, false)))
+    }
+
+    /// Whether there is room to make a file ahead.
+    fn has_room(&self) -> io::Result<bool> {
+        let file_bytes = u64::from(self.size.file_bytes);
+        let wanted = file_bytes + KEEP_FREE.min(file_bytes * 4);
+        self.dir.available_bytes().map(|free| free >= wanted)
     }
 
     fn write_zeros(&self, file: &JournalFile) -> io::Result<()> {
         // Frames are written in whole pages.
         let size = (self.size.file_bytes as usize).next_multiple_of(PAGE);
         let zeros = vec![0; ZEROS.min(size)];
-        let mut position = 0;
+        let mut position = file.written.load(Ordering::Relaxed);
         while position < size {
             let piece = zeros.len().min(size - position);
             file.file.write_all_at(&zeros[..piece], position as u64)?;
