@@ -10,6 +10,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::hand::Hands;
 use super::handle::{Partition, PartitionHandle};
+use super::haste::Haste;
 use super::jumps::Jumps;
 use super::mailbox::{Durability, Mailbox, Results, Submission};
 use super::traffic::{Counters, Traffic};
@@ -63,6 +64,7 @@ pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) hands: Hands,
     pub(super) upkeep: Upkeep,
+    pub(super) haste: Haste,
     pub(super) clock: Clock,
     jumps: Jumps,
     pub(super) counters: Counters,
@@ -86,6 +88,7 @@ impl Engine {
             mailbox: Mailbox::default(),
             hands: Hands::default(),
             upkeep: Upkeep::default(),
+            haste: Haste::default(),
             jumps: Jumps::start(&clock),
             clock,
             counters: Counters::default(),
@@ -109,6 +112,8 @@ impl Engine {
     /// recovery made of one that lost its records is in memory only until then,
     /// and an archived journal file doesn't tell it again.
     pub fn begin_upkeep(&self) -> std::io::Result<()> {
+        self.shared.haste.begin();
+        self.spawn("archiver-haste", Shared::run_haste)?;
         self.spawn("archiver", Shared::run_archiver)?;
         self.spawn("preparer", Shared::run_preparer)
     }

@@ -6,6 +6,7 @@ mod doorbell;
 mod engine;
 mod hand;
 mod handle;
+mod haste;
 mod jumps;
 mod mailbox;
 #[cfg(test)]

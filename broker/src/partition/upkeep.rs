@@ -28,7 +28,8 @@ const GENTLE_SHARE: usize = 4;
 const SWEEPS_PER_FILE: u32 = 20;
 
 /// How much the background gives way to those who wait for an answer: a nice
-/// value. Bursts go to the journal first; it holds a gigabyte.
+/// value. Bursts go to the journal first; it holds a gigabyte. What becomes of longer
+/// ones, `haste` sees to.
 const NICENESS: i32 = 10;
 
 /// What the background threads share with the hands.
@@ -160,6 +161,11 @@ impl Shared {
     /// Archives closed journal files and looks after retention.
     pub(super) fn run_archiver(&self) {
         give_way();
+        self.archive_and_sweep();
+        self.haste.end();
+    }
+
+    fn archive_and_sweep(&self) {
         let mut seen = 0;
         let mut next_sweep = crate::clock::instant() + SWEEP_EVERY;
         let mut file_age = FileAge::default();
@@ -190,7 +196,7 @@ impl Shared {
     /// be faster than the archiver for long.
     pub(super) fn archive_until(&self, end: Instant) -> Archived {
         loop {
-            match self.storage.archive_oldest(self.clock.now_ms(), self) {
+            match self.archive_oldest() {
                 Ok(0) => return Archived::All,
                 Ok(_) => self.upkeep.report(false),
                 Err(error @ ArchiveError::Failed(_)) => {

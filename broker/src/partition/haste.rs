@@ -1,0 +1,102 @@
+//! The archiver's other thread, which gives way to nobody.
+//!
+//! While few journal files wait, those who wait for an answer come first, and the
+//! archiver takes what they leave of the processors. Where they leave nothing, the journal
+//! would fill up, and all producers stand still until a whole pass is through. So a pass
+//! that begins while many files wait is made by this thread. One thread can't do both:
+//! whoever gave way once may not take that back.
+//!
+//! Invariant: there is one pass at a time, since the archiver waits for those that it
+//! orders.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::engine::Shared;
+use crate::storage::ArchiveError;
+
+/// What became of a pass: how many files there were.
+type Pass = Result<usize, ArchiveError>;
+
+/// Where the archiver and its other thread meet.
+#[derive(Debug, Default)]
+pub(super) struct Haste {
+    turn: Mutex<Turn>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+enum Turn {
+    /// The thread isn't there.
+    #[default]
+    Absent,
+    /// It waits.
+    Idle,
+    /// It is to make a pass.
+    Ordered,
+    /// It has made one.
+    Made(Pass),
+    /// It is to end.
+    Over,
+}
+
+impl Haste {
+    /// Has the other thread make a pass; `None` if there is none that could.
+    fn order(&self) -> Option<Pass> {
+        let mut turn = self.lock();
+        if !matches!(*turn, Turn::Idle) {
+            return None;
+        }
+        *turn = Turn::Ordered;
+        self.changed.notify_all();
+        let ordered = |turn: &mut Turn| matches!(turn, Turn::Ordered);
+        let made = self.changed.wait_while(turn, ordered);
+        let mut turn = made.unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *turn, Turn::Idle) {
+            Turn::Made(pass) => Some(pass),
+            _ => unreachable!("what was ordered is made"),
+        }
+    }
+
+    /// From now on the other thread makes passes.
+    pub(super) fn begin(&self) {
+        *self.lock() = Turn::Idle;
+    }
+
+    /// Waits for an order; false when none will come any more.
+    fn wait(&self) -> bool {
+        let nothing = |turn: &mut Turn| matches!(turn, Turn::Idle | Turn::Made(_));
+        let waited = self.changed.wait_while(self.lock(), nothing);
+        let turn = waited.unwrap_or_else(PoisonError::into_inner);
+        matches!(*turn, Turn::Ordered)
+    }
+
+    /// The archiver ends, and orders nothing more.
+    pub(super) fn end(&self) {
+        *self.lock() = Turn::Over;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Archives the oldest closed journal files, in haste if many wait.
+    pub(super) fn archive_oldest(&self) -> Pass {
+        let in_haste = || (!self.archiver_keeps_up()).then(|| self.haste.order());
+        match in_haste().flatten() {
+            Some(pass) => pass,
+            None => self.storage.archive_oldest(self.clock.now_ms(), self),
+        }
+    }
+
+    /// Makes passes that are ordered.
+    pub(super) fn run_haste(&self) {
+        while self.haste.wait() {
+            let pass = self.storage.archive_oldest(self.clock.now_ms(), self);
+            *self.haste.lock() = Turn::Made(pass);
+            self.haste.changed.notify_all();
+        }
+    }
+}
