@@ -12,7 +12,7 @@ use crate::limits;
 use crate::model::TopicName;
 
 /// How many there are before anybody looks for those that are gone.
-const SWEEP_FROM: usize = 16;
+pub(super) const SWEEP_FROM: usize = 16;
 
 /// The topics of one sender.
 #[derive(Debug, Default)]
@@ -39,6 +39,12 @@ impl RecentTopics {
         };
         self.last = at;
         Ok(&self.topics[at])
+    }
+
+    /// How many it holds.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.topics.len()
     }
 
     /// Likely it is the last one again; or else the one behind it, where a sender goes

@@ -2,6 +2,7 @@
 
 mod compaction;
 mod leases;
+mod recent_topics;
 mod views;
 
 use std::fs;
