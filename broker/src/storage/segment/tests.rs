@@ -85,7 +85,33 @@ impl Fixture {
     fn crash_and_reopen(&mut self, seed: u64, state: SegmentState) {
         self.writer = None;
         self.dir = self.dir.crash(seed);
-        self.writer = Some(SegmentWriter::open(&self.dir, ID, state, None).unwrap().unwrap());
+        self.writer = Some(
+            SegmentWriter::open(&self.dir, ID, state, None)
+                .unwrap()
+                .unwrap(),
+        );
+    }
+
+    /// As the archiver does from pass to pass, given what it knows of the index.
+    fn next_pass(&mut self, index: Option<GrowingIndex>) {
+        let state = self.state();
+        let writer = SegmentWriter::open(&self.dir, ID, state, index);
+        self.writer = writer.unwrap();
+    }
+
+    fn index_file(&self) -> Vec<u8> {
+        let index = self.dir.open(&index_path(ID, BASE)).unwrap();
+        let mut found = vec![0; usize::try_from(index.len().unwrap()).unwrap()];
+        index.read_at(&mut found, 0).unwrap();
+        found
+    }
+
+    /// What the index should have.
+    fn whole_index(&mut self) -> Vec<u8> {
+        let len = self.state().len;
+        let file = self.dir.open(&log_path(ID, BASE)).unwrap();
+        let index = SegmentScan::complete_index(&file, Index::default(), len);
+        index.unwrap().encode()
     }
 
     fn reader(&self) -> SegmentReader {
@@ -338,19 +364,56 @@ fn index_that_a_crash_has_torn_is_mended_by_the_next_pass() {
         fixture.writer().flush().unwrap();
         fixture.dir.sync_dir(&partition_dir(ID)).unwrap();
         fixture.crash_and_reopen(seed, state);
-        let file = fixture.dir.open(&log_path(ID, BASE)).unwrap();
-        let expected = SegmentScan::complete_index(&file, Index::default(), state.len);
-        let expected = expected.unwrap().encode();
-        let index = fixture.dir.open(&index_path(ID, BASE)).unwrap();
-        let mut found = vec![0; usize::try_from(index.len().unwrap()).unwrap()];
-        index.read_at(&mut found, 0).unwrap();
-        assert_eq!(found, expected, "seed {seed}");
+        let expected = fixture.whole_index();
+        assert_eq!(fixture.index_file(), expected, "seed {seed}");
         let end = fixture.end();
         for time in (0..5_000).step_by(61) {
             assert_eq!(
                 fixture.reader().offset_at_time(time, end).unwrap(),
                 fixture.expected_at_time(time)
             );
+        }
+    }
+}
+
+#[test]
+fn index_is_the_same_wherever_passes_end_and_whatever_is_known_of_it() {
+    for case in 0..6 {
+        for per_pass in [1, 3, 7, 20, 60] {
+            let mut fixture = Fixture::new();
+            let mut stale = None;
+            for (nth, time) in uneven_times(240).enumerate() {
+                fixture.append(2_000, time);
+                if nth % per_pass != per_pass - 1 {
+                    continue;
+                }
+                let known = fixture.writer().take_index();
+                let is_odd = nth / per_pass % 2 == 1;
+                let known = match case {
+                    0 => known,
+                    // After a start.
+                    1 if is_odd => None,
+                    // After a pass that failed: the file may have anything.
+                    2 if is_odd => std::mem::replace(&mut stale, known),
+                    3 if is_odd && nth < 200 => {
+                        remove_if_there(&fixture.dir, &index_path(ID, BASE)).unwrap();
+                        known
+                    }
+                    4 if is_odd && fixture.dir.open(&index_path(ID, BASE)).is_ok() => {
+                        let index = fixture.dir.open(&index_path(ID, BASE)).unwrap();
+                        let len = index.len().unwrap();
+                        index.write_all_at(&[7; 40], len).unwrap();
+                        known
+                    }
+                    5 => None,
+                    _ => known,
+                };
+                fixture.next_pass(known);
+            }
+            fixture.check_every_offset(4_000);
+            let whole = fixture.whole_index();
+            fixture.writer.take().unwrap().seal(&fixture.dir).unwrap();
+            assert_eq!(fixture.index_file(), whole, "case {case}, {per_pass}");
         }
     }
 }
