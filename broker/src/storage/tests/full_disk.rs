@@ -6,8 +6,9 @@ use std::sync::Arc;
 use super::model::{batch, read_whole};
 use super::world::{Gentle, SEGMENT_BYTES, options};
 use crate::model::{Offset, PartitionId};
-use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
+use crate::storage::dir::{Dir, PAGE};
+use crate::storage::journal::JOURNAL_DIR;
 use crate::storage::{
     AppendFailure, ArchiveError, Claim, JournalAppend, PartitionRetention, Prepared,
     RetentionError, Storage, segment,
@@ -163,6 +164,46 @@ fn spare_journal_file_is_given_up_when_others_took_the_room_for_the_checkpoint()
     dir.fill_up_to(0);
     assert!(expire(&storage, 100_000).unwrap() > 0);
     archive(&storage, 1);
+}
+
+#[test]
+fn journal_file_that_was_used_before_it_was_prepared_stays_where_there_is_room() {
+    for has_room in [true, false] {
+        let dir = SimDir::new();
+        let storage = open(&dir);
+        let journal_files = || dir.list(Path::new(JOURNAL_DIR)).unwrap();
+        archive(&storage, 1);
+        let first = journal_files();
+        assert_eq!(
+            first.len(),
+            1,
+            "the one that is written is kept for the next"
+        );
+        if !has_room {
+            dir.fill_up_to(options().journal.size.file_bytes.into());
+        }
+        archive(&storage, 1);
+        assert_eq!(journal_files() == first, has_room);
+        if has_room {
+            // Zeros go behind what was written, and nowhere else.
+            let path = Path::new(JOURNAL_DIR).join(&first[0]);
+            let mut before = vec![0; 2 * PAGE];
+            dir.open(&path).unwrap().read_at(&mut before, 0).unwrap();
+            assert_eq!(storage.prepare_spare().unwrap(), Prepared::One);
+            assert_eq!(journal_files(), first);
+            let file = dir.open(&path).unwrap();
+            assert!(file.len().unwrap() >= options().journal.size.file_bytes.into());
+            let mut after = vec![0; 2 * PAGE];
+            file.read_at(&mut after, 0).unwrap();
+            assert_eq!(after[..PAGE], before[..PAGE]);
+        }
+        // Whatever it is, it is written, and read again after a crash.
+        archive(&storage, 2);
+        drop(storage);
+        let storage = open(&dir.crash(7));
+        let whole = read_whole(&storage, ID, 900);
+        assert_eq!(whole.batches.len(), 4);
+    }
 }
 
 #[test]
