@@ -62,6 +62,15 @@ impl Haste {
         *self.lock() = Turn::Idle;
     }
 
+    /// Makes what is ordered, until the archiver ends.
+    fn serve(&self, mut make: impl FnMut() -> Pass) {
+        while self.wait() {
+            let pass = make();
+            *self.lock() = Turn::Made(pass);
+            self.changed.notify_all();
+        }
+    }
+
     /// Waits for an order; false when none will come any more.
     fn wait(&self) -> bool {
         let nothing = |turn: &mut Turn| matches!(turn, Turn::Idle | Turn::Made(_));
@@ -93,10 +102,41 @@ impl Shared {
 
     /// Makes passes that are ordered.
     pub(super) fn run_haste(&self) {
-        while self.haste.wait() {
-            let pass = self.storage.archive_oldest(self.clock.now_ms(), self);
-            *self.haste.lock() = Turn::Made(pass);
-            self.haste.changed.notify_all();
-        }
+        let archive = || self.storage.archive_oldest(self.clock.now_ms(), self);
+        self.haste.serve(archive);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_ordered_is_made_by_the_other_thread_while_there_is_one() {
+        let haste = Haste::default();
+        assert!(haste.order().is_none(), "nobody is there");
+        haste.begin();
+        std::thread::scope(|scope| {
+            let maker = scope.spawn(|| {
+                let mut made = 0;
+                haste.serve(|| {
+                    made += 1;
+                    match made {
+                        3 => Err(ArchiveError::NoSpace("full".into())),
+                        _ => Ok(made),
+                    }
+                });
+                made
+            });
+            for nth in 1..=4 {
+                match haste.order().expect("it is there") {
+                    Ok(made) => assert_eq!(made, nth),
+                    Err(_) => assert_eq!(nth, 3),
+                }
+            }
+            haste.end();
+            assert_eq!(maker.join().unwrap(), 4);
+        });
+        assert!(haste.order().is_none(), "nobody is there any more");
     }
 }
