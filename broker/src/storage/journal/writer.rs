@@ -18,6 +18,10 @@ use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
 
+/// So many partitions are brought into the processor's cache together: as many as stay there
+/// until their turn.
+const FETCHED_AHEAD: usize = 32;
+
 /// A batch for a partition, on its way into the journal, wherever its parts lie: there
 /// are millions of them a second, and none is moved for it.
 pub trait ToPlace {
@@ -238,13 +242,7 @@ impl Writer {
 
     /// Gives the appends their offsets and encodes their frames, `len` bytes at
     /// most.
-    fn place<A: ToPlace>(
-        &mut self,
-        group: &[A],
-        len: usize,
-        now_ms: i64,
-        flushed: Lsn,
-    ) -> Encoded {
+    fn place<A: ToPlace>(&mut self, group: &[A], len: usize, now_ms: i64, flushed: Lsn) -> Encoded {
         let active = self.active.as_mut().expect("a file is active");
         let target = Target {
             generation: active.generation,
@@ -256,7 +254,13 @@ impl Writer {
             tally: &self.tally,
         };
         let mut placing = Placing::begin(target, self.buffers.with_room(len), group.len());
+        let (mut at, mut fetched) = (0, 0);
         for unit in units(group) {
+            if at >= fetched {
+                fetched = group.len().min(at + FETCHED_AHEAD);
+                fetch_ahead(&group[at..fetched]);
+            }
+            at += unit.len();
             placing.unit(unit);
         }
         placing.finish()
@@ -438,6 +442,14 @@ impl Refused {
 struct Fit {
     appends: usize,
     bytes: usize,
+}
+
+/// Brings what is known of the partitions of some appends into the processor's cache. Of
+/// thousands of partitions it isn't there, and to wait for all of them together takes little
+/// longer than to wait for one.
+fn fetch_ahead<A: ToPlace>(appends: &[A]) {
+    let marks = appends.iter().map(|append| append.log().high_watermark().0);
+    std::hint::black_box(marks.fold(0, u64::wrapping_add));
 }
 
 /// The atomic units of a group.
