@@ -12,6 +12,7 @@
 //! - The first write or flush that fails is final: no later one is tried, as
 //!   the page cache may pretend that it worked.
 
+mod append;
 mod files;
 mod frame;
 mod header;
@@ -29,6 +30,7 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+pub use append::{JournalAppend, ToPlace};
 pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
 pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 pub use header::{FILE_HEADER_LEN, FileHeader};
@@ -37,7 +39,7 @@ pub use proof::Proof;
 pub use reader::JournalRead;
 pub use scan::{Chain, ChainFile, Scanned, ScannedFrame, scan_file};
 pub use window::Window;
-pub use writer::{AppendFailure, JournalAppend, ToPlace, Written};
+pub use writer::{AppendFailure, Written};
 
 use super::lsn::{Generation, Lsn};
 use super::producers::Tally;

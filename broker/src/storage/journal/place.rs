@@ -14,8 +14,8 @@ use std::sync::{Arc, MutexGuard};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
+use super::append::ToPlace;
 use super::frame::{FRAME_PREFIX_LEN, Frame};
-use super::writer::ToPlace;
 use crate::model::{Offset, PartitionId};
 use crate::storage::guards::{KeyConflict, KeyGuard, conflict};
 use crate::storage::log::LogState;
@@ -115,7 +115,7 @@ impl<'a> Placing<'a> {
     }
 
     fn all_or_none<A: ToPlace>(&mut self, unit: &[A]) {
-        let guards = unit.iter().flat_map(|append| append.guards());
+        let guards = unit.iter().flat_map(ToPlace::guards);
         let logs = unit.iter().map(ToPlace::log);
         let mut logs = logs.chain(guards.clone().map(KeyGuard::log));
         if logs.any(|log| log.lock().deleted) {
@@ -239,12 +239,7 @@ impl Encoded {
 
 /// Gives the offsets of appends back, last first; `first` is the index in the group
 /// of the first one.
-fn take_back<A: ToPlace>(
-    appends: &[A],
-    first: usize,
-    placed: &[Placed],
-    undo: &mut UndoList,
-) {
+fn take_back<A: ToPlace>(appends: &[A], first: usize, placed: &[Placed], undo: &mut UndoList) {
     for (nth, (append, placed)) in appends.iter().zip(placed).enumerate().rev() {
         let Placed::At(offset) = placed else { continue };
         let mut state = append.log().lock();

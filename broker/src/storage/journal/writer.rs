@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use super::append::ToPlace;
 use super::files::{Claim, Claimed, ClosedFile, FileInUse, JournalFile, JournalFiles};
 use super::frame::{FRAME_ALIGN, frame_len};
 use super::header::{FILE_HEADER_LEN, FileHeader};
@@ -11,68 +12,14 @@ use super::place::{Encoded, Placed, Placing, Target};
 use super::proof::Proof;
 use super::tail::{TailCache, WriteBuffers};
 use super::{JournalFailed, JournalOptions};
-use crate::model::{CheckedBatch, PartitionId};
+use crate::model::PartitionId;
 use crate::storage::dir::{PAGE, is_passing};
-use crate::storage::guards::KeyGuard;
-use crate::storage::log::PartitionLog;
 use crate::storage::lsn::{Generation, Lsn};
 use crate::storage::producers::Tally;
 
 /// So many partitions are brought into the processor's cache together: as many as stay there
 /// until their turn.
 const FETCHED_AHEAD: usize = 32;
-
-/// A batch for a partition, on its way into the journal, wherever its parts lie: there
-/// are millions of them a second, and none is moved for it.
-pub trait ToPlace {
-    /// As [`JournalAppend::log`].
-    fn log(&self) -> &PartitionLog;
-    /// As [`JournalAppend::batch`].
-    fn batch(&self) -> &CheckedBatch;
-    /// As [`JournalAppend::unit_remaining`].
-    fn unit_remaining(&self) -> u16;
-    /// As [`JournalAppend::guards`].
-    fn guards(&self) -> &[KeyGuard];
-    /// As [`JournalAppend::claim`].
-    fn claim(&self) -> Claim;
-}
-
-/// Such a batch with all its parts.
-#[derive(Debug)]
-pub struct JournalAppend {
-    /// The partition.
-    pub log: Arc<PartitionLog>,
-    /// What is appended.
-    pub batch: CheckedBatch,
-    /// How many of the appends that follow belong to the same atomic unit.
-    pub unit_remaining: u16,
-    /// What has to hold for its unit to be placed. A unit has them in its first append.
-    pub guards: Vec<KeyGuard>,
-    /// Whether it may take the space that is kept for internal partitions.
-    pub claim: Claim,
-}
-
-impl ToPlace for JournalAppend {
-    fn log(&self) -> &PartitionLog {
-        &self.log
-    }
-
-    fn batch(&self) -> &CheckedBatch {
-        &self.batch
-    }
-
-    fn unit_remaining(&self) -> u16 {
-        self.unit_remaining
-    }
-
-    fn guards(&self) -> &[KeyGuard] {
-        &self.guards
-    }
-
-    fn claim(&self) -> Claim {
-        self.claim
-    }
-}
 
 /// What became of the front of a group.
 #[derive(Debug)]
