@@ -250,7 +250,7 @@ pub const JOURNAL_SPARES: usize = 3;
 
 /// Batches in one journal file. Until it is archived, each takes some 10 bytes of
 /// memory, and 60 more if it is its partition's first one in the file.
-pub const BATCHES_PER_JOURNAL_FILE: usize = 192 << 10;
+pub const BATCHES_PER_JOURNAL_FILE: usize = 160 << 10;
 
 /// The tail of the journal that is kept in memory: bytes.
 pub const TAIL_BYTES: usize = 32 * MIB;
