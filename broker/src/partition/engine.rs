@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::abort_on_panic::AbortOnPanic;
 use super::hand::Hands;
 use super::handle::{Partition, PartitionHandle};
 use super::haste::Haste;
@@ -430,19 +431,6 @@ impl Shared {
         self.upkeep.close();
         for thread in background {
             thread.join().expect("upkeep doesn't panic");
-        }
-    }
-}
-
-/// A log that lost one of its threads would take appends and never answer them.
-/// So the process ends, and a restart recovers.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            tracing::error!("a thread of the log panicked: the broker ends");
-            std::process::abort();
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The async shell over `storage`: appends from many tasks meet in one journal
 //! writer, readers wait for the high watermark, disk reads run off the runtime.
 
+mod abort_on_panic;
 mod compaction;
 mod doorbell;
 mod engine;
