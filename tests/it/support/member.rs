@@ -25,6 +25,8 @@ pub fn join(group: &str, topics: &[&str]) -> v1::Join {
     v1::Join {
         group: group.to_owned(),
         topics: topics.iter().map(|&topic| topic.to_owned()).collect(),
+        // A machine that is slow isn't a member that is gone.
+        session_timeout_ms: Some(600_000),
         ..v1::Join::default()
     }
 }
