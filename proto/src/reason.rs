@@ -139,7 +139,7 @@ reasons! {
     StateCompacted = ("STATE_COMPACTED", OUT_OF_RANGE, false);
     /// The view doesn't hold the record that was asked for yet, or is being rebuilt.
     ViewBehind = ("VIEW_BEHIND", UNAVAILABLE, true);
-    /// The keys of all compacted topics take more memory than the broker gives them.
+    /// The keys of all compacted topics take more memory than the broker gives them. Passes once they fit, looked at every minute.
     ViewTooLarge = ("VIEW_TOO_LARGE", RESOURCE_EXHAUSTED, false);
     /// There never was a lease of this id.
     LeaseNotFound = ("LEASE_NOT_FOUND", NOT_FOUND, false);
