@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use statecast_proto::v1;
 use statecast_proto::v1::keep_alive_response::Outcome;
-use tokio::sync::{mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
+use tokio::sync::watch;
 
 use crate::client::Client;
 use crate::clock;
@@ -186,7 +184,8 @@ fn is_over(error: &Error) -> bool {
     )
 }
 
-/// Keeps a lease alive, over one stream after the other.
+/// Keeps a lease alive, with a call each time: who has thousands of leases would have
+/// as many calls open otherwise, more than a connection can have.
 struct Keeper {
     client: Client,
     id: LeaseId,
@@ -200,22 +199,29 @@ impl Keeper {
         tokio::time::sleep(self.interval()).await;
         let mut failures = 0;
         loop {
-            let error = match self.keep(&mut failures).await {
-                Ok(never) => match never {},
-                Err(error) => error,
+            let pause = match self.keep().await {
+                Ok(alive_until) => {
+                    failures = 0;
+                    let status = &self.status;
+                    status.send_modify(|status| status.alive_until = alive_until);
+                    self.interval()
+                }
+                // Whatever else is wrong, it may live.
+                Err(error) if is_over(&error) => {
+                    tracing::warn!(lease = %self.id, %error, "the lease is lost");
+                    self.status.send_modify(|status| status.lost = Some(error));
+                    return;
+                }
+                Err(error) => {
+                    tracing::debug!(lease = %self.id, %error, "a lease wasn't kept alive, trying again");
+                    let Backoff { first, max } = self.client.settings().backoff;
+                    let max = max.min(self.interval() / 2);
+                    let delay = Backoff { first, max }.delay(failures);
+                    failures = failures.saturating_add(1);
+                    delay
+                }
             };
-            // Whatever else is wrong, it may live.
-            if is_over(&error) {
-                tracing::warn!(lease = %self.id, %error, "the lease is lost");
-                self.status.send_modify(|status| status.lost = Some(error));
-                return;
-            }
-            let Backoff { first, max } = self.client.settings().backoff;
-            let max = max.min(self.interval() / 2);
-            let delay = Backoff { first, max }.delay(failures);
-            tracing::debug!(lease = %self.id, %error, "lost what kept a lease alive, trying again");
-            failures = failures.saturating_add(1);
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -223,48 +229,35 @@ impl Keeper {
         self.ttl / PER_TTL
     }
 
-    /// Over one stream, until it is lost or the lease is.
-    async fn keep(&self, failures: &mut u32) -> Result<std::convert::Infallible, Error> {
-        let (requests, outgoing) = mpsc::channel(1);
-        let mut asked_at = self.ask(&requests)?;
-        let limit = self.client.settings().request_timeout;
-        // What was asked is lost with its connection: over another one there is time for it.
-        let limit = limit.min(self.interval());
-        let silence = |_| Error::Timeout {
-            waited: limit,
-            last: "the broker said nothing of the lease".into(),
-        };
-        let mut service = service(self.client.produce_channel());
-        let opened = service.keep_alive(ReceiverStream::new(outgoing));
-        let opened = tokio::time::timeout(limit, opened).await.map_err(silence)?;
-        let opened = opened.map_err(|status| Error::from_status(&status))?;
-        let mut answers: Streaming<v1::KeepAliveResponse> = opened.into_inner();
-        loop {
-            let answer = tokio::time::timeout(limit, answers.message()).await;
-            let answer = answer.map_err(silence)?;
-            let answer = answer.map_err(|status| Error::from_status(&status))?;
-            match answer.and_then(|answer| answer.outcome) {
-                None => return Err(Error::Connection("the broker ended the stream".into())),
-                Some(Outcome::Error(error)) => return Err(Error::from_batch_error(error)),
-                Some(Outcome::TtlMs(_)) => *failures = 0,
-            }
-            let alive_until = asked_at + self.ttl;
-            self.status
-                .send_modify(|status| status.alive_until = alive_until);
-            tokio::time::sleep(self.interval()).await;
-            asked_at = self.ask(&requests)?;
-        }
-    }
-
-    /// Returns when it was asked for: from then on, at the least, it lives anew.
-    fn ask(&self, requests: &mpsc::Sender<v1::KeepAliveRequest>) -> Result<Instant, Error> {
+    /// Once. Returns until when it lives then, at the least.
+    async fn keep(&self) -> Result<Instant, Error> {
         let request = v1::KeepAliveRequest {
             lease_id: self.id.number(),
         };
         let asked_at = clock::now();
-        // One at a time: there is room unless nobody takes them.
-        let sent = requests.try_send(request);
-        sent.map_err(|_| Error::Connection("the connection was lost".into()))?;
-        Ok(asked_at)
+        // What was asked is lost with its connection: over another one there is time for it.
+        let limit = self.client.settings().request_timeout.min(self.interval());
+        let answer = tokio::time::timeout(limit, self.ask(request)).await;
+        let answer = answer.map_err(|_| Error::Timeout {
+            waited: limit,
+            last: "the broker said nothing of the lease".into(),
+        })?;
+        match answer?.and_then(|answer| answer.outcome) {
+            None => Err(Error::Connection("the broker ended the call".into())),
+            Some(Outcome::Error(error)) => Err(Error::from_batch_error(error)),
+            Some(Outcome::TtlMs(_)) => Ok(asked_at + self.ttl),
+        }
+    }
+
+    async fn ask(
+        &self,
+        request: v1::KeepAliveRequest,
+    ) -> Result<Option<v1::KeepAliveResponse>, Error> {
+        let mut service = service(self.client.produce_channel());
+        let requests = tokio_stream::once(request);
+        let answers = service.keep_alive(requests).await;
+        let answers = answers.map_err(|status| Error::from_status(&status))?;
+        let answer = answers.into_inner().message().await;
+        answer.map_err(|status| Error::from_status(&status))
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use statecast_client::{Change, Client, Entry, Error, Reason, Record, RecordRef, StateView};
+use statecast_client::{Change, Client, Entry, Error, Lease, Reason, Record, RecordRef, StateView};
 
 use crate::library::{self, Phoenix};
 use crate::state::{fold, real_changes};
@@ -239,7 +239,7 @@ async fn view_sees_keys_vanish_with_their_lease_which_lives_through_a_crash() {
     let phoenix = Phoenix::start();
     let client = phoenix.client().await;
     create(&client, "services", 2).await;
-    let ttl = Duration::from_secs(1);
+    let ttl = Duration::from_secs(4);
     let lease = client.grant_lease(ttl).await.unwrap();
     let services = client.state("services");
     services.put("web/1", "here").lease(&lease).await.unwrap();
@@ -251,7 +251,7 @@ async fn view_sees_keys_vanish_with_their_lease_which_lives_through_a_crash() {
     let crashed = tokio::task::spawn_blocking(|| phoenix.crash_and_return());
     let _phoenix = crashed.await.unwrap();
     // Long enough to have ended without its signs of life.
-    let until = lease.alive_until() + 3 * ttl;
+    let until = lease.alive_until() + ttl;
     while lease.alive_until() < until {
         assert!(lease.is_lost().is_none());
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -266,12 +266,32 @@ async fn view_sees_keys_vanish_with_their_lease_which_lives_through_a_crash() {
     assert_eq!(view.len(), 1, "the other one stays");
 }
 
+/// More than there can be calls on a connection.
+#[tokio::test]
+async fn thousands_of_leases_are_kept_alive_over_one_connection() {
+    let phoenix = Phoenix::start();
+    let client = phoenix.client().await;
+    create(&client, "services", 1).await;
+    let grants = (0..1100).map(|_| client.grant_lease(Duration::from_secs(6)));
+    let leases = futures_util::future::try_join_all(grants).await.unwrap();
+    let granted: Vec<_> = leases.iter().map(Lease::alive_until).collect();
+    for (lease, granted) in leases.iter().zip(granted) {
+        while lease.alive_until() == granted {
+            assert!(lease.is_lost().is_none());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+    let services = client.state("services");
+    let put = services.put("web/1", "here").lease(&leases[0]);
+    put.await.unwrap();
+}
+
 #[tokio::test]
 async fn lease_that_somebody_else_ends_is_told_as_lost() {
     let phoenix = Phoenix::start();
     let client = phoenix.client().await;
     create(&client, "services", 1).await;
-    let lease = client.grant_lease(Duration::from_secs(1)).await.unwrap();
+    let lease = client.grant_lease(Duration::from_secs(3)).await.unwrap();
     let services = client.state("services");
     services.put("web/1", "here").lease(&lease).await.unwrap();
     assert_eq!(client.revoke_lease(lease.id()).await.unwrap(), 1);
