@@ -22,7 +22,7 @@ use crate::state::ViewFull;
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut follower = Follower {
         bell: Arc::default(),
-        line: (0..shared.partitions.len()).collect(),
+        line: Line::of_all(shared.partitions.len()),
         unread: VecDeque::new(),
         missing_to: vec![None; shared.partitions.len()],
         body: BytesMut::new(),
@@ -45,13 +45,41 @@ struct Follower {
     shared: Arc<Shared>,
     bell: Arc<Doorbell>,
     /// Partitions that may have something to be applied.
-    line: VecDeque<usize>,
+    line: Line,
     /// Partitions that the disk failed to read, and when to try again.
     unread: VecDeque<(Instant, usize)>,
     /// Up to where tombstones were missing when a view was begun. Those were never part
     /// of it; if more go before they were read, keys that they removed may be left in it.
     missing_to: Vec<Option<Offset>>,
     body: BytesMut,
+}
+
+/// Partitions that wait for their turn, each once, however often it is put in.
+struct Line {
+    slots: VecDeque<usize>,
+    /// Whether each partition is among them.
+    waits: Vec<bool>,
+}
+
+impl Line {
+    fn of_all(partitions: usize) -> Line {
+        Line {
+            slots: (0..partitions).collect(),
+            waits: vec![true; partitions],
+        }
+    }
+
+    fn push(&mut self, slot: usize) {
+        if !std::mem::replace(&mut self.waits[slot], true) {
+            self.slots.push_back(slot);
+        }
+    }
+
+    fn pop(&mut self) -> Option<usize> {
+        let slot = self.slots.pop_front()?;
+        self.waits[slot] = false;
+        Some(slot)
+    }
 }
 
 impl Follower {
@@ -66,7 +94,7 @@ impl Follower {
 
     /// Gives a partition its turn, or waits for one.
     async fn step(&mut self) -> Result<(), ViewError> {
-        let Some(slot) = self.line.pop_front() else {
+        let Some(slot) = self.line.pop() else {
             let rung = match self.unread.front() {
                 None => self.bell.rung().await,
                 Some(&(time, _)) => tokio::select! {
@@ -75,10 +103,7 @@ impl Follower {
                 },
             };
             for slot in rung {
-                // It may have rung twice.
-                if !self.line.contains(&slot) {
-                    self.line.push_back(slot);
-                }
+                self.line.push(slot);
             }
             self.retry();
             return Ok(());
@@ -139,7 +164,7 @@ impl Follower {
         }
         // Nobody rings for what was waited for before.
         self.bell = Arc::default();
-        self.line = (0..self.shared.partitions.len()).collect();
+        self.line = Line::of_all(self.shared.partitions.len());
         self.unread.clear();
         self.missing_to.fill(None);
     }
@@ -185,7 +210,7 @@ impl Follower {
             && time <= Instant::now()
         {
             self.unread.pop_front();
-            self.line.push_back(slot);
+            self.line.push(slot);
         }
     }
 
@@ -228,7 +253,7 @@ impl Follower {
         let removed_to = compacted.tombstones_removed_to;
         if Some(removed_to) > self.missing_to[slot] && removed_to > applied {
             self.start_over(slot).await;
-            self.line.push_back(slot);
+            self.line.push(slot);
             return Ok(());
         }
         let superseded_to = compacted.state_from;
@@ -238,7 +263,7 @@ impl Follower {
                 handle.ring_beyond(applied, &self.bell, slot);
                 // Retention may have rung before.
                 if handle.range().log_start_offset > start {
-                    self.line.push_back(slot);
+                    self.line.push(slot);
                 }
                 return Ok(());
             }
@@ -254,7 +279,7 @@ impl Follower {
             Err(ReadError::Deleted(_)) => return Err(ViewError::Deleted),
             Err(error) => return Err(error.into()),
         }
-        self.line.push_back(slot);
+        self.line.push(slot);
         Ok(())
     }
 

@@ -11,7 +11,7 @@ use tonic::Streaming;
 use super::entry::Entry;
 use super::{State, service};
 use crate::error::Error;
-use crate::state_view::Tombstone;
+use crate::state_view::{Tombstone, positions};
 
 /// What has happened, as [`Changes`] tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -141,10 +141,7 @@ impl Changes {
                 }
             }
             Event::Synced(synced) | Event::Progress(synced) => {
-                let mut positions = synced.next_offsets;
-                positions.sort_unstable_by_key(|position| position.partition);
-                let offsets = positions.into_iter().map(|position| position.offset);
-                told.push_back(KeyEvent::Synced(offsets.collect()));
+                told.push_back(KeyEvent::Synced(positions(synced)?));
             }
             Event::Truncated(truncated) => told.push_back(KeyEvent::RemovedBelow {
                 partition: truncated.partition,

@@ -352,7 +352,7 @@ fn removed(previous: Arc<Entry>) -> Change {
 }
 
 /// Offsets by the numbers of their partitions, of which each is to be there once.
-fn positions(synced: v1::Synced) -> Result<Vec<u64>, Error> {
+pub(crate) fn positions(synced: v1::Synced) -> Result<Vec<u64>, Error> {
     let mut positions = synced.next_offsets;
     positions.sort_unstable_by_key(|position| position.partition);
     let is_whole = (0..).zip(&positions).all(|(n, at)| at.partition == n);

@@ -21,6 +21,7 @@ use tokio::sync::watch;
 
 pub use self::builder::StateViewBuilder;
 pub use self::change::{Change, Tombstone};
+pub(crate) use self::fold::positions;
 
 use self::shared::Handle;
 #[cfg(doc)]
