@@ -83,6 +83,18 @@ impl BatchChecker {
         }
     }
 
+    /// Brings the partitions that batches will go to into the processor's cache. Of thousands
+    /// of partitions none is there, and to wait for many together takes little longer
+    /// than to wait for one.
+    pub fn fetch_ahead<'a>(&mut self, places: impl Iterator<Item = (&'a str, u32)>) {
+        for (topic, partition) in places {
+            let topic = self.topics.get(&self.broker, topic);
+            if let Ok(partition) = topic.and_then(|topic| topic.partition(partition)) {
+                partition.fetch();
+            }
+        }
+    }
+
     /// The append of a batch, if it may be appended.
     pub fn check(&mut self, incoming: IncomingBatch<'_>) -> Result<Append, ProduceError> {
         let topic = self.topics.get(&self.broker, incoming.topic)?;

@@ -258,6 +258,7 @@ impl Pending {
 
     /// Everything is as durable as it should be: readers may see it.
     fn answer(self, shared: &Shared) {
+        self.fetch_ahead();
         let (mut records, mut batches) = (0, 0);
         for ((partition, count), result) in self.appends.iter().zip(&self.results) {
             if let Ok(Appended {
@@ -278,6 +279,14 @@ impl Pending {
         }
         // Nobody listens when the client went away meanwhile.
         let _ = self.reply.send(self.results);
+    }
+
+    /// Brings the partitions into the processor's cache. Of thousands none is left there
+    /// after a flush, and to wait for all together takes little longer than to wait for one.
+    fn fetch_ahead(&self) {
+        let partitions = self.appends.iter().map(|(partition, _)| partition);
+        let marks = partitions.map(|partition| partition.log.high_watermark().0);
+        std::hint::black_box(marks.fold(0, u64::wrapping_add));
     }
 
     /// The flush failed.

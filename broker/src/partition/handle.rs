@@ -73,6 +73,13 @@ impl PartitionHandle {
         &self.partition
     }
 
+    /// Has the processor bring what an append needs of it: the count of its handles, too,
+    /// which lies elsewhere.
+    pub fn fetch(&self) {
+        let flush = self.partition.flush.load(Ordering::Relaxed);
+        std::hint::black_box((flush, Arc::strong_count(&self.partition)));
+    }
+
     /// Its id in this data directory.
     pub fn id(&self) -> PartitionId {
         self.partition.log.id()

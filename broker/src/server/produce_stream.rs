@@ -246,6 +246,8 @@ impl Checked {
         let mut appends = Vec::with_capacity(request.batches.len());
         let mut places = Vec::with_capacity(request.batches.len());
         let mut refused = Vec::new();
+        let partitions = request.batches.iter();
+        checker.fetch_ahead(partitions.map(|batch| (batch.topic.as_str(), batch.partition)));
         for (index, batch) in request.batches.into_iter().enumerate() {
             let v1::PartitionBatch {
                 topic,

@@ -50,8 +50,10 @@ pub struct QuarantinedRange {
     pub to: Offset,
 }
 
-/// One partition. Shared by the writer, the archiver and every reader.
+/// One partition. Shared by the writer, the archiver and every reader. In memory in this
+/// order, as its state.
 #[derive(Debug)]
+#[repr(C)]
 pub struct PartitionLog {
     id: PartitionId,
     /// Read on every fetch, without the lock.
@@ -61,18 +63,27 @@ pub struct PartitionLog {
 }
 
 /// The part of a partition that changes under its lock.
+///
+/// In this order in memory: an append touches what comes first, and of thousands of
+/// partitions none is in the processor's cache.
 #[derive(Debug)]
+#[repr(C)]
 pub struct LogState {
     /// The partition was deleted: no append, no read, no archiving.
     pub deleted: bool,
-    /// Offset of the oldest record that is kept.
-    pub log_start: Offset,
-    /// Offset that the next append gets.
-    pub next_offset: Offset,
-    /// Batches in the journal that are not in segments yet.
-    pub runs: RunIndex,
     /// Newest journal file that has batches of this partition.
     pub last_generation: Generation,
+    /// Offset that the next append gets.
+    pub next_offset: Offset,
+    /// The keys of the last records; `None` until a guard needs them.
+    pub recent_keys: Option<Box<RecentKeys>>,
+    /// What is known of those who say who they are; `None` until one comes. In place: on
+    /// the way of an append, each pointer that is followed is one more wait for memory.
+    pub producers: Option<ProducerTable>,
+    /// Batches in the journal that are not in segments yet.
+    pub runs: RunIndex,
+    /// Offset of the oldest record that is kept.
+    pub log_start: Offset,
     /// The segments, without the names of the sealed ones.
     pub active: Option<SegmentState>,
     /// The sealed segments, in order. `None` until they are first needed: a
@@ -85,12 +96,10 @@ pub struct LogState {
     pub quarantined: Vec<QuarantinedRange>,
     /// Size at which a segment is sealed: bytes.
     pub segment_bytes: u64,
-    /// What is known of those who say who they are; `None` until one comes. In place: on
-    /// the way of an append, each pointer that is followed is one more wait for memory.
-    pub producers: Option<ProducerTable>,
-    /// The keys of the last records; `None` until a guard needs them.
-    pub recent_keys: Option<Box<RecentKeys>>,
 }
+
+/// What an append touches comes in two pairs of lines of the processor's cache.
+const _: () = assert!(std::mem::offset_of!(LogState, log_start) <= 256);
 
 impl PartitionLog {
     /// An empty partition.

@@ -218,9 +218,11 @@ impl ProducerTable {
     }
 
     pub(super) fn find(&self, id: u64) -> Result<usize, usize> {
-        // Producers that began together have ids one behind the other. A search has to
-        // fetch one after the other what no cache has of thousands of partitions.
-        let guess = usize::try_from(id.wrapping_sub(self.first_id)).unwrap_or(usize::MAX);
+        // Producers that began together have ids of which every other one is used: the lowest
+        // bit says something else. A search has to fetch one after the other what no cache
+        // has of thousands of partitions.
+        let guess = (id >> 1).wrapping_sub(self.first_id >> 1);
+        let guess = usize::try_from(guess).unwrap_or(usize::MAX);
         if self
             .producers
             .get(guess)
