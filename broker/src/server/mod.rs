@@ -15,6 +15,7 @@ mod health;
 mod http;
 mod http_listener;
 mod init_producer;
+mod keyed;
 mod list_offsets;
 mod log;
 mod memory;

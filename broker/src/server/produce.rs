@@ -5,7 +5,7 @@ use statecast_proto::batch::stated_uncompressed_len;
 use statecast_proto::v1;
 
 use super::error::Refusal;
-use super::state::{self, check_key};
+use super::keyed::{self, check_key, check_request_id};
 use crate::broker::{Author, BatchChecker, Broker, Condition, Expected, IncomingBatch, KeyedBatch};
 use crate::limits;
 use crate::model::{Offset, RequestStamp, Stamp};
@@ -41,18 +41,6 @@ pub(super) async fn produce(
     Ok(v1::ProduceResponse {
         positions: positions?.into_iter().map(position).collect(),
     })
-}
-
-/// Refuses the name of a request that is too short or too long.
-pub(super) fn check_request_id(id: Option<&str>) -> Result<(), Refusal> {
-    match id {
-        Some(id) if !limits::REQUEST_ID_BYTES.contains(&id.len()) => {
-            let (len, most) = (id.len(), limits::REQUEST_ID_BYTES.end());
-            let message = format_args!("request_id has {len} bytes; it has 1 to {most}");
-            Err(Refusal::invalid(message).beyond(len, most))
-        }
-        _ => Ok(()),
-    }
 }
 
 impl Call<'_> {
@@ -154,6 +142,6 @@ impl Call<'_> {
         let request = self.id.map(|id| RequestStamp::of(id.as_bytes()));
         let appended = state.append_if(self.broker, appends, &conditions, request);
         let appended = appended.await;
-        appended.map_err(|error| state::refusal(error, self.topic, &conditions))
+        appended.map_err(|error| keyed::refusal(error, self.topic, &conditions))
     }
 }

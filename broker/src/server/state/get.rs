@@ -3,11 +3,12 @@
 use statecast_proto::v1;
 use statecast_proto::v1::get_request::AsOf;
 
-use super::{check_key, encode};
+use super::encode;
 use crate::broker::{Broker, PointInTime};
 use crate::model::Offset;
 use crate::server::call::Call;
 use crate::server::error::Refusal;
+use crate::server::keyed::check_key;
 
 pub(super) async fn get(
     broker: &Broker,

@@ -7,17 +7,13 @@ mod scan;
 mod watch;
 mod write;
 
-use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use statecast_proto::v1::state_server::State;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::Context;
 use super::call::Call;
-use super::error::Refusal;
-use crate::limits;
 use watch::WatchStream;
-pub(super) use write::refusal;
 
 /// Answers what is true, and tells what changes.
 #[derive(Debug)]
@@ -104,30 +100,4 @@ impl State for StateService {
         let response = lease::revoke(&self.context.broker, request.get_ref()).await?;
         Ok(Response::new(response))
     }
-}
-
-/// Refuses a key that is too long to be one.
-pub(super) fn check_key(key: &[u8]) -> Result<(), Refusal> {
-    let limit = limits::KEY_BYTES;
-    match key.len() {
-        0 => Err(Refusal::new(
-            Reason::KeyRequired,
-            "a key has at least one byte",
-        )),
-        len if len > limit => {
-            let message = format_args!("the key has {len} bytes, {limit} are the most");
-            Err(Refusal::new(Reason::KeyTooLarge, message).beyond(len, limit))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Refuses a prefix that is too long for any key to begin with.
-fn check_prefix(prefix: &[u8]) -> Result<(), Refusal> {
-    let (len, limit) = (prefix.len(), limits::KEY_BYTES);
-    if len <= limit {
-        return Ok(());
-    }
-    let message = format_args!("the prefix has {len} bytes, {limit} are the most");
-    Err(Refusal::new(Reason::KeyTooLarge, message).beyond(len, limit))
 }

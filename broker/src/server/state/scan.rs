@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use statecast_proto::v1;
 
-use super::{check_prefix, encode};
+use super::encode;
 use crate::broker::{Broker, PointsInTime, TopicState};
 use crate::limits;
 use crate::model::Offset;
 use crate::server::call::Call;
 use crate::server::error::Refusal;
+use crate::server::keyed::check_prefix;
 use crate::views::PageRequest;
 
 /// What a page token begins with: how it is laid out.

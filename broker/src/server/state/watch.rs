@@ -14,13 +14,14 @@ use statecast_proto::v1::watch_response::Event;
 use statecast_proto::{reason::Reason, v1};
 use tonic::Status;
 
-use super::{check_key, check_prefix, encode};
+use super::encode;
 use crate::broker::TopicState;
 use crate::limits;
 use crate::model::Offset;
 use crate::server::Context;
 use crate::server::call::Call;
 use crate::server::error::Refusal;
+use crate::server::keyed::{check_key, check_prefix};
 use crate::views::{Change, Filter, ViewError, Watch, WatchEvent, WatchStart};
 
 /// The responses of one call.

@@ -12,15 +12,13 @@ use statecast_proto::reason::Reason;
 use statecast_proto::v1;
 use statecast_proto::v1::write::Change;
 
-use super::{check_key, encode};
-use crate::broker::{
-    Author, Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState, WriteError,
-};
+use super::encode;
+use crate::broker::{Author, Broker, Condition, Expected, KeyWrite, LeasedPut, TopicState};
 use crate::limits;
 use crate::model::{Offset, RequestStamp};
 use crate::server::call::Call;
 use crate::server::error::Refusal;
-use crate::server::produce::check_request_id;
+use crate::server::keyed::{check_key, check_request_id, refusal};
 use crate::views::LEASE_HEADER;
 
 pub(super) async fn put(
@@ -215,28 +213,6 @@ fn expectation(expected: &v1::expected_version::Expected) -> Expected {
     match expected {
         v1::expected_version::Expected::Absent(_) => Expected::Absent,
         v1::expected_version::Expected::Version(version) => Expected::Version(Offset(*version)),
-    }
-}
-
-/// Names the key that a condition was about.
-pub(in crate::server) fn refusal(
-    error: WriteError,
-    topic: &str,
-    conditions: &[Condition],
-) -> Refusal {
-    let index = match error {
-        WriteError::Mismatch { index, .. } | WriteError::UnknownVersion { index, .. } => {
-            Some(index)
-        }
-        WriteError::View(_) | WriteError::Produce(_) => None,
-    };
-    let refusal = Refusal::from(error);
-    match index.and_then(|index| conditions.get(index)) {
-        Some(condition) => refusal
-            .about(topic, condition.partition)
-            .with("key", String::from_utf8_lossy(&condition.key))
-            .with("index", condition.place),
-        None => refusal.with("topic", topic),
     }
 }
 
