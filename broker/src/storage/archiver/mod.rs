@@ -216,7 +216,7 @@ impl Storage {
         for moved in moved {
             moved.publish(newest.generation);
         }
-        for written in written {
+        for written in &written {
             archiver.cooling.push(self.dir.as_ref(), written);
         }
         if self.journal.files().closed_count() <= files.len() {

@@ -18,7 +18,7 @@ mod rng;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::{Dir, File, PAGE};
@@ -67,6 +67,8 @@ struct World {
     /// Writes and flushes among them.
     changes: u64,
     bytes_read: u64,
+    /// What the page cache was told to forget: path, first byte, and one past the last.
+    forgotten: Vec<(PathBuf, u64, u64)>,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
     crashed: bool,
@@ -104,6 +106,7 @@ impl SimDir {
             operations: 0,
             changes: 0,
             bytes_read: 0,
+            forgotten: Vec::new(),
             fault: None,
             crashed: false,
         })))
@@ -152,6 +155,11 @@ impl SimDir {
     /// How many bytes were read from files.
     pub(crate) fn bytes_read(&self) -> u64 {
         self.world().bytes_read
+    }
+
+    /// Takes what the page cache was told to forget: path, first byte, and one past the last.
+    pub(crate) fn take_forgotten(&self) -> Vec<(PathBuf, u64, u64)> {
+        std::mem::take(&mut self.world().forgotten)
     }
 
     /// Whether the power is gone.
@@ -458,7 +466,8 @@ impl Dir for SimDir {
         Ok(())
     }
 
-    fn forget_pages(&self, _: &Path, _: u64, _: u64) -> io::Result<()> {
+    fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {
+        self.world().forgotten.push((path.to_owned(), from, to));
         Ok(())
     }
 
