@@ -258,6 +258,11 @@ pub const TAIL_BYTES: usize = 32 * MIB;
 /// Segments that are kept open for reading.
 pub const OPEN_SEGMENTS: usize = 256;
 
+/// Segments that are kept open for writing while one pass of the archiver follows the
+/// other, at most: as many as open files are left beside those of connections and
+/// [`RESERVED_FILES`].
+pub const GROWING_SEGMENTS: usize = 16 << 10;
+
 /// Batches that wait to be written, of all producers together: bytes.
 pub const MAILBOX_BYTES: usize = 32 * MIB;
 

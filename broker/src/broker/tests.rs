@@ -133,6 +133,7 @@ fn storage_options() -> StorageOptions {
     StorageOptions {
         journal,
         open_segments: 8,
+        growing_segments: 8,
     }
 }
 

@@ -47,6 +47,7 @@ impl Fixture {
         let storage = StorageOptions {
             journal,
             open_segments: 8,
+            growing_segments: 8,
         };
         let options = BrokerOptions {
             storage,

@@ -149,6 +149,9 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// As [`Dir::forget_pages`].
+    fn forget_pages(&self, from: u64, to: u64) -> io::Result<()>;
+
     /// Length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
 

@@ -179,6 +179,7 @@ impl Storage {
         let mut removed = 0;
         while let Some(&(id, name)) = archiver.expired.last() {
             self.segments.forget(id, name);
+            archiver.close_if_growing(id, name);
             segment::remove(self.dir.as_ref(), id, name)?;
             archiver.expired.pop();
             removed += 1;

@@ -81,10 +81,13 @@ pub struct StorageOptions {
     pub journal: JournalOptions,
     /// Segments that are kept open for reading.
     pub open_segments: usize,
+    /// Segments that are kept open between passes of the archiver that follow each other.
+    pub growing_segments: usize,
 }
 
 impl Default for StorageOptions {
-    /// Those of [`limits`].
+    /// Those of [`limits`]. No segments are kept open for writing: how many may be depends
+    /// on the process.
     fn default() -> StorageOptions {
         StorageOptions {
             journal: JournalOptions {
@@ -97,6 +100,7 @@ impl Default for StorageOptions {
                 tail_bytes: limits::TAIL_BYTES,
             },
             open_segments: limits::OPEN_SEGMENTS,
+            growing_segments: 0,
         }
     }
 }

@@ -102,6 +102,7 @@ impl Storage {
         // Recovery has flushed what it found. It may be long until something comes
         // behind that.
         journal.prove_flushed().map_err(io::Error::other)?;
+        let growing = options.growing_segments;
         let storage = Storage {
             segments: SegmentCache::new(options.open_segments),
             dir,
@@ -109,7 +110,7 @@ impl Storage {
             lost_offsets: recovered.lost_offsets,
             journal,
             logs: RwLock::new(logs),
-            archiver: Mutex::new(Archiver::new(recovered.archived, noted)),
+            archiver: Mutex::new(Archiver::new(recovered.archived, noted, growing)),
             tally,
             key_budget: Arc::default(),
             doomed: Mutex::default(),

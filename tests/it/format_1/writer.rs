@@ -57,6 +57,7 @@ fn options() -> StorageOptions {
     StorageOptions {
         journal,
         open_segments: 8,
+        growing_segments: 8,
     }
 }
 

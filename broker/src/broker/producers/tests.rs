@@ -32,6 +32,7 @@ fn options() -> StorageOptions {
             tail_bytes: 64 << 10,
         },
         open_segments: 8,
+        growing_segments: 8,
     }
 }
 

@@ -41,7 +41,9 @@ impl Serve {
     pub(super) fn run(self, common: &Common) -> Result<(), Failure> {
         let settings = self.settings.resolve()?;
         logging::init(settings.log_level, settings.log_format);
-        let max_connections = max_connections(settings.max_connections, raise_open_files());
+        let open_files = raise_open_files();
+        let max_connections = max_connections(settings.max_connections, open_files);
+        let growing_segments = growing_segments(max_connections, open_files);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .worker_threads(settings.threads)
@@ -51,7 +53,11 @@ impl Serve {
             .thread_name("statecast")
             .build()
             .map_err(Failure::failed)?;
-        runtime.block_on(run(&settings, max_connections, common.quiet))
+        let files = OpenFiles {
+            max_connections,
+            growing_segments,
+        };
+        runtime.block_on(run(&settings, files, common.quiet))
     }
 }
 
@@ -87,7 +93,23 @@ fn max_connections(asked: usize, open_files: Option<u64>) -> usize {
     asked.min(fits)
 }
 
-async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result<(), Failure> {
+/// Segments that may stay open for writing: nobody else may need their files.
+fn growing_segments(max_connections: usize, open_files: Option<u64>) -> usize {
+    let left = open_files.map_or(u64::MAX, |open_files| {
+        open_files.saturating_sub(limits::RESERVED_FILES + max_connections as u64)
+    });
+    usize::try_from(left).map_or(limits::GROWING_SEGMENTS, |left| {
+        left.min(limits::GROWING_SEGMENTS)
+    })
+}
+
+/// What open files are for.
+struct OpenFiles {
+    max_connections: usize,
+    growing_segments: usize,
+}
+
+async fn run(settings: &Settings, files: OpenFiles, quiet: bool) -> Result<(), Failure> {
     // Before the data is touched: what fails most often fails first.
     let grpc = bind(settings.listen)?;
     let http = settings.http_listen.0.map(bind).transpose()?;
@@ -97,7 +119,7 @@ async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result
         grpc: into_tokio(grpc)?,
         http: http.map(into_tokio).transpose()?,
     };
-    let broker = open(&settings.data_dir).await?;
+    let broker = open(&settings.data_dir, files.growing_segments).await?;
     if !quiet {
         // Nobody may be listening to standard output.
         let _ = writeln!(anstream::stdout(), "{ready}");
@@ -105,7 +127,7 @@ async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result
     let options = ServerOptions {
         stream_window: settings.stream_window,
         connection_window: settings.connection_window,
-        max_connections,
+        max_connections: files.max_connections,
         ..ServerOptions::default()
     };
     let served = server::serve(broker.clone(), listeners, options, signals.stop_requested()).await;
@@ -113,11 +135,12 @@ async fn run(settings: &Settings, max_connections: usize, quiet: bool) -> Result
     served.map(|_| ()).map_err(Failure::failed)
 }
 
-async fn open(data_dir: &Path) -> Result<Broker, Failure> {
+async fn open(data_dir: &Path, growing_segments: usize) -> Result<Broker, Failure> {
     let failed = |error: &dyn Display| format!("can't serve {}: {error}", data_dir.display());
     check_format(data_dir).map_err(|error| Failure::Failed(failed(&error)))?;
     let dir = RealDir::take(data_dir).map_err(Failure::failed)?;
-    let options = BrokerOptions::new(data_dir.join(INDEX_DIR));
+    let mut options = BrokerOptions::new(data_dir.join(INDEX_DIR));
+    options.storage.growing_segments = growing_segments;
     Broker::open(Arc::new(dir), options)
         .await
         .map_err(|error| Failure::Failed(failed(&error)))
@@ -195,5 +218,15 @@ mod tests {
         assert_eq!(max_connections(2048, Some(3000)), 1976);
         assert_eq!(max_connections(2048, Some(256)), 128, "half, of few");
         assert_eq!(max_connections(10, Some(256)), 10);
+    }
+
+    #[test]
+    fn segments_stay_open_for_writing_as_far_as_nobody_else_needs_open_files() {
+        let most = limits::GROWING_SEGMENTS;
+        assert_eq!(growing_segments(2048, None), most);
+        assert_eq!(growing_segments(2048, Some(1 << 20)), most);
+        assert_eq!(growing_segments(2048, Some(4096)), 1024);
+        assert_eq!(growing_segments(1976, Some(3000)), 0);
+        assert_eq!(growing_segments(128, Some(256)), 0);
     }
 }

@@ -33,6 +33,7 @@ fn engine() -> Engine {
     let options = StorageOptions {
         journal,
         open_segments: 8,
+        growing_segments: 8,
     };
     let (storage, _) = Storage::open(Arc::new(SimDir::new()), options, 1).unwrap();
     Engine::start(storage, EngineOptions::default(), Clock::of(|| 0)).unwrap()

@@ -20,6 +20,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::growing::Growing;
 use crate::model::{Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::segment;
@@ -68,8 +69,9 @@ struct Span {
 }
 
 impl Cooling {
-    /// Takes what has been written and flushed; lets go of the oldest.
-    pub(super) fn push(&mut self, dir: &dyn Dir, written: &Written) {
+    /// Takes what has been written and flushed; lets go of the oldest, which `forget` is
+    /// called with.
+    pub(super) fn push(&mut self, written: &Written, mut forget: impl FnMut(Written)) {
         let parts_before = self.newest.parts.len();
         let grown = self.newest.push(written);
         self.bytes += grown;
@@ -82,7 +84,7 @@ impl Cooling {
         {
             self.bytes -= oldest.bytes;
             self.parts -= oldest.parts.len();
-            oldest.forget_pages(dir);
+            oldest.into_parts().for_each(&mut forget);
         }
     }
 }
@@ -110,14 +112,30 @@ impl Span {
             || self.bytes >= ENOUGH_PER_PART * self.parts.len() as u64
     }
 
-    fn forget_pages(&self, dir: &dyn Dir) {
-        for (&(partition, base_offset), &(from, to)) in &self.parts {
-            // Of a page that is only half in the range, nothing would go.
-            let from = from / PAGE * PAGE;
-            // Only a hint; and retention may have removed the file.
-            let path = segment::log_path(partition, base_offset);
-            let _ = dir.forget_pages(&path, from, to);
-        }
+    fn into_parts(self) -> impl Iterator<Item = Written> {
+        let parts = self.parts.into_iter();
+        parts.map(|((partition, base_offset), (from, to))| Written {
+            partition,
+            base_offset,
+            from,
+            to,
+        })
+    }
+}
+
+impl Written {
+    /// Lets the page cache forget it.
+    pub(super) fn forget_pages(&self, dir: &dyn Dir, growing: &Growing) {
+        // Of a page that is only half in the range, nothing would go.
+        let from = self.from / PAGE * PAGE;
+        // Only a hint; and retention may have removed the file.
+        let _ = match growing.file_of(self.partition, self.base_offset) {
+            Some(file) => file.forget_pages(from, self.to),
+            None => {
+                let path = segment::log_path(self.partition, self.base_offset);
+                dir.forget_pages(&path, from, self.to)
+            }
+        };
     }
 }
 
@@ -143,7 +161,9 @@ mod tests {
                 to: *end + len,
             };
             *end += len;
-            self.cooling.push(dir, &written);
+            let growing = Growing::default();
+            self.cooling
+                .push(&written, |part| part.forget_pages(dir, &growing));
         }
 
         /// What all spans say that they hold.

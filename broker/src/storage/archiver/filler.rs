@@ -7,7 +7,7 @@ use super::cooling::Written;
 use crate::model::{BatchHeader, Offset, PartitionId};
 use crate::storage::dir::Dir;
 use crate::storage::log::{PartitionLog, SealedSegment};
-use crate::storage::segment::{GrowingIndex, SegmentState, SegmentWriter};
+use crate::storage::segment::{GrowingSegment, SegmentState, SegmentWriter};
 
 /// What is written between pauses: bytes.
 const PIECE: u64 = if cfg!(test) { 1 << 10 } else { 512 << 10 };
@@ -44,14 +44,14 @@ pub(super) struct Filled {
 }
 
 impl<'a> Filler<'a> {
-    /// Goes on with the active segment, and with its `index`, if that is known; or begins
-    /// the first one at `from`.
+    /// Goes on with the active segment, as it was left, if that is known; or begins the
+    /// first one at `from`.
     pub(super) fn open(
         dir: &'a dyn Dir,
         log: &PartitionLog,
         manner: Manner<'a>,
         from: Offset,
-        index: Option<GrowingIndex>,
+        left: Option<GrowingSegment>,
     ) -> io::Result<Filler<'a>> {
         let (active, segment_bytes) = {
             let state = log.lock();
@@ -61,7 +61,7 @@ impl<'a> Filler<'a> {
         let mut sealed = Vec::new();
         let writer = match active {
             None => create(from)?,
-            Some(state) => match SegmentWriter::open(dir, log.id(), state, index)? {
+            Some(state) => match SegmentWriter::open(dir, log.id(), state, left)? {
                 Some(writer) => writer,
                 // Without a footer, which would have to be written there, too.
                 None => {

@@ -18,6 +18,7 @@
 mod cooling;
 mod filler;
 mod gather;
+mod growing;
 mod pass;
 mod producers;
 mod source;
@@ -26,8 +27,9 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
-use cooling::Cooling;
+use cooling::{Cooling, Written};
 use filler::Manner;
+use growing::Growing;
 use pass::{Done, GivenUp, Pass};
 
 use super::Storage;
@@ -37,7 +39,7 @@ use super::journal::{ClosedFile, JournalFailed};
 use super::log::{PartitionLog, SealedSegment};
 use super::lsn::Generation;
 use super::producers::Noted;
-use super::segment::{self, GrowingIndex, Listing, SegmentName, SegmentState};
+use super::segment::{self, Listing, SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
 
 /// A pass takes one more file while a partition gets less than this: bytes, on
@@ -89,8 +91,8 @@ pub(super) struct Archiver {
     pub(super) looked_behind: HashSet<PartitionId>,
     /// Partitions whose directory holds nothing that a crash left of compaction.
     swept: HashSet<PartitionId>,
-    /// The indexes of active segments, where the last pass left them.
-    indexes: HashMap<PartitionId, GrowingIndex>,
+    /// The active segments, as the last pass left them.
+    growing: Growing,
     cooling: Cooling,
     /// The snapshot of producers as it was written last.
     noted: Noted,
@@ -99,11 +101,13 @@ pub(super) struct Archiver {
 }
 
 impl Archiver {
-    /// An archiver that goes on behind `archived`, with this snapshot of producers.
-    pub(super) fn new(archived: Generation, noted: Noted) -> Archiver {
+    /// An archiver that goes on behind `archived`, with this snapshot of producers. It
+    /// keeps up to `growing_segments` open between passes.
+    pub(super) fn new(archived: Generation, noted: Noted, growing_segments: usize) -> Archiver {
         Archiver {
             archived,
             noted,
+            growing: Growing::new(growing_segments),
             ..Archiver::default()
         }
     }
@@ -147,6 +151,22 @@ impl Archiver {
     /// The partition's directory may hold a segment that nothing refers to.
     pub(super) fn doubt(&mut self, id: PartitionId) {
         self.tidy.remove(&id);
+        self.growing.forget(id);
+    }
+
+    /// Takes what has been written and flushed, of which not all stays in the page cache.
+    fn cool(&mut self, dir: &dyn Dir, written: &[Written]) {
+        for written in written {
+            let forget = |part: Written| part.forget_pages(dir, &self.growing);
+            self.cooling.push(written, forget);
+        }
+    }
+
+    /// A segment is to be removed: its room comes back only if it isn't open.
+    pub(super) fn close_if_growing(&mut self, id: PartitionId, name: SegmentName) {
+        if self.growing.file_of(id, name.base_offset).is_some() {
+            self.growing.forget(id);
+        }
     }
 
     /// The partition was deleted.
@@ -154,7 +174,7 @@ impl Archiver {
         self.tidy.remove(&id);
         self.looked_behind.remove(&id);
         self.swept.remove(&id);
-        self.indexes.remove(&id);
+        self.growing.forget(id);
         self.expired.retain(|&(of, _)| of != id);
     }
 }
@@ -216,12 +236,11 @@ impl Storage {
         for moved in moved {
             moved.publish(newest.generation);
         }
-        for written in &written {
-            archiver.cooling.push(self.dir.as_ref(), written);
-        }
+        archiver.cool(self.dir.as_ref(), &written);
         if self.journal.files().closed_count() <= files.len() {
-            // Nothing more to do for now: give the memory back.
+            // Nothing more to do for now: give back memory, and open files.
             archiver.arena = Vec::new();
+            archiver.growing.close_all();
         }
         drop(archiver);
         for _ in &files {

@@ -192,8 +192,8 @@ impl Pass<'_> {
             self.dir().create_dir(&segment::partition_dir(log.id()))?;
             self.clear_leftovers(log, archiver)?;
         }
-        let index = archiver.indexes.remove(&log.id());
-        Filler::open(self.dir(), log, self.manner, from, index)
+        let left = archiver.growing.take(log.id());
+        Filler::open(self.dir(), log, self.manner, from, left)
     }
 
     /// Removes segments behind the active one, which an unfinished pass made, and
@@ -253,9 +253,8 @@ impl Progress {
     }
 
     fn add(&mut self, log: &Arc<PartitionLog>, mut filled: Filled, archiver: &mut Archiver) {
-        if let Some(index) = filled.writer.take_index() {
-            archiver.indexes.insert(log.id(), index);
-        }
+        let growing = filled.writer.take_growing();
+        archiver.growing.put(log.id(), growing);
         self.done.moved.push(Moved {
             log: log.clone(),
             sealed: filled.sealed,

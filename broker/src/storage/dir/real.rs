@@ -185,9 +185,7 @@ impl Dir for RealDir {
     }
 
     fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {
-        let file = StdFile::open(self.at(path))?;
-        let len = NonZeroU64::new(to.saturating_sub(from));
-        Ok(rustix::fs::fadvise(file, from, len, Advice::DontNeed)?)
+        RealFile(StdFile::open(self.at(path))?).forget_pages(from, to)
     }
 
     fn available_bytes(&self) -> io::Result<u64> {
@@ -260,6 +258,11 @@ impl File for RealFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len).map_err(unless_full)
+    }
+
+    fn forget_pages(&self, from: u64, to: u64) -> io::Result<()> {
+        let len = NonZeroU64::new(to.saturating_sub(from));
+        Ok(rustix::fs::fadvise(&self.0, from, len, Advice::DontNeed)?)
     }
 
     fn len(&self) -> io::Result<u64> {

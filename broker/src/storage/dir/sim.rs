@@ -15,6 +15,7 @@
 mod content;
 mod names;
 mod rng;
+mod seen;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -67,8 +68,12 @@ struct World {
     /// Writes and flushes among them.
     changes: u64,
     bytes_read: u64,
+    /// Files opened, but for those created.
+    opened: u64,
     /// What the page cache was told to forget: path, first byte, and one past the last.
     forgotten: Vec<(PathBuf, u64, u64)>,
+    /// How often it was told so of an open file.
+    forgotten_open: u64,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
     crashed: bool,
@@ -106,7 +111,9 @@ impl SimDir {
             operations: 0,
             changes: 0,
             bytes_read: 0,
+            opened: 0,
             forgotten: Vec::new(),
+            forgotten_open: 0,
             fault: None,
             crashed: false,
         })))
@@ -145,26 +152,6 @@ impl SimDir {
     /// Nothing goes wrong any more, unless it has already.
     pub(crate) fn clear_fault(&self) {
         self.world().fault = None;
-    }
-
-    /// How many writes and flushes were tried.
-    pub(crate) fn changes(&self) -> u64 {
-        self.world().changes
-    }
-
-    /// How many bytes were read from files.
-    pub(crate) fn bytes_read(&self) -> u64 {
-        self.world().bytes_read
-    }
-
-    /// Takes what the page cache was told to forget: path, first byte, and one past the last.
-    pub(crate) fn take_forgotten(&self) -> Vec<(PathBuf, u64, u64)> {
-        std::mem::take(&mut self.world().forgotten)
-    }
-
-    /// Whether the power is gone.
-    pub(crate) fn has_crashed(&self) -> bool {
-        self.world().crashed
     }
 
     /// Bytes that fit; `None`, the default, for no bound. Growing it, or
@@ -386,7 +373,7 @@ impl World {
         if self.files.len() > 16 {
             let remembered = self.names.remembered();
             self.files
-                .retain(|id, file| remembered.contains(id) || Arc::strong_count(&file.handles) > 1);
+                .retain(|id, file| remembered.contains(id) || file.is_held());
         }
     }
 }
@@ -407,6 +394,7 @@ impl Dir for SimDir {
         let mut world = self.world();
         world.begin_open()?;
         let id = world.names.file(path)?;
+        world.opened += 1;
         Ok(self.handle(&world, id))
     }
 
@@ -561,6 +549,11 @@ impl File for SimFile {
             Some(Fault::QuotaFull) => Err(io::ErrorKind::QuotaExceeded.into()),
             Some(_) => Err(input_output_error()),
         }
+    }
+
+    fn forget_pages(&self, _: u64, _: u64) -> io::Result<()> {
+        self.dir.world().forgotten_open += 1;
+        Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -31,6 +31,7 @@ fn directory_of(last: impl FnOnce(&Storage)) -> SimDir {
             tail_bytes: 4 << 10,
         },
         open_segments: 3,
+        growing_segments: 3,
     };
     let (storage, _) = Storage::open(Arc::new(dir.clone()), options, 1 << 100).unwrap();
     let log = storage.create_partition(PartitionId(3));

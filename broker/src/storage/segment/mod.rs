@@ -28,7 +28,7 @@ pub use name::{
 pub use reader::{SegmentEnd, SegmentRead, SegmentReader};
 pub use scan::{ScannedBatch, SegmentScan, read_footer, recover_state};
 pub use state::{SegmentExtent, SegmentState};
-pub use writer::{GrowingIndex, SegmentWriter, write_index};
+pub use writer::{GrowingSegment, SegmentWriter, write_index};
 #[cfg(test)]
 pub use {
     format::FOOTER_LEN,

@@ -92,10 +92,10 @@ impl Fixture {
         );
     }
 
-    /// As the archiver does from pass to pass, given what it knows of the index.
-    fn next_pass(&mut self, index: Option<GrowingIndex>) {
+    /// As the archiver does from pass to pass, given what it knows of the segment.
+    fn next_pass(&mut self, left: Option<GrowingSegment>) {
         let state = self.state();
-        let writer = SegmentWriter::open(&self.dir, ID, state, index);
+        let writer = SegmentWriter::open(&self.dir, ID, state, left);
         self.writer = writer.unwrap();
     }
 
@@ -387,7 +387,11 @@ fn index_is_the_same_wherever_passes_end_and_whatever_is_known_of_it() {
                 if nth % per_pass != per_pass - 1 {
                     continue;
                 }
-                let known = fixture.writer().take_index();
+                let mut known = fixture.writer().take_growing();
+                if nth / per_pass % 3 == 1 {
+                    known.close();
+                }
+                let known = Some(known);
                 let is_odd = nth / per_pass % 2 == 1;
                 let known = match case {
                     // After a start.

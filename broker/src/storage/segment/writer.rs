@@ -53,17 +53,21 @@ impl SegmentWriter {
     }
 
     /// Goes on with a segment where `state` says that it ends; what lies behind
-    /// is cut off. With its `index` as it was then, if that is known. `None` if its last
+    /// is cut off. As it was left then, if that is known. `None` if its last
     /// page can't be read, and so not be written without losing what may be read
     /// another time: then it ends as it is.
     pub fn open(
         dir: &dyn Dir,
         partition: PartitionId,
         state: SegmentState,
-        index: Option<GrowingIndex>,
+        left: Option<GrowingSegment>,
     ) -> io::Result<Option<SegmentWriter>> {
-        let path = log_path(partition, state.base_offset);
-        let (file, is_new) = open_or_create(dir, &path)?;
+        let left = left.filter(|left| left.index.is_of(&state));
+        let (known, file) = left.map_or((None, None), |left| (Some(left.index), left.file));
+        let (file, is_new) = match file {
+            Some(file) => (file, false),
+            None => open_or_create(dir, &log_path(partition, state.base_offset))?,
+        };
         if !is_writable_at(file.as_ref(), state.len)? {
             if state.batch_count > 0 {
                 let page_end = state.len.next_multiple_of(PAGE as u64);
@@ -79,7 +83,6 @@ impl SegmentWriter {
         if file.len()? != state.len {
             file.set_len(state.len)?;
         }
-        let known = index.filter(|index| index.is_of(&state));
         let is_known = known.is_some();
         let mut writer = SegmentWriter {
             partition,
@@ -149,13 +152,15 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Its index as it is now, for when the segment is opened again. `None` as long as it
-    /// has no entries.
-    pub fn take_index(&mut self) -> Option<GrowingIndex> {
+    /// The segment as it is now, for when it is opened again.
+    pub fn take_growing(&mut self) -> GrowingSegment {
         let taken = GrowingIndex::of_nothing(&self.state);
         let mut index = std::mem::replace(&mut self.index, taken);
         index.segment_len = self.state.len;
-        index.last_entry.is_some().then_some(index)
+        GrowingSegment {
+            index,
+            file: Some(self.file.clone()),
+        }
     }
 
     /// Whose segment it is.
@@ -213,9 +218,40 @@ impl SegmentWriter {
     }
 }
 
+/// A segment that grows, between one time that it is written to and the next.
+#[derive(Debug)]
+pub struct GrowingSegment {
+    index: GrowingIndex,
+    /// `None` if it is to be opened again.
+    file: Option<Arc<dyn File>>,
+}
+
+impl GrowingSegment {
+    /// Whether its file is open.
+    pub fn is_open(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether it tells more than is known without it.
+    pub fn is_worth_keeping(&self) -> bool {
+        self.is_open() || self.index.last_entry.is_some()
+    }
+
+    /// Closes the file.
+    pub fn close(&mut self) {
+        self.file = None;
+    }
+
+    /// The file, if it is open and of the segment of this name.
+    pub fn file_of(&self, base_offset: Offset) -> Option<&dyn File> {
+        let file = self.file.as_deref();
+        file.filter(|_| self.index.base_offset == base_offset)
+    }
+}
+
 /// The index of a segment that grows.
 #[derive(Debug)]
-pub struct GrowingIndex {
+struct GrowingIndex {
     /// Of its segment.
     base_offset: Offset,
     /// How far the segment had been filled: bytes.

@@ -15,6 +15,7 @@ mod keyed;
 mod keyed_model;
 mod lost_checkpoint;
 mod model;
+mod passes;
 mod proof;
 mod random;
 // The codec that the broker uses: a part of a layer above, which knows nothing of it.

@@ -33,6 +33,7 @@ pub(super) fn options() -> StorageOptions {
             tail_bytes: 4 << 10,
         },
         open_segments: 3,
+        growing_segments: 3,
     }
 }
 

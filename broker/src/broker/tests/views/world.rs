@@ -65,6 +65,7 @@ pub(super) fn storage_options() -> StorageOptions {
             tail_bytes: 8 << 10,
         },
         open_segments: 8,
+        growing_segments: 8,
     }
 }
 

@@ -36,6 +36,10 @@ impl Content {
         self.cached.len()
     }
 
+    pub(super) fn is_held(&self) -> bool {
+        Arc::strong_count(&self.handles) > 1
+    }
+
     pub(super) fn read(&self, buf: &mut [u8], position: usize) -> usize {
         let Some(rest) = self.cached.get(position..) else {
             return 0;

@@ -1,0 +1,70 @@
+//! What is kept of the segments that grow, between passes.
+//!
+//! Where thousands of partitions get a little with each pass, to open their segments again
+//! costs half as much as to write them. So files stay open while one pass follows the
+//! other. Whatever is kept of a segment is only used if the segment ends where the last
+//! pass left it; and a file whose segment is to go is closed before, so that its room comes back.
+
+use std::collections::HashMap;
+
+use crate::model::{Offset, PartitionId};
+use crate::storage::dir::File;
+use crate::storage::segment::GrowingSegment;
+
+/// The active segments, as the last pass left them. At most so many are open as may be.
+#[derive(Debug, Default)]
+pub(super) struct Growing {
+    segments: HashMap<PartitionId, GrowingSegment>,
+    /// How many of them are open.
+    open: usize,
+    most_open: usize,
+}
+
+impl Growing {
+    /// None, of which up to `most_open` will be kept open.
+    pub(super) fn new(most_open: usize) -> Growing {
+        Growing {
+            most_open,
+            ..Growing::default()
+        }
+    }
+
+    /// What is known of a partition's active segment; its file, too, if it is open. From
+    /// now on that's the caller's.
+    pub(super) fn take(&mut self, id: PartitionId) -> Option<GrowingSegment> {
+        let taken = self.segments.remove(&id)?;
+        self.open -= usize::from(taken.is_open());
+        Some(taken)
+    }
+
+    /// Keeps what is known of a partition's active segment.
+    pub(super) fn put(&mut self, id: PartitionId, mut segment: GrowingSegment) {
+        self.forget(id);
+        if self.open >= self.most_open {
+            segment.close();
+        }
+        self.open += usize::from(segment.is_open());
+        if segment.is_worth_keeping() {
+            self.segments.insert(id, segment);
+        }
+    }
+
+    /// The file of a segment, if it is open.
+    pub(super) fn file_of(&self, id: PartitionId, base_offset: Offset) -> Option<&dyn File> {
+        self.segments.get(&id)?.file_of(base_offset)
+    }
+
+    /// Closes the partition's segment; it is looked into again before it grows on.
+    pub(super) fn forget(&mut self, id: PartitionId) {
+        drop(self.take(id));
+    }
+
+    /// Closes all files.
+    pub(super) fn close_all(&mut self) {
+        self.segments.retain(|_, segment| {
+            segment.close();
+            segment.is_worth_keeping()
+        });
+        self.open = 0;
+    }
+}

@@ -1,0 +1,152 @@
+//! What passes of the archiver that follow each other cost where many partitions get a
+//! little each, and what stays open between them.
+
+use std::sync::Arc;
+
+use super::model::{batch, read_whole};
+use super::world::{Gentle, options};
+use crate::model::{Offset, PartitionId};
+use crate::storage::dir::sim::SimDir;
+use crate::storage::segment::log_path;
+use crate::storage::{Claim, JournalAppend, PartitionRetention, Storage, StorageOptions};
+
+const PARTITIONS: u32 = 12;
+
+fn ids() -> impl Iterator<Item = PartitionId> {
+    (0..PARTITIONS).map(|nth| PartitionId(16 + nth))
+}
+
+fn open(dir: &SimDir, growing_segments: usize) -> Storage {
+    let mut options = StorageOptions {
+        growing_segments,
+        ..options()
+    };
+    options.journal.size.max_files = 32;
+    options.journal.size.file_bytes = 64 << 10;
+    let (storage, report) = Storage::open(Arc::new(dir.clone()), options, 1 << 70).unwrap();
+    assert_eq!(report.damage, []);
+    storage
+}
+
+/// Leaves a journal file that has a little of each of these partitions.
+fn close_file(storage: &Storage, ids: impl Iterator<Item = PartitionId>) {
+    for id in ids {
+        let log = storage.partition(id);
+        for _ in 0..3 {
+            let append = JournalAppend {
+                log: log.clone(),
+                batch: batch(log.lock().next_offset.0, 1, 900),
+                unit_remaining: 0,
+                guards: Vec::new(),
+                claim: Claim::User,
+            };
+            storage.append(&[append], 1_000).unwrap();
+        }
+        let end = log.lock().next_offset;
+        log.publish(end);
+    }
+    storage.flush(storage.written()).unwrap();
+    assert!(storage.close_journal_file());
+}
+
+/// So many files that one pass doesn't take all of them.
+fn close_files(storage: &Storage) {
+    while storage.archiver_lag() <= 8 {
+        close_file(storage, ids());
+    }
+}
+
+fn pass(storage: &Storage) {
+    assert!(storage.archive_oldest(1_000, &Gentle(false)).unwrap() > 0);
+}
+
+/// A pass that finds the segments as the one before left them, with more to do behind it:
+/// how many files were opened.
+fn opened_by_a_pass(storage: &Storage, dir: &SimDir) -> u64 {
+    close_files(storage);
+    pass(storage);
+    assert!(storage.archiver_lag() > 0);
+    close_files(storage);
+    let opened = dir.opened();
+    pass(storage);
+    dir.opened() - opened
+}
+
+fn is_open(storage: &Storage, dir: &SimDir, id: PartitionId) -> bool {
+    let active = storage.partition(id).lock().active.unwrap();
+    dir.is_held(&log_path(id, active.base_offset))
+}
+
+fn check(storage: &Storage) {
+    for id in ids() {
+        let end = storage.partition(id).lock().next_offset;
+        let whole = read_whole(storage, id, 4 << 10);
+        assert_eq!(whole.batches.len() as u64, end.0);
+        assert_eq!(whole.quarantined, []);
+    }
+}
+
+#[test]
+fn segments_stay_open_between_passes_as_far_as_they_may() {
+    let cost = |growing_segments| {
+        let dir = SimDir::new();
+        let storage = open(&dir, growing_segments);
+        let opened = opened_by_a_pass(&storage, &dir);
+        let state = |id| storage.partition(id).lock().active.unwrap();
+        assert!(ids().all(|id| state(id).base_offset == Offset::ZERO));
+        check(&storage);
+        drop(storage);
+        // Everything that passes have done is durable.
+        check(&open(&dir.crash(1), growing_segments));
+        opened
+    };
+    let partitions = u64::from(PARTITIONS);
+    let all = cost(0);
+    assert!(all >= partitions, "{all}");
+    assert_eq!(cost(5), all - 5);
+    assert_eq!(cost(usize::MAX), all - partitions);
+}
+
+#[test]
+fn room_of_segments_that_go_comes_back_though_they_were_open() {
+    let dir = SimDir::new();
+    let storage = open(&dir, usize::MAX);
+    opened_by_a_pass(&storage, &dir);
+    assert!(ids().all(|id| is_open(&storage, &dir, id)));
+
+    // One goes with its partition, another with what it holds, for good.
+    let (deleted, expired) = (PartitionId(16), PartitionId(17));
+    storage.delete_partitions(&[deleted]).unwrap();
+    let retention = PartitionRetention {
+        log: storage.partition(expired),
+        retention_ms: Some(100),
+        retention_bytes: None,
+    };
+    let removed = storage.apply_retention([retention].into_iter(), 2_000);
+    assert_eq!(removed.unwrap(), 1);
+    assert_eq!(dir.held_without_a_name(), 0);
+    let mut others = ids().filter(|&id| id != deleted && id != expired);
+    assert!(others.all(|id| is_open(&storage, &dir, id)));
+
+    // Nothing stays open while there is nothing to do.
+    while storage.archiver_lag() > 0 {
+        pass(&storage);
+    }
+    let mut left = ids().filter(|&id| id != deleted);
+    assert!(left.all(|id| !is_open(&storage, &dir, id)));
+    assert_eq!(dir.held_without_a_name(), 0);
+}
+
+#[test]
+fn what_is_open_is_not_opened_to_forget_its_pages() {
+    for growing_segments in [0, usize::MAX] {
+        let dir = SimDir::new();
+        let storage = open(&dir, growing_segments);
+        for _ in 0..5 {
+            opened_by_a_pass(&storage, &dir);
+        }
+        let (by_path, open) = (dir.take_forgotten().len(), dir.forgotten_open());
+        assert_eq!(by_path > 0, growing_segments == 0, "{by_path}");
+        assert_eq!(open > 0, growing_segments > 0, "{open}");
+    }
+}
