@@ -155,17 +155,26 @@ impl BatchHeader {
         {
             return Err(HeaderError::Checksum);
         }
-        let base_offset = u64::from_le_bytes(get(bytes, BASE_OFFSET_AT));
-        let offset_span = u32::from_le_bytes(get(bytes, OFFSET_SPAN_AT));
-        if base_offset.checked_add(u64::from(offset_span)).is_none() {
-            return Err(HeaderError::Offsets);
+        let header = BatchHeader::decode_verified(bytes);
+        let BatchHeader {
+            base_offset,
+            offset_span,
+            ..
+        } = header;
+        match base_offset.0.checked_add(u64::from(offset_span)) {
+            Some(_) => Ok(header),
+            None => Err(HeaderError::Offsets),
         }
-        Ok(BatchHeader {
+    }
+
+    /// Reads a header once more that [`BatchHeader::decode`] has verified.
+    pub fn decode_verified(bytes: &[u8; HEADER_LEN]) -> BatchHeader {
+        BatchHeader {
             payload_crc: u32::from_le_bytes(get(bytes, PAYLOAD_CRC_AT)),
             payload_len: u32::from_le_bytes(get(bytes, PAYLOAD_LEN_AT)),
-            base_offset: Offset(base_offset),
+            base_offset: Offset(u64::from_le_bytes(get(bytes, BASE_OFFSET_AT))),
             record_count: u32::from_le_bytes(get(bytes, RECORD_COUNT_AT)),
-            offset_span,
+            offset_span: u32::from_le_bytes(get(bytes, OFFSET_SPAN_AT)),
             append_time_ms: i64::from_le_bytes(get(bytes, APPEND_TIME_AT)),
             max_timestamp_ms: i64::from_le_bytes(get(bytes, MAX_TIMESTAMP_AT)),
             producer_id: u64::from_le_bytes(get(bytes, PRODUCER_ID_AT)),
@@ -174,7 +183,7 @@ impl BatchHeader {
             uncompressed_len: u32::from_le_bytes(get(bytes, UNCOMPRESSED_LEN_AT)),
             producer_epoch: u16::from_le_bytes(get(bytes, PRODUCER_EPOCH_AT)),
             attributes: u16::from_le_bytes(get(bytes, ATTRIBUTES_AT)),
-        })
+        }
     }
 
     /// Whether `payload` is the one that this header was written for.

@@ -141,8 +141,8 @@ fn pieces<'a>(slots: &[Slot], arena: &'a [u8], log: &PartitionLog) -> Vec<Piece<
             continue;
         }
         let header = |slot: &Slot| {
-            let header = BatchHeader::decode(&arena[slot.at..]);
-            header.expect("it was checked before it was copied")
+            let bytes = arena[slot.at..].first_chunk();
+            BatchHeader::decode_verified(bytes.expect("it was checked before it was copied"))
         };
         pieces.push(Piece {
             bytes: &arena[first.at..last.at + body_len(&last.run)],

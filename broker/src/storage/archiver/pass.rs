@@ -73,11 +73,14 @@ impl Pass<'_> {
         };
         let mut source = Source::new(self.files);
         let mut round = Round::default();
+        // One for all partitions: to make it grow for each costs as much as to fill it.
+        let mut runs: Vec<Run> = Vec::new();
         for id in touched {
             let Some(log) = self.storage.log(id) else {
                 continue;
             };
-            let runs = self.runs_of(&log);
+            runs.clear();
+            self.add_runs_of(&log, &mut runs);
             let bytes: usize = runs.iter().map(body_len).sum();
             if runs.is_empty() {
                 continue;
@@ -106,13 +109,13 @@ impl Pass<'_> {
         touched
     }
 
-    /// What the partition has in the files.
-    fn runs_of(&self, log: &PartitionLog) -> Vec<Run> {
+    /// Adds what the partition has in the files.
+    fn add_runs_of(&self, log: &PartitionLog, runs: &mut Vec<Run>) {
         let Some(newest) = self.files.last() else {
-            return Vec::new();
+            return;
         };
         let here = |run: &Run| run.lsn.generation() <= newest.generation;
-        log.lock().runs.iter().take_while(here).collect()
+        runs.extend(log.lock().runs.iter().take_while(here));
     }
 
     /// Copies the batches of one partition in the order in which they lie.
