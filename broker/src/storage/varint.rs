@@ -43,7 +43,7 @@ pub fn count(bytes: &[u8]) -> usize {
 }
 
 /// Whether a byte is the last one of its number.
-fn is_last(byte: u8) -> bool {
+pub fn is_last(byte: u8) -> bool {
     byte < 0x80
 }
 

@@ -46,6 +46,26 @@ impl PackedRuns {
         Iter(&self.bytes)
     }
 
+    /// Distances and counts of all but the oldest, each summed up, counts modulo 2^32. Where
+    /// all numbers take one byte, which is the rule, without a look at each by itself.
+    pub(super) fn sums_behind_oldest(&self) -> (u64, u32) {
+        if self.bytes.iter().all(|&byte| varint::is_last(byte)) {
+            let (runs, _) = self.bytes.as_chunks();
+            let behind = runs.iter().skip(1);
+            return behind.fold((0, 0), |(distances, counts), &[distance, count]| {
+                (
+                    distances + u64::from(distance),
+                    counts + u32::from(count >> 1),
+                )
+            });
+        }
+        let behind = self.iter().skip(1);
+        behind.fold((0, 0), |(distances, counts), run| {
+            let distances = distances + u64::from(run.distance);
+            (distances, counts.wrapping_add(run.count))
+        })
+    }
+
     /// Adds the newest.
     pub(super) fn push_newest(&mut self, run: PackedRun) {
         let len: usize = numbers(run).into_iter().map(varint::len).sum();
@@ -180,5 +200,29 @@ mod tests {
             begins_file: true,
         });
         assert_eq!(packed.bytes(), 2);
+    }
+
+    #[test]
+    fn sums_are_those_of_the_runs_whatever_their_numbers_take() {
+        let small = |run: &PackedRun| run.distance < 128 && run.count < 64;
+        for few in [false, true] {
+            let runs = runs().into_iter().chain((1..99).map(|distance| PackedRun {
+                distance,
+                count: 99 - distance,
+                begins_file: distance % 2 == 0,
+            }));
+            let runs: Vec<PackedRun> = runs.filter(|run| !few || small(run)).collect();
+            let mut packed = PackedRuns::default();
+            assert_eq!(packed.sums_behind_oldest(), (0, 0));
+            for (nth, &run) in runs.iter().enumerate() {
+                packed.push_newest(run);
+                let behind = &runs[1..=nth];
+                let distances = behind.iter().map(|run| u64::from(run.distance)).sum();
+                let counts = behind.iter().map(|run| run.count);
+                let counts = counts.fold(0_u32, u32::wrapping_add);
+                assert_eq!(packed.sums_behind_oldest(), (distances, counts));
+            }
+            assert_eq!(packed.bytes() == 2 * runs.len(), few);
+        }
     }
 }

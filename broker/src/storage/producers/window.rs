@@ -203,16 +203,20 @@ impl Window {
     }
 
     fn oldest(&self) -> KnownRun {
-        let mut behind = self.older.iter();
-        let Some(oldest) = behind.next() else {
+        let Some(oldest) = self.older.iter().next() else {
             return self.last;
         };
-        let second = behind.fold(self.last.run, |second, packed| SequenceRun {
-            base_offset: Offset(second.base_offset.0 - u64::from(packed.distance)),
-            base_sequence: second.base_sequence.wrapping_sub(packed.count),
+        let SequenceRun {
+            base_offset,
+            base_sequence,
+            ..
+        } = self.last.run;
+        let (distances, counts) = self.older.sums_behind_oldest();
+        oldest.unpack(&SequenceRun {
+            base_offset: Offset(base_offset.0 - distances),
+            base_sequence: base_sequence.wrapping_sub(counts),
             count: 0,
-        });
-        oldest.unpack(&second)
+        })
     }
 
     /// Where the oldest run begins.
