@@ -3,7 +3,10 @@
 //! A lease that ends is over only once its keys are gone, by tombstones that are as
 //! durable as their topics say: a crash in between leaves the lease, which has its whole
 //! time after the start and ends again. What was put with it again meanwhile, without it
-//! or with another one, stays: the tombstones expect the version that ends.
+//! or with another one, stays: the tombstones expect the version that ends. Keys that an
+//! end can't come to are removed later (`sweep`).
+
+mod sweep;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -54,6 +57,8 @@ pub(super) struct LeaseRegistry {
     /// Ids up to here are reserved. Held while more are.
     reserved: tokio::sync::Mutex<u64>,
     log: InternalLog,
+    /// Records of leases couldn't be read.
+    is_damaged: bool,
     /// When milliseconds began to be counted.
     started: Instant,
     stopping: CancellationToken,
@@ -114,10 +119,9 @@ impl LeaseRegistry {
                 fold.apply(record)?;
             }
         }
-        if log.is_damaged() {
-            tracing::error!(
-                "records of leases are damaged on disk: keys may stay though their lease is over"
-            );
+        let is_damaged = log.is_damaged();
+        if is_damaged {
+            tracing::error!("records of leases are damaged on disk: those leases are over");
             // What is lost may have said that higher ids were given out.
             fold.last = fold.last.max(end.0.saturating_mul(IDS_PER_RECORD));
         }
@@ -127,6 +131,7 @@ impl LeaseRegistry {
             changed: Notify::new(),
             reserved: tokio::sync::Mutex::new(reserved),
             log,
+            is_damaged,
             started: Instant::now(),
             stopping: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -136,12 +141,16 @@ impl LeaseRegistry {
         })
     }
 
-    /// Ends leases when their time is over, until it is stopped.
+    /// Ends leases when their time is over, and sweeps, until it is stopped.
     pub(super) fn watch(self: &Arc<Self>, broker: Weak<Shared>) {
         let registry = self.clone();
+        let sweeping = self.clone().sweep_always(broker.clone());
         let run = async move { registry.run(broker).await };
         let stopping = self.stopping.clone();
         self.tasks.spawn(stopping.run_until_cancelled_owned(run));
+        let stopping = self.stopping.clone();
+        self.tasks
+            .spawn(stopping.run_until_cancelled_owned(sweeping));
     }
 
     /// Ends no leases any more.

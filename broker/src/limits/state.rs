@@ -122,6 +122,12 @@ pub const LEASES_ENDING_AT_ONCE: usize = 1024;
 /// Writes that remove their keys at the same time.
 pub const LEASE_WRITES_AT_ONCE: usize = 256;
 
+/// How often keys are looked for that outlived their lease.
+pub const LEASE_SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+/// Leases of a partition that are looked at together for that.
+pub const LEASES_SWEPT_AT_ONCE: usize = 1000;
+
 /// The keys of a lease that one write removes: bytes, but at least one key.
 pub const LEASE_WRITE_BYTES: usize = 128 * KIB;
 

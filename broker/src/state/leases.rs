@@ -10,7 +10,7 @@
 //!   could hear nobody.
 //! - No id is given out twice.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroU64;
 
 use super::partition_view::LeaseId;
@@ -30,7 +30,7 @@ pub struct Leases {
     /// The highest id that was given out.
     last: u64,
     /// Leases on their way into the log.
-    granting: usize,
+    granting: HashSet<LeaseId>,
     /// When the time was looked at last.
     looked_ms: u64,
     /// When it is to be looked at again, at the latest.
@@ -102,19 +102,19 @@ impl Leases {
     /// Begins to grant a lease: uses up its id, whatever becomes of it. Nothing when there
     /// are as many as there may be, those counted that are being granted.
     pub fn begin_grant(&mut self, most: usize) -> Option<LeaseId> {
-        if self.by_id.len() + self.granting >= most {
+        if self.by_id.len() + self.granting.len() >= most {
             return None;
         }
         let id = self.next_id();
         self.last = id.0.get();
-        self.granting += 1;
+        self.granting.insert(id);
         Some(id)
     }
 
     /// Ends what was begun with [`Leases::begin_grant`]: the lease lives from now on, if
     /// it has a time to live.
     pub fn end_grant(&mut self, id: LeaseId, ttl_ms: Option<u64>, now_ms: u64) {
-        self.granting -= 1;
+        self.granting.remove(&id);
         let Some(ttl_ms) = ttl_ms else {
             return;
         };
@@ -239,6 +239,11 @@ impl Leases {
         self.by_id.get(&id).is_none_or(|lease| lease.puts == 0)
     }
 
+    /// Whether a lease was granted once and isn't there any more; so it never comes again.
+    pub fn is_over(&self, id: LeaseId) -> bool {
+        id.0.get() <= self.last && !self.by_id.contains_key(&id) && !self.granting.contains(&id)
+    }
+
     /// An ending lease is over.
     pub fn remove(&mut self, id: LeaseId) {
         if let Some(lease) = self.by_id.remove(&id)
@@ -331,13 +336,18 @@ mod tests {
         assert_eq!(leases.begin_grant(2), None);
         leases.end_grant(second, None, 0);
         // The id of one that wasn't granted doesn't come again.
+        assert!(leases.is_over(second) && !leases.is_over(first));
+        assert!(!leases.is_over(leases.next_id()), "it isn't given out yet");
         let third = leases.begin_grant(2).unwrap();
+        assert!(!leases.is_over(third), "it is being granted");
         assert_eq!(third.0.get(), 3);
         leases.end_grant(third, Some(100), 0);
         // One that is ending counts until it is over.
         assert_eq!(leases.take_due(100), [first, third]);
         assert_eq!(leases.begin_grant(2), None);
+        assert!(!leases.is_over(first), "it is ending");
         leases.remove(first);
+        assert!(leases.is_over(first));
         assert!(leases.begin_grant(2).is_some());
     }
 

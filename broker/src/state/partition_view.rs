@@ -8,7 +8,7 @@
 //! - What is charged to the memory of all views is what this one holds, and is given
 //!   back with it.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU64;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -71,7 +71,7 @@ pub struct PartitionView {
     spare: usize,
     entries: BTreeMap<Box<[u8]>, Entry>,
     /// The keys of each lease.
-    leased: HashMap<LeaseId, HashSet<Box<[u8]>>>,
+    leased: BTreeMap<LeaseId, HashSet<Box<[u8]>>>,
 }
 
 impl PartitionView {
@@ -87,7 +87,7 @@ impl PartitionView {
             is_whole: true,
             spare: 0,
             entries: BTreeMap::new(),
-            leased: HashMap::new(),
+            leased: BTreeMap::new(),
         }
     }
 
@@ -313,6 +313,13 @@ impl PartitionView {
         keys.into_iter().flatten().map(AsRef::as_ref)
     }
 
+    /// The leases that keys end with, behind one, in their order.
+    pub fn leases_behind(&self, after: Option<LeaseId>) -> impl Iterator<Item = LeaseId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let leases = self.leased.range((from, Bound::Unbounded));
+        leases.map(|(&lease, _)| lease)
+    }
+
     /// Forgets all keys; records from `start` on are to be applied.
     pub fn start_over(&mut self, start: Offset) {
         let spare = self.spare;
@@ -501,6 +508,7 @@ mod tests {
         let lease = |id| Some(LeaseId(NonZeroU64::new(id).unwrap()));
         let (mut view, memory) = view(usize::MAX, usize::MAX);
         let leased = |view: &PartitionView, id| view.leased(lease(id).unwrap()).count();
+        let first = lease(1);
         let mut offset = 0;
         let mut apply = |key, body, lease| {
             let update = Update {
@@ -510,6 +518,11 @@ mod tests {
             view.apply(update).unwrap();
             offset += 1;
             let (one, two) = (leased(&view, 1), leased(&view, 2));
+            let ids = view.leases_behind(None).map(|lease| lease.0.get());
+            let expected = [(1, one), (2, two)].into_iter();
+            assert!(ids.eq(expected.filter(|it| it.1 > 0).map(|it| it.0)));
+            let behind = view.leases_behind(first);
+            assert_eq!(behind.count(), usize::from(two > 0));
             let copies = view.len() + one + two;
             assert_eq!(memory.used().0, copies * (1 + KEY_OVERHEAD));
             (one, two)

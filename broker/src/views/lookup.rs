@@ -210,6 +210,18 @@ impl TopicView {
         with.map(|(partition, _)| partition).collect()
     }
 
+    /// Some leases that keys of a partition end with, as far as the view is: those behind
+    /// one, in their order.
+    pub fn leases_behind(
+        &self,
+        partition: u32,
+        after: Option<LeaseId>,
+        most: usize,
+    ) -> Vec<LeaseId> {
+        let view = self.shared.viewed(partition).read();
+        view.leases_behind(after).take(most).collect()
+    }
+
     /// Where the latest record of a key lies, of everything that can be read when it is
     /// asked for; and what `see` makes of how far the view has seen, while it sees no
     /// more.

@@ -238,6 +238,19 @@ impl TopicView {
         viewed.write().start_over(start);
     }
 
+    /// What the follower does when the keys don't fit into memory.
+    pub(crate) fn give_up(&self, partition: u32) {
+        let viewed = self.shared.viewed(partition);
+        viewed.end(&ViewError::TooLarge { limit: 0 });
+        self.begin_anew(partition);
+    }
+
+    /// There is a view again after [`TopicView::give_up`]. The follower goes on when it
+    /// hears of the next record.
+    pub(crate) fn resume(&self, partition: u32) {
+        self.shared.viewed(partition).resume();
+    }
+
     /// What retention removed, as far as the view knows.
     pub(crate) fn start(&self, partition: u32) -> Offset {
         self.shared.viewed(partition).read().start()
