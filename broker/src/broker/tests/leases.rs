@@ -1,6 +1,8 @@
 //! Leases whose client goes away, whose keys are hard to remove, and that a crash meets at
 //! any step.
 
+mod sweep;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,7 +14,6 @@ use super::super::{Author, Broker, KeyWrite, WriteError};
 use super::{Disk, name, stop};
 use crate::limits;
 use crate::model::{Cleanup, FlushLevel, Offset, TopicConfig};
-use crate::state::LeaseError;
 use crate::storage::dir::sim::Fault;
 use crate::views::{LeaseId, LeasedBound};
 
@@ -159,114 +160,6 @@ async fn a_view_that_is_behind_holds_up_no_end_but_that_of_its_own_keys() {
         assert_eq!(removed.unwrap().unwrap(), Some(2));
     }
     assert!(!has(&broker, "behind", "0").await);
-    stop(broker).await;
-}
-
-/// The end of a lease doesn't know the keys in a view that is given up. What is put anew
-/// without the lease, or with one that lives, stays.
-#[tokio::test]
-async fn keys_whose_lease_ended_while_their_view_was_given_up_are_swept() {
-    let disk = Disk::new();
-    let broker = disk.open().await;
-    compacted(&broker, "given-up", FlushLevel::Os).await;
-    let mut ended = Vec::new();
-    // More than are looked at together.
-    for number in 0..limits::LEASES_SWEPT_AT_ONCE + 5 {
-        let lease = broker.grant_lease(TTL_MS).await.unwrap();
-        let key = number.to_string();
-        put(&broker, "given-up", &[&key], Some(lease))
-            .await
-            .unwrap();
-        ended.push(lease);
-    }
-    let alive = broker.grant_lease(TTL_MS).await.unwrap();
-    put(&broker, "given-up", &["alive"], Some(alive))
-        .await
-        .unwrap();
-    put(&broker, "given-up", &["0"], None).await.unwrap();
-    put(&broker, "given-up", &["1"], Some(alive)).await.unwrap();
-    assert_eq!(broker.shared.leases.sweep(&broker).await, 0);
-
-    let state = broker.state("given-up").unwrap();
-    state.view().give_up(0);
-    for lease in &ended {
-        assert_eq!(broker.revoke_lease(lease.0.get()).await.unwrap(), Some(0));
-    }
-    assert_eq!(broker.shared.leases.sweep(&broker).await, 0);
-    state.view().resume(0);
-    put(&broker, "given-up", &["bell"], None).await.unwrap();
-    assert!(has(&broker, "given-up", "2").await);
-
-    let swept = broker.shared.leases.sweep(&broker).await;
-    assert_eq!(swept, ended.len() as u64 - 2);
-    for lease in &ended {
-        assert_eq!(leased(&broker, "given-up", *lease).await, 0);
-    }
-    for key in ["0", "1", "alive", "bell"] {
-        assert!(has(&broker, "given-up", key).await, "{key}");
-    }
-    assert_eq!(broker.shared.leases.sweep(&broker).await, 0);
-    stop(broker).await;
-}
-
-/// Its client is told that it is over, and it stays so though its record can be read again.
-#[tokio::test]
-async fn keys_of_a_lease_whose_record_is_lost_are_swept_and_it_never_comes_back() {
-    let disk = Disk::new();
-    let broker = disk.open().await;
-    compacted(&broker, "safe", FlushLevel::Always).await;
-    let lost = broker.grant_lease(TTL_MS).await.unwrap();
-    let kept = broker.grant_lease(TTL_MS).await.unwrap();
-    put(&broker, "safe", &["lost"], Some(lost)).await.unwrap();
-    put(&broker, "safe", &["kept"], Some(kept)).await.unwrap();
-    stop(broker).await;
-    disk.archive();
-    // In the batch of the first lease.
-    assert!(disk.dir.flip_bit_of(b"reserved"));
-
-    let broker = disk.open().await;
-    let id = lost.0.get();
-    let expired = LeaseError::Expired(id);
-    assert_eq!(broker.keep_lease_alive(id), Err(expired));
-    assert_eq!(broker.begin_leased_put(id).unwrap_err(), expired);
-    assert!(has(&broker, "safe", "lost").await);
-    assert_eq!(broker.shared.leases.sweep(&broker).await, 1);
-    assert!(!has(&broker, "safe", "lost").await);
-    assert!(has(&broker, "safe", "kept").await);
-    assert_eq!(broker.keep_lease_alive(kept.0.get()), Ok(TTL_MS));
-    stop(broker).await;
-
-    // It was only for now.
-    assert!(disk.dir.flip_bit_of(b"seserved"));
-    let broker = disk.open().await;
-    assert_eq!(broker.keep_lease_alive(id), Err(expired));
-    assert_eq!(broker.keep_lease_alive(kept.0.get()), Ok(TTL_MS));
-    assert!(!has(&broker, "safe", "lost").await);
-    stop(broker).await;
-}
-
-/// Nobody has to ask for it.
-#[tokio::test]
-async fn the_sweep_runs_by_itself() {
-    let disk = Disk::new();
-    let broker = disk.open().await;
-    compacted(&broker, "given-up", FlushLevel::Os).await;
-    let lease = broker.grant_lease(TTL_MS).await.unwrap();
-    put(&broker, "given-up", &["key"], Some(lease))
-        .await
-        .unwrap();
-    let state = broker.state("given-up").unwrap();
-    state.view().give_up(0);
-    broker.revoke_lease(lease.0.get()).await.unwrap();
-    state.view().resume(0);
-    put(&broker, "given-up", &["bell"], None).await.unwrap();
-    assert!(has(&broker, "given-up", "key").await);
-    tokio::time::pause();
-    tokio::time::advance(limits::LEASE_SWEEP_EVERY).await;
-    tokio::time::resume();
-    while has(&broker, "given-up", "key").await {
-        tokio::task::yield_now().await;
-    }
     stop(broker).await;
 }
 

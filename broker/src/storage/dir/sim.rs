@@ -27,7 +27,7 @@ use content::Content;
 use names::Names;
 
 pub(crate) use content::SECTOR;
-use rng::SimRng;
+pub(crate) use rng::SimRng;
 
 /// How an operation fails. Each strikes once, but for the crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
