@@ -128,6 +128,9 @@ pub const LEASE_SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// Leases of a partition that are looked at together for that.
 pub const LEASES_SWEPT_AT_ONCE: usize = 1000;
 
+/// Writes that remove such keys at the same time; ends of leases have the other turns.
+pub const LEASE_SWEEP_WRITES_AT_ONCE: usize = 64;
+
 /// The keys of a lease that one write removes: bytes, but at least one key.
 pub const LEASE_WRITE_BYTES: usize = 128 * KIB;
 

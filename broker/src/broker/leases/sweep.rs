@@ -104,16 +104,21 @@ impl LeaseRegistry {
         if let Err(error) = self.end_what_was_lost(&found).await {
             return (0, Err(error));
         }
-        let removing = found
-            .into_iter()
-            .map(|id| self.remove_keys(broker, state, partition, id));
         let (mut removed, mut failed) = (0, Ok(()));
-        for (count, outcome) in join_all(removing).await {
-            removed += count;
-            match outcome {
-                Ok(()) | Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {
+        for some in found.chunks(limits::LEASE_SWEEP_WRITES_AT_ONCE) {
+            let removing = some
+                .iter()
+                .map(|&id| self.remove_keys(broker, state, partition, id));
+            for (count, outcome) in join_all(removing).await {
+                removed += count;
+                match outcome {
+                    Ok(())
+                    | Err(WriteError::View(ViewError::Deleted | ViewError::TooLarge { .. })) => {}
+                    Err(error) => failed = Err(error),
                 }
-                Err(error) => failed = Err(error),
+            }
+            if failed.is_err() {
+                break;
             }
         }
         (removed, failed)
