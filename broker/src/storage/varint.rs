@@ -1,6 +1,6 @@
 //! Numbers in as few bytes as they need: seven bits per byte, low ones first, where
-//! all bytes but the last have the highest bit set. For what there is so much of in
-//! memory that every byte counts; nothing of it is ever on disk.
+//! all bytes but the last have the highest bit set. For what there is so much of that
+//! every byte counts.
 
 /// Bytes that a number takes: 1 to 10.
 pub fn len(number: u64) -> usize {

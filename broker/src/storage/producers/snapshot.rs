@@ -7,6 +7,10 @@
 //! It is never older, unless somebody has put an old one back. Once there is one,
 //! each checkpoint gets a new one, even if there is nothing to say.
 //!
+//! There may be dozens of runs for every producer in every partition, so all but the last
+//! are told by how they differ from the one behind: two bytes, mostly. Files in which
+//! each is told in full are read, too: those of version 1.
+//!
 //! Which partitions it has something of is also noted in the checkpoint: so a
 //! snapshot that is lost is missed exactly where it matters.
 
@@ -19,16 +23,19 @@ use super::Tally;
 use super::requests::{Request, Requests};
 use super::table::{Forgotten, Producer, ProducerTable};
 use super::window::{SequenceRun, Window};
+use crate::limits;
 use crate::model::{Offset, PartitionId, RequestStamp};
 use crate::storage::dir::{Dir, File};
 use crate::storage::lsn::Generation;
+use crate::storage::varint;
 
 /// Name of the file.
 pub const FILE: &str = "producers";
 const NEW_FILE: &str = "producers.new";
 
-/// "SCI" and the format version, 1.
-const MAGIC: u32 = u32::from_le_bytes(*b"SCI\x01");
+/// "SCI" and the format version, 2.
+const MAGIC: u32 = u32::from_le_bytes(*b"SCI\x02");
+const MAGIC_1: u32 = u32::from_le_bytes(*b"SCI\x01");
 
 /// The file is written in pieces of about this size: bytes.
 const PIECE: usize = if cfg!(test) { 256 } else { 1 << 20 };
@@ -86,14 +93,19 @@ impl Snapshot {
     }
 
     pub(in crate::storage) fn decode(bytes: &[u8], tally: &Arc<Tally>) -> Option<Snapshot> {
-        let mut reader = Reader(bytes);
-        let (magic, crc) = (reader.u32()?, reader.u32()?);
-        if magic != MAGIC || crc != crc32fast::hash(reader.0) {
+        let (magic, rest) = bytes.split_first_chunk()?;
+        let runs = match u32::from_le_bytes(*magic) {
+            MAGIC => Runs::Packed,
+            MAGIC_1 => Runs::InFull,
+            _ => return None,
+        };
+        let mut reader = Reader { left: rest, runs };
+        if reader.u32()? != crc32fast::hash(reader.left) {
             return None;
         }
         let archived = Generation(reader.u32()?);
         let mut partitions = HashMap::new();
-        while !reader.0.is_empty() {
+        while !reader.left.is_empty() {
             let (id, known) = reader.partition(tally)?;
             partitions.insert(id, known);
         }
@@ -213,11 +225,7 @@ fn encode_partition(
         out.extend(producer.last_ms.to_le_bytes());
         out.extend(producer.epoch.to_le_bytes());
         out.extend(run_count.to_le_bytes());
-        for run in runs {
-            out.extend(run.base_offset.0.to_le_bytes());
-            out.extend(run.base_sequence.to_le_bytes());
-            out.extend(run.count.to_le_bytes());
-        }
+        encode_runs(out, &runs);
     }
     for request in requests {
         out.extend(request.stamp.id.to_le_bytes());
@@ -228,13 +236,38 @@ fn encode_partition(
     }
 }
 
+/// Encodes runs, oldest first, of which each follows the one before: the last in full,
+/// then the others, newest first.
+fn encode_runs(out: &mut Vec<u8>, runs: &[SequenceRun]) {
+    let last = runs.last().expect("a window has a run");
+    out.extend(last.base_offset.0.to_le_bytes());
+    out.extend(last.base_sequence.to_le_bytes());
+    out.extend(last.count.to_le_bytes());
+    for pair in runs.windows(2).rev() {
+        varint::put(out, pair[1].base_offset.0 - pair[0].base_offset.0);
+        varint::put(out, pair[0].count.into());
+    }
+}
+
+/// How runs are told.
+#[derive(Clone, Copy)]
+enum Runs {
+    /// As [`encode_runs`] does it.
+    Packed,
+    /// Each in full, oldest first.
+    InFull,
+}
+
 /// What is left to read. Everything is `None` where bytes are missing.
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    left: &'a [u8],
+    runs: Runs,
+}
 
 impl Reader<'_> {
     fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
+        let (taken, rest) = self.left.split_first_chunk()?;
+        self.left = rest;
         Some(*taken)
     }
 
@@ -283,15 +316,43 @@ impl Reader<'_> {
         let id = self.u64()?;
         let last_ms = self.i64()?;
         let (epoch, run_count) = (self.u16()?, self.u16()?);
-        let runs = (0..run_count).map(|_| self.run());
-        let runs: Vec<SequenceRun> = runs.collect::<Option<_>>()?;
-        let window = Window::of_runs(&runs)?;
+        let window = Window::of_runs(&self.runs(run_count.into())?)?;
         Some(Producer {
             id,
             last_ms,
             window,
             newest: Generation::ZERO,
             epoch,
+        })
+    }
+
+    /// So many runs, oldest first.
+    fn runs(&mut self, count: usize) -> Option<Vec<SequenceRun>> {
+        if !(1..=limits::RUNS_PER_PRODUCER).contains(&count) {
+            return None;
+        }
+        if let Runs::InFull = self.runs {
+            return (0..count).map(|_| self.run()).collect();
+        }
+        let mut runs = Vec::with_capacity(count);
+        let mut next = self.run()?;
+        for _ in 1..count {
+            runs.push(next);
+            next = self.run_before(&next)?;
+        }
+        runs.push(next);
+        runs.reverse();
+        Some(runs)
+    }
+
+    /// The run that `next` follows.
+    fn run_before(&mut self, next: &SequenceRun) -> Option<SequenceRun> {
+        let distance = varint::take(&mut self.left)?;
+        let count = u32::try_from(varint::take(&mut self.left)?).ok()?;
+        Some(SequenceRun {
+            base_offset: Offset(next.base_offset.0.checked_sub(distance)?),
+            base_sequence: next.base_sequence.wrapping_sub(count),
+            count,
         })
     }
 

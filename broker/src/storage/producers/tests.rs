@@ -1,6 +1,7 @@
 //! The table of a partition: what it decides, what it forgets, and what is left of
 //! it after a restart.
 
+mod snapshot;
 mod time;
 
 use std::sync::Arc;
@@ -489,54 +490,5 @@ fn a_snapshot_that_is_older_than_the_checkpoint_is_as_good_as_none() {
         let Known { table, .. } = replay.into_known(PARTITION);
         assert_eq!(table.producers.is_empty(), is_lost);
         assert_eq!(table.forgotten, is_lost.then_some(Forgotten::ALL_SO_FAR));
-    }
-}
-
-#[test]
-fn every_flipped_bit_of_a_snapshot_is_noticed() {
-    let mut log = Log::default();
-    log.append(&stamp(7, 3, 0), 1).unwrap();
-    log.append(&request(7), 1).unwrap();
-    let dir = SimDir::new();
-    let mut writer = SnapshotWriter::new(&dir, Generation(2));
-    writer.add(PARTITION, Offset(2), log.table());
-    writer.finish().unwrap();
-    let good = crate::storage::tests::content(&dir, FILE);
-    let tally = Arc::new(Tally::default());
-    assert!(Snapshot::decode(&good, &tally).is_some());
-    for bit in 0..good.len() * 8 {
-        let mut bad = good.clone();
-        bad[bit / 8] ^= 1 << (bit % 8);
-        assert!(Snapshot::decode(&bad, &tally).is_none(), "bit {bit}");
-    }
-    for len in 0..good.len() {
-        assert!(
-            Snapshot::decode(&good[..len], &tally).is_none(),
-            "{len} bytes"
-        );
-    }
-}
-
-#[test]
-fn a_snapshot_of_much_is_written_in_pieces() {
-    let mut log = Log::default();
-    crowd(&mut log, 1..200);
-    for name in 0..100 {
-        log.append(&request(name), 1).unwrap();
-    }
-    let dir = SimDir::new();
-    let mut writer = SnapshotWriter::new(&dir, Generation(2));
-    for id in 16..20 {
-        writer.add(PartitionId(id), Offset(1000), log.table());
-        writer.write().unwrap();
-    }
-    writer.finish().unwrap();
-    let Loaded::Snapshot(snapshot) = Snapshot::load(&dir, &Arc::default()).unwrap() else {
-        panic!("it is sound");
-    };
-    assert_eq!(snapshot.partitions.len(), 4);
-    for known in snapshot.partitions.values() {
-        assert_eq!(known.table.producers.len(), 199);
-        assert_eq!(known.table.requests.as_ref().map(|r| r.len()), Some(100));
     }
 }
