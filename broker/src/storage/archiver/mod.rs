@@ -226,6 +226,8 @@ impl Storage {
                 for &id in files.iter().flat_map(|file| &file.touched) {
                     archiver.doubt(id);
                 }
+                // Open files may be what was short.
+                archiver.growing.close_all();
                 if GivenUp::is(&error) {
                     return Ok(0);
                 }
