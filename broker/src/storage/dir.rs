@@ -12,6 +12,7 @@ mod real;
 pub(crate) mod sim;
 #[cfg(test)]
 mod tests;
+mod writeback;
 
 pub use examined::ExaminedDir;
 pub use real::{RealDir, TakeError};
@@ -91,6 +92,10 @@ pub trait Dir: Send + Sync + fmt::Debug {
 
     /// Makes everything in the tree durable, contents and names (`syncfs`).
     fn sync_all(&self) -> io::Result<()>;
+
+    /// Has the kernel begin to write what [`Dir::sync_all`] would have to wait for. A
+    /// hint: nothing is durable for it, and errors are left to whoever flushes.
+    fn begin_writeback(&self);
 
     /// Lets the page cache forget a range of a file that is durable. A hint:
     /// what the file holds doesn't change.

@@ -25,7 +25,11 @@ const PIECE: usize = if cfg!(test) { 1 << 10 } else { 1 << 20 };
 const LARGE: usize = if cfg!(test) { 256 } else { 64 << 10 };
 
 /// Up to so many segments are flushed one by one, more by one `syncfs`.
-const MAX_SINGLE_FLUSHES: usize = 64;
+pub(super) const MAX_SINGLE_FLUSHES: usize = 64;
+
+/// The kernel is asked to begin writing each time that so much was appended to segments
+/// which one `syncfs` will flush: bytes. It then has little left to wait for.
+const WRITEBACK: usize = if cfg!(test) { 8 << 10 } else { 48 << 20 };
 
 /// The broker stops: the pass is left where it is.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +60,10 @@ pub(super) struct Done {
 /// What a pass has done so far.
 struct Progress {
     done: Done,
-    /// Kept open, where they are to be flushed one by one.
+    /// Kept open, where they are to be flushed one by one; `None` where one `syncfs` does it.
     unflushed: Option<Vec<SegmentWriter>>,
+    /// What was gathered since the kernel was asked to begin writing: bytes.
+    unwritten: usize,
 }
 
 impl Pass<'_> {
@@ -70,6 +76,7 @@ impl Pass<'_> {
                 written: Vec::new(),
             },
             unflushed: (touched.len() <= MAX_SINGLE_FLUSHES).then(Vec::new),
+            unwritten: 0,
         };
         let mut source = Source::new(self.files);
         let mut round = Round::default();
@@ -166,6 +173,7 @@ impl Pass<'_> {
         progress: &mut Progress,
     ) -> io::Result<()> {
         let mut arena = std::mem::take(&mut archiver.arena);
+        progress.unwritten += round.bytes();
         round.run(source, &mut arena, |log, pieces| {
             let Some(first) = pieces.first() else {
                 progress.add_damaged(log);
@@ -180,7 +188,17 @@ impl Pass<'_> {
             Ok(())
         })?;
         archiver.arena = arena;
+        self.begin_writeback(progress);
         Ok(())
+    }
+
+    /// Has the kernel write beside this thread what was appended up to now, if that is much.
+    fn begin_writeback(&self, progress: &mut Progress) {
+        let flushed_at_once = progress.unflushed.is_none() && !self.manner.pace.is_gentle();
+        if flushed_at_once && progress.unwritten >= WRITEBACK {
+            self.dir().begin_writeback();
+            progress.unwritten = 0;
+        }
     }
 
     /// Opens the segments of a partition for appending.

@@ -99,6 +99,8 @@ impl Dir for ExaminedDir {
         refused()
     }
 
+    fn begin_writeback(&self) {}
+
     fn forget_pages(&self, _: &Path, _: u64, _: u64) -> io::Result<()> {
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use rustix::fs::{Advice, FlockOperation};
 
+use super::writeback::Writeback;
 use super::{Dir, File, is_full, is_passing};
 
 /// Held locked by the process that uses the directory; holds its process id.
@@ -20,6 +21,7 @@ pub struct RealDir {
     root: PathBuf,
     /// For flushing, which must not fail for want of a descriptor.
     root_handle: StdFile,
+    writeback: Writeback,
     /// Held open: the lock ends with it.
     _lock: StdFile,
 }
@@ -82,6 +84,7 @@ impl RealDir {
         Ok(RealDir {
             root: root.to_owned(),
             root_handle: StdFile::open(root).map_err(failed)?,
+            writeback: Writeback::default(),
             _lock: lock,
         })
     }
@@ -182,6 +185,10 @@ impl Dir for RealDir {
 
     fn sync_all(&self) -> io::Result<()> {
         rustix::fs::syncfs(&self.root_handle).map_err(|error| in_doubt(error.into()))
+    }
+
+    fn begin_writeback(&self) {
+        self.writeback.begin(&self.root);
     }
 
     fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {

@@ -290,6 +290,10 @@ impl Dir for Trap {
         self.dir.sync_all()
     }
 
+    fn begin_writeback(&self) {
+        self.dir.begin_writeback();
+    }
+
     fn forget_pages(&self, path: &Path, from: u64, to: u64) -> std::io::Result<()> {
         self.dir.forget_pages(path, from, to)
     }
