@@ -97,7 +97,7 @@ impl Shared {
             }
             self.write(submissions)
         };
-        if self.storage.archiver_lag() > 0 {
+        if self.storage.is_pass_worthwhile() {
             self.upkeep.wake();
         }
         let (durable, written): (Vec<_>, Vec<_>) = group

@@ -1,5 +1,6 @@
 //! The running log over the simulated disk.
 
+mod gathering;
 mod units;
 
 use std::path::Path;

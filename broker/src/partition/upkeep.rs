@@ -49,6 +49,8 @@ struct UpkeepState {
     calls: u64,
     /// The archiver can't go on: the disk is full or failed.
     stuck: bool,
+    /// The next pass is wanted however few files there are for it.
+    hurried: bool,
     /// Passes of the archiver.
     archived: u64,
 }
@@ -67,9 +69,22 @@ impl Upkeep {
         self.progress.notify_all();
     }
 
+    /// As [`Upkeep::wake`], for a pass that doesn't wait for more files.
+    fn hurry(&self) {
+        self.lock().hurried = true;
+        self.wake();
+    }
+
+    /// Whether the archiver may wait for more files.
+    fn may_gather(&self) -> bool {
+        let state = self.lock();
+        !state.hurried && !state.stuck
+    }
+
     /// Waits until the archiver has recycled a file; false when it can't.
     pub(super) fn wait_for_archiver(&self) -> bool {
-        self.wake();
+        // There may be no room for as many files as it would wait for.
+        self.hurry();
         // Progress between the failed append and this wait goes unnoticed, so
         // the wait is short; then the append is tried again.
         let wait = self.progress.wait_timeout(self.lock(), RETRY_FULL);
@@ -91,6 +106,7 @@ impl Upkeep {
     fn report(&self, stuck: bool) {
         let mut state = self.lock();
         state.stuck = stuck;
+        state.hurried = false;
         state.archived += u64::from(!stuck);
         drop(state);
         self.progress.notify_all();
@@ -136,6 +152,10 @@ impl Pace for Shared {
         self.upkeep.pause(PAUSE);
     }
 
+    fn may_gather(&self) -> bool {
+        self.upkeep.may_gather()
+    }
+
     fn is_over(&self) -> bool {
         self.upkeep.is_closed()
     }
@@ -144,7 +164,7 @@ impl Pace for Shared {
 /// How far archiving came.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Archived {
-    /// Nothing is left.
+    /// Nothing is left, or not enough for a pass.
     All,
     /// There may be more.
     Some,
@@ -192,7 +212,7 @@ impl Shared {
         }
     }
 
-    /// Archives until nothing is left, or it is time for something else: producers may
+    /// Archives until what is left isn't worth a pass, or it is time for something else: producers may
     /// be faster than the archiver for long.
     pub(super) fn archive_until(&self, end: Instant) -> Archived {
         loop {
@@ -218,7 +238,12 @@ impl Shared {
 
     /// What is done every half minute.
     pub(super) fn sweep(&self, file_age: &mut FileAge) {
-        if file_age.is_due(&self.storage) && self.storage.close_journal_file() {
+        let closed = file_age.is_due(&self.storage) && self.storage.close_journal_file();
+        if self.storage.archiver_lag() > 0 {
+            // Those that wait for more have waited long enough.
+            self.upkeep.hurry();
+        }
+        if closed {
             // Retention sees only what is in segments.
             self.archive_until(crate::clock::instant() + SWEEP_EVERY);
         }

@@ -1,7 +1,7 @@
 //! Moves batches from journal files to the segments of their partitions.
 //!
 //! One pass takes the oldest closed files: one, or more as long as each holds
-//! little of every partition. The order of its steps is what makes a crash at
+//! little of every partition (`portion`). The order of its steps is what makes a crash at
 //! any moment harmless:
 //!
 //! 1. append each partition's batches to its active segment (and seal it and
@@ -20,6 +20,7 @@ mod filler;
 mod gather;
 mod growing;
 mod pass;
+mod portion;
 mod producers;
 mod source;
 
@@ -31,23 +32,17 @@ use cooling::{Cooling, Written};
 use filler::Manner;
 use growing::Growing;
 use pass::{Done, GivenUp, Pass};
+use portion::Portion;
 
 use super::Storage;
 use super::checkpoint::{Checkpoint, CheckpointEntry};
 use super::dir::{Dir, is_passing};
-use super::journal::{ClosedFile, JournalFailed};
+use super::journal::JournalFailed;
 use super::log::{PartitionLog, SealedSegment};
 use super::lsn::Generation;
 use super::producers::Noted;
 use super::segment::{self, Listing, SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
-
-/// A pass takes one more file while a partition gets less than this: bytes, on
-/// average. What a partition costs doesn't depend on how much is written to it.
-const ENOUGH_PER_PARTITION: usize = if cfg!(test) { 8 << 10 } else { 64 << 10 };
-
-/// The most files of one pass.
-const MAX_FILES: usize = 8;
 
 /// How much the archiver leaves the disk to others.
 pub trait Pace {
@@ -57,6 +52,11 @@ pub trait Pace {
 
     /// Called after each such piece: may wait.
     fn pause(&self);
+
+    /// Whether files that are too few to be worth a pass may wait until more are closed.
+    fn may_gather(&self) -> bool {
+        false
+    }
 
     /// Whether the broker stops, or the log has failed: work that can be given up is.
     fn is_over(&self) -> bool {
@@ -200,7 +200,11 @@ impl Storage {
 
     fn run_pass(&self, manner: Manner<'_>) -> Result<usize, ArchiveError> {
         self.check_unfailed()?;
-        let files = self.files_of_a_pass();
+        let portion = self.portion();
+        if manner.pace.may_gather() && !portion.is_worthwhile {
+            return Ok(0);
+        }
+        let files = self.journal.files().oldest_closed(portion.files);
         let Some(newest) = files.last() else {
             return Ok(0);
         };
@@ -252,21 +256,14 @@ impl Storage {
         Ok(files.len())
     }
 
-    /// The oldest closed files: so many that a partition gets enough of them.
-    fn files_of_a_pass(&self) -> Vec<ClosedFile> {
+    fn portion(&self) -> Portion {
         let files = self.journal.files();
-        // Half of them stay for the writer.
-        let most = MAX_FILES.min(files.size().max_files / 2).max(1);
-        let mut bytes = 0;
-        let mut partitions = 1;
-        let mut chosen = files.oldest_closed(most);
-        let enough = chosen.iter().position(|file| {
-            bytes += file.end.position() as usize;
-            partitions = partitions.max(file.touched.len());
-            bytes / partitions >= ENOUGH_PER_PARTITION
-        });
-        chosen.truncate(enough.map_or(chosen.len(), |index| index + 1));
-        chosen
+        Portion::of(&files.closed_contents(), files.size().max_files)
+    }
+
+    /// Whether so much waits for the archiver that a pass is worth its cost.
+    pub fn is_pass_worthwhile(&self) -> bool {
+        self.portion().is_worthwhile
     }
 
     /// What the checkpoint says once the files up to `archived` are in segments

@@ -107,6 +107,15 @@ pub struct ClosedFile {
     pub touched: Vec<PartitionId>,
 }
 
+/// How much is in a file that waits to be archived.
+#[derive(Debug, Clone, Copy)]
+pub struct ClosedContent {
+    /// Up to the end of its last frame.
+    pub bytes: usize,
+    /// Those that have frames in it.
+    pub partitions: usize,
+}
+
 /// All files of the journal.
 #[derive(Debug)]
 pub struct JournalFiles {
@@ -251,6 +260,16 @@ impl JournalFiles {
     /// The oldest files that wait to be archived, at most `count`.
     pub fn oldest_closed(&self, count: usize) -> Vec<ClosedFile> {
         self.lock().closed.iter().take(count).cloned().collect()
+    }
+
+    /// What the files have that wait to be archived, oldest first.
+    pub fn closed_contents(&self) -> Vec<ClosedContent> {
+        let state = self.lock();
+        let content = |closed: &ClosedFile| ClosedContent {
+            bytes: closed.end.position() as usize,
+            partitions: closed.touched.len(),
+        };
+        state.closed.iter().map(content).collect()
     }
 
     /// How many files wait to be archived.

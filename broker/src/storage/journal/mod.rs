@@ -31,7 +31,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 pub use append::{JournalAppend, ToPlace};
-pub use files::{Claim, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared};
+pub use files::{
+    Claim, ClosedContent, ClosedFile, JOURNAL_DIR, JournalFile, JournalFiles, JournalSize, Prepared,
+};
 pub use frame::{FRAME_HEADER_LEN, FRAME_PREFIX_LEN, Frame, frame_len};
 pub use header::{FILE_HEADER_LEN, FileHeader};
 pub use place::Placed;
