@@ -151,6 +151,11 @@ pub trait File: Send + Sync + fmt::Debug {
     /// [`is_passing`].
     fn sync_data(&self) -> io::Result<()>;
 
+    /// Takes room on the disk for a range beyond the end, which stays where it is. A
+    /// hint: where there is no room, writing will say so. [`File::set_len`] gives back
+    /// what lies beyond the end.
+    fn take_room(&self, from: u64, to: u64);
+
     /// Cuts or extends (with zeros) the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
 

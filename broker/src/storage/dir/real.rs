@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 
 use super::writeback::Writeback;
 use super::{Dir, File, is_full, is_passing};
@@ -261,6 +261,11 @@ impl File for RealFile {
 
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data().map_err(in_doubt)
+    }
+
+    fn take_room(&self, from: u64, to: u64) {
+        let len = to.saturating_sub(from);
+        let _ = rustix::fs::fallocate(&self.0, FallocateFlags::KEEP_SIZE, from, len);
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

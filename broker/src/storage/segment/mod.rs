@@ -12,6 +12,7 @@ mod format;
 mod index;
 mod name;
 mod reader;
+mod room;
 mod scan;
 mod state;
 #[cfg(test)]

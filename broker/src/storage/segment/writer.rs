@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use super::format::{Dropped, Footer, SegmentHeader};
 use super::index::{ENTRY_LEN, Index, IndexEntry, is_due};
+use super::room::{room_ahead, room_for};
 use super::scan::SegmentScan;
 use super::state::SegmentState;
 use super::{SegmentName, index_path, log_path};
@@ -180,6 +181,10 @@ impl SegmentWriter {
         bytes: &[u8],
         batches: &[BatchHeader],
     ) -> io::Result<()> {
+        let end = self.state.len + bytes.len() as u64;
+        if let Some(room) = room_ahead(self.state.len, end) {
+            self.file.take_room(room.start, room.end);
+        }
         self.file.write_all_at(bytes, self.state.len)?;
         for batch in batches {
             let position = self.state.len;
@@ -214,6 +219,10 @@ impl SegmentWriter {
         self.write_index(dir)?;
         self.file
             .write_all_at(&Footer { state: self.state }.encode(), self.state.len)?;
+        if room_for(self.state.len) > self.state.len {
+            // Gives back what it didn't need.
+            self.file.set_len(self.file.len()?)?;
+        }
         self.file.sync_data()
     }
 }
