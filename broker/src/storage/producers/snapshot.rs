@@ -349,23 +349,14 @@ impl Reader<'_> {
     fn run_before(&mut self, next: &SequenceRun) -> Option<SequenceRun> {
         let distance = varint::take(&mut self.left)?;
         let count = u32::try_from(varint::take(&mut self.left)?).ok()?;
-        Some(SequenceRun {
-            base_offset: Offset(next.base_offset.0.checked_sub(distance)?),
-            base_sequence: next.base_sequence.wrapping_sub(count),
-            count,
-        })
+        let base_offset = Offset(next.base_offset.0.checked_sub(distance)?);
+        run_of(base_offset, next.base_sequence.wrapping_sub(count), count)
     }
 
     fn run(&mut self) -> Option<SequenceRun> {
         let base_offset = self.offset()?;
         let (base_sequence, count) = (self.u32()?, self.u32()?);
-        // The end of it is an offset, too.
-        base_offset.0.checked_add(count.into())?;
-        Some(SequenceRun {
-            base_offset,
-            base_sequence,
-            count,
-        })
+        run_of(base_offset, base_sequence, count)
     }
 
     fn request(&mut self) -> Option<Request> {
@@ -380,4 +371,14 @@ impl Reader<'_> {
             time_ms: self.i64()?,
         })
     }
+}
+
+/// A run, if its end is an offset, too.
+fn run_of(base_offset: Offset, base_sequence: u32, count: u32) -> Option<SequenceRun> {
+    base_offset.0.checked_add(count.into())?;
+    Some(SequenceRun {
+        base_offset,
+        base_sequence,
+        count,
+    })
 }
