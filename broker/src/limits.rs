@@ -260,7 +260,8 @@ pub const OPEN_SEGMENTS: usize = 256;
 
 /// Segments that are kept open for writing while one pass of the archiver follows the
 /// other, at most: as many as open files are left beside those of connections and
-/// [`RESERVED_FILES`].
+/// [`RESERVED_FILES`]. Should descriptors be short all the same, they are closed when the
+/// archiver is who finds none.
 pub const GROWING_SEGMENTS: usize = 16 << 10;
 
 /// Batches that wait to be written, of all producers together: bytes.

@@ -11,12 +11,18 @@ use crate::model::{Offset, PartitionId};
 use crate::storage::dir::File;
 use crate::storage::segment::GrowingSegment;
 
+/// How many files the second pass after a shortage keeps open; each that follows may keep
+/// twice as many and as many more, up to what there may be at most.
+const OPEN_AFTER_SHORTAGE: usize = 64;
+
 /// The active segments, as the last pass left them. At most so many are open as may be.
 #[derive(Debug, Default)]
 pub(super) struct Growing {
     segments: HashMap<PartitionId, GrowingSegment>,
     /// How many of them are open.
     open: usize,
+    /// How many may be, for now.
+    may_open: usize,
     most_open: usize,
 }
 
@@ -24,6 +30,7 @@ impl Growing {
     /// None, of which up to `most_open` will be kept open.
     pub(super) fn new(most_open: usize) -> Growing {
         Growing {
+            may_open: most_open,
             most_open,
             ..Growing::default()
         }
@@ -40,7 +47,7 @@ impl Growing {
     /// Keeps what is known of a partition's active segment.
     pub(super) fn put(&mut self, id: PartitionId, mut segment: GrowingSegment) {
         self.forget(id);
-        if self.open >= self.most_open {
+        if self.open >= self.may_open {
             segment.close();
         }
         self.open += usize::from(segment.is_open());
@@ -66,5 +73,19 @@ impl Growing {
             segment.is_worth_keeping()
         });
         self.open = 0;
+    }
+
+    /// A pass found something short, perhaps descriptors: closes all files. With as many
+    /// open the next pass would come no further, so until one is done none is kept.
+    pub(super) fn note_shortage(&mut self) {
+        self.close_all();
+        self.may_open = 0;
+    }
+
+    /// A pass is done.
+    pub(super) fn note_done(&mut self) {
+        let more = self.may_open.saturating_mul(2);
+        let more = more.saturating_add(OPEN_AFTER_SHORTAGE);
+        self.may_open = self.most_open.min(more);
     }
 }

@@ -230,8 +230,10 @@ impl Storage {
                 for &id in files.iter().flat_map(|file| &file.touched) {
                     archiver.doubt(id);
                 }
-                // Open files may be what was short.
-                archiver.growing.close_all();
+                match is_passing(&error) {
+                    true => archiver.growing.note_shortage(),
+                    false => archiver.growing.close_all(),
+                }
                 if GivenUp::is(&error) {
                     return Ok(0);
                 }
@@ -239,6 +241,7 @@ impl Storage {
             }
         };
         archiver.archived = newest.covers;
+        archiver.growing.note_done();
         for moved in moved {
             moved.publish(newest.generation);
         }

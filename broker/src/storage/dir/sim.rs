@@ -6,7 +6,7 @@
 //!   not, torn at sectors of 512 bytes; lengths and names likewise, though each
 //!   rename is whole.
 //! - [`SimDir::fail_after`] makes a later operation fail; [`Fault`] says how.
-//! - [`SimDir::set_capacity`] fills the disk.
+//! - [`SimDir::set_capacity`] fills the disk, [`SimDir::set_most_open`] bounds descriptors.
 //! - [`SimDir::flip_bit`] and [`SimDir::corrupt_sector`] damage what is at rest.
 //! - [`SimDir::break_sector`] makes a sector unreadable. Pages of 4096 bytes that are
 //!   written in part are read first, so such a write fails, too; one that is written
@@ -63,6 +63,8 @@ struct World {
     next_file: u64,
     rng: SimRng,
     capacity: Option<u64>,
+    /// How many files may be open.
+    most_open: Option<usize>,
     /// Operations so far; reads don't count.
     operations: u64,
     /// Writes and flushes among them.
@@ -108,6 +110,7 @@ impl SimDir {
             next_file,
             rng,
             capacity: None,
+            most_open: None,
             operations: 0,
             changes: 0,
             bytes_read: 0,
@@ -164,6 +167,11 @@ impl SimDir {
     pub(crate) fn fill_up_to(&self, bytes: u64) {
         let mut world = self.world();
         world.capacity = Some(world.used_bytes() + bytes);
+    }
+
+    /// Lets no more files be opened while so many are; `None`, the default, for no bound.
+    pub(crate) fn set_most_open(&self, files: Option<usize>) {
+        self.world().most_open = files;
     }
 
     /// Flips one bit of a file, on the disk and in the cache.
@@ -313,7 +321,8 @@ impl World {
 
     /// Before anything else that an operation does which opens something.
     fn begin_open(&mut self) -> io::Result<()> {
-        match self.strikes(Fault::Descriptors)? {
+        let is_short = self.most_open.is_some_and(|most| self.open_files() >= most);
+        match self.strikes(Fault::Descriptors)? || is_short {
             // EMFILE; std has no kind for it.
             true => Err(io::Error::from_raw_os_error(24)),
             false => Ok(()),
@@ -338,6 +347,10 @@ impl World {
         } else {
             Ok(())
         }
+    }
+
+    fn open_files(&self) -> usize {
+        self.files.values().map(Content::holders).sum()
     }
 
     fn used_bytes(&self) -> u64 {

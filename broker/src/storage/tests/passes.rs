@@ -8,7 +8,9 @@ use super::world::{Gentle, options};
 use crate::model::{Offset, PartitionId};
 use crate::storage::dir::sim::SimDir;
 use crate::storage::segment::log_path;
-use crate::storage::{Claim, JournalAppend, PartitionRetention, Storage, StorageOptions};
+use crate::storage::{
+    ArchiveError, Claim, JournalAppend, PartitionRetention, Storage, StorageOptions,
+};
 
 const PARTITIONS: u32 = 12;
 
@@ -22,7 +24,8 @@ fn open(dir: &SimDir, growing_segments: usize) -> Storage {
         ..options()
     };
     options.journal.size.max_files = 32;
-    options.journal.size.file_bytes = 64 << 10;
+    options.journal.size.file_bytes = 256 << 10;
+    options.journal.max_frames_per_file = 512;
     let (storage, report) = Storage::open(Arc::new(dir.clone()), options, 1 << 70).unwrap();
     assert_eq!(report.damage, []);
     storage
@@ -78,12 +81,14 @@ fn is_open(storage: &Storage, dir: &SimDir, id: PartitionId) -> bool {
 }
 
 fn check(storage: &Storage) {
-    for id in ids() {
-        let end = storage.partition(id).lock().next_offset;
-        let whole = read_whole(storage, id, 4 << 10);
-        assert_eq!(whole.batches.len() as u64, end.0);
-        assert_eq!(whole.quarantined, []);
-    }
+    ids().for_each(|id| check_one(storage, id));
+}
+
+fn check_one(storage: &Storage, id: PartitionId) {
+    let end = storage.partition(id).lock().next_offset;
+    let whole = read_whole(storage, id, 4 << 10);
+    assert_eq!(whole.batches.len() as u64, end.0);
+    assert_eq!(whole.quarantined, []);
 }
 
 #[test]
@@ -148,5 +153,61 @@ fn what_is_open_is_not_opened_to_forget_its_pages() {
         let (by_path, open) = (dir.take_forgotten().len(), dir.forgotten_open());
         assert_eq!(by_path > 0, growing_segments == 0, "{by_path}");
         assert_eq!(open > 0, growing_segments > 0, "{open}");
+    }
+}
+
+/// More partitions than have their segments flushed, and so open, one by one.
+const MANY: u32 = 80;
+
+/// Whatever the want of descriptors is, some are enough for a pass.
+#[test]
+fn pass_that_finds_few_descriptors_is_made_again_with_few() {
+    let dir = SimDir::new();
+    let storage = open(&dir, usize::MAX);
+    // Each pass takes three files, of one kind of partitions or the other.
+    let many = || (0..MANY).map(|nth| PartitionId(100 + nth));
+    let close_three = |of_many: bool| {
+        for _ in 0..3 {
+            match of_many {
+                true => close_file(&storage, many()),
+                false => close_file(&storage, ids()),
+            }
+        }
+    };
+    let are_open = |ids: &mut dyn Iterator<Item = PartitionId>| {
+        ids.filter(|&id| is_open(&storage, &dir, id)).count()
+    };
+    close_three(true);
+    pass(&storage);
+    assert_eq!(storage.archiver_lag(), 0);
+    close_three(false);
+    close_three(true);
+    pass(&storage);
+    assert_eq!(storage.archiver_lag(), 3);
+    assert_eq!(are_open(&mut ids()), ids().count());
+    assert_eq!(are_open(&mut many()), 0);
+
+    close_three(true);
+    dir.set_most_open(Some(dir.open_files() + 20));
+    let short = storage.archive_oldest(1_000, &Gentle(false));
+    assert!(matches!(short, Err(ArchiveError::NoSpace(_))), "{short:?}");
+    // Those that it had nothing for, too.
+    assert_eq!(are_open(&mut ids().chain(many())), 0);
+    pass(&storage);
+    assert_eq!(storage.archiver_lag(), 3);
+    assert_eq!(are_open(&mut ids().chain(many())), 0);
+
+    // Once there are more again, more are kept again.
+    dir.set_most_open(None);
+    for kept in [64, MANY] {
+        close_three(true);
+        pass(&storage);
+        assert_eq!(storage.archiver_lag(), 3);
+        assert_eq!(are_open(&mut many()), kept as usize);
+    }
+    pass(&storage);
+    assert_eq!(storage.archiver_lag(), 0);
+    for id in ids().chain(many()) {
+        check_one(&storage, id);
     }
 }

@@ -36,8 +36,13 @@ impl Content {
         self.cached.len()
     }
 
+    /// How many handles of it are open.
+    pub(super) fn holders(&self) -> usize {
+        Arc::strong_count(&self.handles) - 1
+    }
+
     pub(super) fn is_held(&self) -> bool {
-        Arc::strong_count(&self.handles) > 1
+        self.holders() > 0
     }
 
     pub(super) fn read(&self, buf: &mut [u8], position: usize) -> usize {

@@ -20,6 +20,11 @@ impl SimDir {
         self.world().opened
     }
 
+    /// How many files are open; one that is open twice counts twice.
+    pub(crate) fn open_files(&self) -> usize {
+        self.world().open_files()
+    }
+
     /// Whether somebody has a file open.
     pub(crate) fn is_held(&self, path: &Path) -> bool {
         let world = self.world();
