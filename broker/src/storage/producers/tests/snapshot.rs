@@ -1,6 +1,8 @@
 //! The snapshot's file: what is in it comes out of it again, whatever its version, and
 //! nothing else does.
 
+use super::super::requests::Request;
+use super::super::table::Producer;
 use super::*;
 use crate::storage::varint;
 
@@ -57,8 +59,52 @@ fn decoded(bytes: &[u8]) -> ProducerTable {
     partitions.remove(&PARTITION).expect("it is there").table
 }
 
+/// A file that a broker wrote while there was only version 1, as its page of the format had it.
+const WRITTEN_IN_VERSION_1: [u8; 116] = [
+    0x53, 0x43, 0x49, 0x01, 0x40, 0xf9, 0x01, 0xe2, 0x05, 0x00, 0x00, 0x00, 0x11, 0x00, 0x00, 0x00,
+    0x2c, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00, 0x01, 0x00, 0x00, 0x00,
+    0x06, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x7b, 0x68, 0xe5, 0xcf, 0x8b, 0x01, 0x00, 0x00,
+    0x02, 0x00, 0x01, 0x00, 0x2a, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00,
+    0x01, 0x00, 0x00, 0x00, 0x94, 0x92, 0x9b, 0x8d, 0x67, 0xb9, 0x50, 0xf1, 0xbc, 0xa8, 0x86, 0xa3,
+    0x01, 0x00, 0x00, 0x00, 0x2b, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0x00, 0xc8, 0x69, 0xe5, 0xcf,
+    0x8b, 0x01, 0x00, 0x00,
+];
+
 #[test]
 fn what_version_1_wrote_is_read() {
+    let snapshot = Snapshot::decode(&WRITTEN_IN_VERSION_1, &Arc::default()).expect("it is sound");
+    assert_eq!(snapshot.archived, Generation(5));
+    let mut partitions = snapshot.partitions;
+    let Known { end, table } = partitions.remove(&PARTITION).expect("it is there");
+    assert!(partitions.is_empty());
+    assert_eq!(end, Offset(44));
+    let run = SequenceRun {
+        base_offset: Offset(42),
+        base_sequence: 0,
+        count: 1,
+    };
+    let producer = Producer {
+        id: 6,
+        last_ms: 1_700_000_000_123,
+        window: Window::of_runs(&[run]).unwrap(),
+        newest: Generation::ZERO,
+        epoch: 2,
+    };
+    assert_eq!(table.producers, [producer]);
+    let request = Request {
+        stamp: RequestStamp::of(b"4be1b2bb-0a4d-4fd4-8a6b-6a5d1ea4e8a0"),
+        count: 1,
+        base_offset: Offset(43),
+        time_ms: 1_700_000_000_456,
+    };
+    let requests = table.requests.iter().flat_map(|requests| requests.iter());
+    assert_eq!(requests.collect::<Vec<_>>(), [&request]);
+    assert_eq!(table.forgotten, None);
+}
+
+#[test]
+fn both_versions_tell_the_same_runs() {
     let mut log = turns(16, 100);
     let end = Offset(1500);
     let packed = decoded(&file_of(&mut log, end));
