@@ -2,6 +2,9 @@
 //! all bytes but the last have the highest bit set. For what there is so much of that
 //! every byte counts.
 
+/// Bytes that the largest number takes.
+const MAX_LEN: usize = 10;
+
 /// Bytes that a number takes: 1 to 10.
 pub fn len(number: u64) -> usize {
     let bits = (u64::BITS - number.leading_zeros()) as usize;
@@ -26,6 +29,17 @@ pub fn take(bytes: &mut &[u8]) -> Option<u64> {
     let (number, rest) = bytes.split_at(len);
     *bytes = rest;
     Some(decode(number))
+}
+
+/// Takes the first number off bytes that may not be ours; `None`, too, if it is not as
+/// [`put`] writes it: in as few bytes as it can be.
+pub fn take_checked(bytes: &mut &[u8]) -> Option<u64> {
+    let most = bytes.len().min(MAX_LEN);
+    let last = bytes[..most].iter().position(|&byte| is_last(byte))?;
+    let is_shortest = last == 0 || bytes[last] > 0;
+    // Of the longest, the last byte has room for one bit of 64.
+    let fits = last + 1 < MAX_LEN || bytes[last] == 1;
+    (is_shortest && fits).then(|| take(bytes))?
 }
 
 /// Takes the last number off; `None` if there is none.
@@ -77,5 +91,40 @@ mod tests {
             assert_eq!(take_last(&mut left), Some(number));
         }
         assert_eq!(take_last(&mut left), None);
+    }
+
+    #[test]
+    fn foreign_bytes_are_a_number_only_if_they_are_written_as_it_is() {
+        let edges = (0..64).flat_map(|bit| [1 << bit, (1 << bit) - 1]);
+        for number in edges.chain([u64::MAX]) {
+            let mut bytes = Vec::new();
+            put(&mut bytes, number);
+            let written = bytes.clone();
+            // Nothing of what follows is taken.
+            bytes.push(0x80);
+            let mut left = &bytes[..];
+            assert_eq!(take_checked(&mut left), Some(number));
+            assert_eq!(left, [0x80]);
+            let end = written.len() - 1;
+            assert_eq!(take_checked(&mut &written[..end]), None, "it has no end");
+            let mut longer = written;
+            longer[end] |= 0x80;
+            longer.push(0);
+            assert_eq!(
+                take_checked(&mut &longer[..]),
+                None,
+                "{number} in more bytes"
+            );
+        }
+        for last in 2..0x80 {
+            let too_large = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, last];
+            assert_eq!(take_checked(&mut &too_large[..]), None);
+        }
+        let endless = [0x81; 20];
+        assert_eq!(take_checked(&mut &endless[..]), None);
+        let long = [
+            0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 0x81, 1,
+        ];
+        assert_eq!(take_checked(&mut &long[..]), None);
     }
 }

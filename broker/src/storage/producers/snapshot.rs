@@ -347,8 +347,8 @@ impl Reader<'_> {
 
     /// The run that `next` follows.
     fn run_before(&mut self, next: &SequenceRun) -> Option<SequenceRun> {
-        let distance = varint::take(&mut self.left)?;
-        let count = u32::try_from(varint::take(&mut self.left)?).ok()?;
+        let distance = varint::take_checked(&mut self.left)?;
+        let count = u32::try_from(varint::take_checked(&mut self.left)?).ok()?;
         let base_offset = Offset(next.base_offset.0.checked_sub(distance)?);
         run_of(base_offset, next.base_sequence.wrapping_sub(count), count)
     }

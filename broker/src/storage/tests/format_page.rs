@@ -201,23 +201,27 @@ fn example_of_a_checkpoint_is_decoded() {
     assert_eq!(Checkpoint::decode(&bytes), Some(checkpoint));
 }
 
-/// What a partition knows after one batch of a producer, and one request.
+/// What a partition knows after three runs of a producer, and one request.
 fn known_producers(tally: &Arc<Tally>) -> Option<ProducerTable> {
     let mut table = None;
-    let stamp = Stamp::Producer(ProducerStamp {
-        id: 6,
-        epoch: 2,
-        base_sequence: 0,
-        fence: None,
-    });
+    let producer = |base_sequence| {
+        Stamp::Producer(ProducerStamp {
+            id: 6,
+            epoch: 2,
+            base_sequence,
+            fence: None,
+        })
+    };
     let request = Stamp::Request(RequestStamp::of(b"4be1b2bb-0a4d-4fd4-8a6b-6a5d1ea4e8a0"));
-    for (stamp, offset, now_ms) in [
-        (stamp, 42, 1_700_000_000_123),
-        (request, 43, 1_700_000_000_456),
+    for (stamp, offset, count, now_ms) in [
+        (producer(0), 42, 3, 1_700_000_000_100),
+        (producer(3), 250, 1, 1_700_000_000_100),
+        (producer(4), 255, 2, 1_700_000_000_123),
+        (request, 257, 1, 1_700_000_000_456),
     ] {
         let batch = Incoming {
             base_offset: Offset(offset),
-            count: 1,
+            count,
             generation: Generation(5),
             now_ms,
         };
@@ -241,12 +245,12 @@ fn snapshot(table: Option<&ProducerTable>, end: u64) -> Vec<u8> {
 fn example_of_the_producers_is_decoded() {
     let tally = Arc::default();
     let table = known_producers(&tally);
-    let bytes = check("producers", &snapshot(table.as_ref(), 44));
+    let bytes = check("producers", &snapshot(table.as_ref(), 258));
     let read = Snapshot::decode(&bytes, &tally).unwrap();
     assert_eq!(read.archived, Generation(5));
     let known = &read.partitions[&PartitionId(17)];
-    assert_eq!(known.end, Offset(44));
-    assert_eq!(snapshot(Some(&known.table), 44), bytes);
+    assert_eq!(known.end, Offset(258));
+    assert_eq!(snapshot(Some(&known.table), 258), bytes);
 }
 
 /// The sizes of what a snapshot is made of, in the order of the page.
@@ -256,15 +260,18 @@ fn snapshot_sizes() -> [usize; 5] {
     let header = len(None, 0);
     let nothing = len(table.as_ref(), 42);
     let producer = len(table.as_ref(), 43);
-    let both = len(table.as_ref(), 44);
-    // A producer takes its own size and that of a run.
+    let all_runs = len(table.as_ref(), 257);
+    let both = len(table.as_ref(), 258);
+    // A producer takes its own size and that of a run. Those before the last have no table:
+    // these take two bytes, and three.
     let run = 16;
+    assert_eq!(all_runs - producer, 2 + 3);
     [
         header,
         nothing - header,
         producer - nothing - run,
         run,
-        both - producer,
+        both - all_runs,
     ]
 }
 

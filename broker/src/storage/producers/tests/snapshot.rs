@@ -149,6 +149,13 @@ fn runs_that_can_not_be_are_damage_whatever_the_checksum_says() {
     assert!(!try_with(first + 17, &[0]), "an older run without records");
     assert!(!try_with(first + 17, &[3]), "runs that overlap");
     assert!(!try_with(first + 16, &[0xff; 62]), "a number without end");
+    let mut long = good.clone();
+    let distance = good[first + 16] | 0x80;
+    long.splice(first + 16..=first + 16, [distance, 0]);
+    assert!(
+        Snapshot::decode(&checked(long), &Arc::default()).is_none(),
+        "a number in more bytes than it needs"
+    );
     // The last run, without records, at the last offset; the one before it has the record
     // there, and ends beyond it.
     let mut beyond = good.clone();
