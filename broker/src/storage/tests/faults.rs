@@ -38,6 +38,8 @@ impl World {
             self.check_all();
         } else {
             self.check_nothing_was_swallowed();
+            // Each would take its room for as long as it is open.
+            assert_eq!(self.dir.held_without_a_name(), 0, "a removed file is open");
         }
     }
 

@@ -75,9 +75,10 @@ fn opened_by_a_pass(storage: &Storage, dir: &SimDir) -> u64 {
     dir.opened() - opened
 }
 
-fn is_open(storage: &Storage, dir: &SimDir, id: PartitionId) -> bool {
-    let active = storage.partition(id).lock().active.unwrap();
-    dir.is_held(&log_path(id, active.base_offset))
+/// Whether the partition's active segment is open.
+pub(super) fn is_open(storage: &Storage, dir: &SimDir, id: PartitionId) -> bool {
+    let active = storage.partition(id).lock().active;
+    active.is_some_and(|active| dir.is_held(&log_path(id, active.base_offset)))
 }
 
 fn check(storage: &Storage) {

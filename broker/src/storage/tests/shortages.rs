@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::model::{batch, read_whole};
+use super::passes::is_open;
 use super::world::{Gentle, SEGMENT_BYTES, options};
 use crate::model::{Offset, PartitionId};
 use crate::storage::dir::sim::{Fault, SimDir};
@@ -43,7 +44,6 @@ fn append(storage: &Storage, id: PartitionId) -> bool {
 }
 
 fn archive(storage: &Storage) -> bool {
-    storage.close_journal_file();
     match storage.archive_oldest(1_000, &Gentle(true)) {
         Ok(_) => false,
         Err(ArchiveError::NoSpace(_)) => true,
@@ -58,39 +58,68 @@ fn retried(mut attempt: impl FnMut() -> bool) {
     }
 }
 
-/// Everything that storage does, a few times.
-fn run(storage: &Storage) -> u64 {
+/// Leaves more closed journal files than a pass takes. Says how many batches that took.
+fn close_files(storage: &Storage) -> u64 {
     let mut appended = 0;
-    retried(|| append(storage, DELETED));
-    for _ in 0..5 {
-        for _ in 0..3 {
-            retried(|| append(storage, ID));
-            appended += 1;
-        }
-        retried(|| archive(storage));
-        retried(|| storage.prepare_spare().is_err());
+    while storage.archiver_lag() < 4 {
+        retried(|| append(storage, ID));
+        appended += 1;
+        storage.close_journal_file();
     }
-    retried(|| storage.delete_partitions(&[DELETED]).is_err());
-    let retention = || PartitionRetention {
-        log: storage.partition(ID),
-        retention_ms: None,
-        retention_bytes: Some(SEGMENT_BYTES),
-    };
+    appended
+}
+
+fn expire(storage: &Storage, retention_ms: Option<u64>, retention_bytes: Option<u64>) {
     retried(|| {
-        let removed = storage.apply_retention([retention()].into_iter(), 2_000);
+        let retention = PartitionRetention {
+            log: storage.partition(ID),
+            retention_ms,
+            retention_bytes,
+        };
+        let removed = storage.apply_retention([retention].into_iter(), 2_000);
         removed.is_err()
     });
-    appended
+}
+
+/// What a run has done.
+#[derive(Debug, Default)]
+struct Done {
+    /// Batches.
+    appended: u64,
+    /// Passes that kept the active segment open.
+    kept: usize,
+}
+
+const PASSES: usize = 6;
+
+/// Everything that storage does, a few times.
+fn run(dir: &SimDir, storage: &Storage) -> Done {
+    let mut done = Done::default();
+    retried(|| append(storage, DELETED));
+    for nth in 0..PASSES {
+        done.appended += close_files(storage);
+        retried(|| archive(storage));
+        done.kept += usize::from(is_open(storage, dir, ID));
+        retried(|| storage.prepare_spare().is_err());
+        match nth {
+            3 => expire(storage, None, Some(SEGMENT_BYTES)),
+            // The active segment, too.
+            4 => expire(storage, Some(100), None),
+            _ => {}
+        }
+    }
+    retried(|| storage.delete_partitions(&[DELETED]).is_err());
+    done
 }
 
 #[test]
 fn shortage_at_any_step_is_not_for_ever() {
     for fault in [Fault::DiskFull, Fault::QuotaFull, Fault::Descriptors] {
-        for step in 0..400 {
+        for step in 0..1_000 {
             let dir = SimDir::new();
             let storage = open(&dir);
             dir.fail_after(step, fault);
-            let appended = run(&storage);
+            let Done { appended, kept } = run(&dir, &storage);
             assert_eq!(storage.failure(), None, "{fault:?} after {step}");
             let is_over = dir.fault_pending();
             dir.clear_fault();
@@ -101,9 +130,10 @@ fn shortage_at_any_step_is_not_for_ever() {
             let recovered = read_whole(&open(&dir.crash(step)), ID, 900);
             assert_eq!(recovered, whole, "{fault:?} after {step}");
             if is_over {
+                assert_eq!(kept, PASSES);
                 break;
             }
-            assert!(step < 399, "{fault:?}: there are more steps");
+            assert!(step < 999, "{fault:?}: there are more steps");
         }
     }
 }
