@@ -74,7 +74,7 @@ struct World {
     opened: u64,
     /// What the page cache was told to forget: path, first byte, and one past the last.
     forgotten: Vec<(PathBuf, u64, u64)>,
-    /// How often it was told so of an open file.
+    /// How often it was told so by who had the file open.
     forgotten_open: u64,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
@@ -254,10 +254,11 @@ impl SimDir {
         self.0.lock().expect("no panic while the world is held")
     }
 
-    fn handle(&self, world: &World, id: u64) -> Arc<dyn File> {
+    fn handle(&self, world: &World, id: u64, path: &Path) -> Arc<dyn File> {
         Arc::new(SimFile {
             dir: self.clone(),
             id,
+            path: path.to_owned(),
             _open: Arc::clone(&world.files[&id].handles),
         })
     }
@@ -399,7 +400,7 @@ impl Dir for SimDir {
             world.names.create(path, id)?;
             world.next_file += 1;
             world.files.insert(id, Content::default());
-            Ok(self.handle(world, id))
+            Ok(self.handle(world, id, path))
         })
     }
 
@@ -408,7 +409,7 @@ impl Dir for SimDir {
         world.begin_open()?;
         let id = world.names.file(path)?;
         world.opened += 1;
-        Ok(self.handle(&world, id))
+        Ok(self.handle(&world, id, path))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -486,6 +487,8 @@ impl Dir for SimDir {
 struct SimFile {
     dir: SimDir,
     id: u64,
+    /// Where it was opened.
+    path: PathBuf,
     _open: Arc<()>,
 }
 
@@ -570,8 +573,10 @@ impl File for SimFile {
         }
     }
 
-    fn forget_pages(&self, _: u64, _: u64) -> io::Result<()> {
-        self.dir.world().forgotten_open += 1;
+    fn forget_pages(&self, from: u64, to: u64) -> io::Result<()> {
+        let mut world = self.dir.world();
+        world.forgotten.push((self.path.clone(), from, to));
+        world.forgotten_open += 1;
         Ok(())
     }
 

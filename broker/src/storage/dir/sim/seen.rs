@@ -45,7 +45,7 @@ impl SimDir {
         std::mem::take(&mut self.world().forgotten)
     }
 
-    /// How often the page cache was told to forget something of an open file.
+    /// How often the page cache was told so by who had the file open.
     pub(crate) fn forgotten_open(&self) -> u64 {
         self.world().forgotten_open
     }

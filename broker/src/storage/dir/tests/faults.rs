@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::storage::dir::sim::{Fault, SECTOR, SimDir};
-use crate::storage::dir::{Dir, File, PAGE, is_bad_sector};
+use crate::storage::dir::{Dir, File, PAGE, is_bad_sector, is_passing};
 
 fn path(path: &str) -> &Path {
     Path::new(path)
@@ -314,4 +314,17 @@ fn same_seed_gives_the_same_crash() {
         (names, all)
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn no_more_files_are_opened_than_may_be() {
+    let (dir, file) = with_durable_file(1, 7);
+    dir.set_most_open(Some(2));
+    let again = dir.open(path("a")).unwrap();
+    for short in [dir.open(path("a")), dir.create(path("b"))] {
+        assert!(is_passing(&short.unwrap_err()));
+    }
+    drop(again);
+    dir.open(path("a")).unwrap();
+    drop(file);
 }
