@@ -165,6 +165,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
 
+    /// The same, or `None` if the file has no name any more: what is written to it is lost
+    /// once it is closed.
+    fn len_if_named(&self) -> io::Result<Option<u64>>;
+
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == 0)

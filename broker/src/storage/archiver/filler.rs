@@ -44,14 +44,14 @@ pub(super) struct Filled {
 }
 
 impl<'a> Filler<'a> {
-    /// Goes on with the active segment, as it was left, if that is known; or begins the
-    /// first one at `from`.
+    /// Goes on with the active segment, with what was kept of it; or begins the first one
+    /// at `from`.
     pub(super) fn open(
         dir: &'a dyn Dir,
         log: &PartitionLog,
         manner: Manner<'a>,
         from: Offset,
-        left: Option<GrowingSegment>,
+        kept: Option<GrowingSegment>,
     ) -> io::Result<Filler<'a>> {
         let (active, segment_bytes) = {
             let state = log.lock();
@@ -61,7 +61,7 @@ impl<'a> Filler<'a> {
         let mut sealed = Vec::new();
         let writer = match active {
             None => create(from)?,
-            Some(state) => match SegmentWriter::open(dir, log.id(), state, left)? {
+            Some(state) => match SegmentWriter::open(dir, log.id(), state, kept)? {
                 Some(writer) => writer,
                 // Without a footer, which would have to be written there, too.
                 None => {

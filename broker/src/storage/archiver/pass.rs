@@ -213,8 +213,8 @@ impl Pass<'_> {
             self.dir().create_dir(&segment::partition_dir(log.id()))?;
             self.clear_leftovers(log, archiver)?;
         }
-        let left = archiver.growing.take(log.id());
-        Filler::open(self.dir(), log, self.manner, from, left)
+        let kept = archiver.growing.take(log.id());
+        Filler::open(self.dir(), log, self.manner, from, kept)
     }
 
     /// Removes segments behind the active one, which an unfinished pass made, and

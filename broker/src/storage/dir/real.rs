@@ -3,7 +3,7 @@
 use std::fs::{self, File as StdFile, OpenOptions};
 use std::io::{self, IoSlice, Write};
 use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -279,6 +279,11 @@ impl File for RealFile {
 
     fn len(&self) -> io::Result<u64> {
         Ok(self.0.metadata()?.len())
+    }
+
+    fn len_if_named(&self) -> io::Result<Option<u64>> {
+        let metadata = self.0.metadata()?;
+        Ok((metadata.nlink() > 0).then_some(metadata.len()))
     }
 }
 

@@ -585,6 +585,12 @@ impl File for SimFile {
         world.check_power()?;
         Ok(world.file(self.id).len() as u64)
     }
+
+    fn len_if_named(&self) -> io::Result<Option<u64>> {
+        let len = self.len()?;
+        let is_linked = self.dir.world().names.is_linked(self.id);
+        Ok(is_linked.then_some(len))
+    }
 }
 
 fn to_usize(position: u64) -> usize {

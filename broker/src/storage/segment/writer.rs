@@ -54,25 +54,25 @@ impl SegmentWriter {
     }
 
     /// Goes on with a segment where `state` says that it ends; what lies behind
-    /// is cut off. As it was left then, if that is known. `None` if its last
+    /// is cut off. With what was kept of it, if it is the same. `None` if its last
     /// page can't be read, and so not be written without losing what may be read
     /// another time: then it ends as it is.
     pub fn open(
         dir: &dyn Dir,
         partition: PartitionId,
         state: SegmentState,
-        left: Option<GrowingSegment>,
+        kept: Option<GrowingSegment>,
     ) -> io::Result<Option<SegmentWriter>> {
-        let left = left.filter(|left| left.index.is_of(&state));
-        let (known, file) = left.map_or((None, None), |left| (Some(left.index), left.file));
-        let (file, is_new) = match file {
-            Some(file) => (file, false),
-            None => open_or_create(dir, &log_path(partition, state.base_offset))?,
-        };
+        let Opened {
+            file,
+            len,
+            is_new,
+            known,
+        } = Opened::open(dir, partition, &state, kept)?;
         if !is_writable_at(file.as_ref(), state.len)? {
             if state.batch_count > 0 {
                 let page_end = state.len.next_multiple_of(PAGE as u64);
-                file.set_len(page_end.min(file.len()?))?;
+                file.set_len(page_end.min(len))?;
                 return Ok(None);
             }
             // There is nothing to lose.
@@ -81,7 +81,7 @@ impl SegmentWriter {
         }
         // Shorter only when the file was damaged: the zeros that fill it read
         // as damage, too.
-        if file.len()? != state.len {
+        if len != state.len {
             file.set_len(state.len)?;
         }
         let is_known = known.is_some();
@@ -224,6 +224,53 @@ impl SegmentWriter {
             self.file.set_len(self.file.len()?)?;
         }
         self.file.sync_data()
+    }
+}
+
+/// The file of a segment that grows on.
+struct Opened {
+    file: Arc<dyn File>,
+    /// How long it is: bytes.
+    len: u64,
+    is_new: bool,
+    /// Its index, if it was kept.
+    known: Option<GrowingIndex>,
+}
+
+impl Opened {
+    /// What was kept of the segment is taken if it was kept in this state, and if the file,
+    /// should it be open, still is the one that others find: somebody may have removed or
+    /// replaced it.
+    fn open(
+        dir: &dyn Dir,
+        partition: PartitionId,
+        state: &SegmentState,
+        kept: Option<GrowingSegment>,
+    ) -> io::Result<Opened> {
+        let by_path = |known| {
+            let (file, is_new) = open_or_create(dir, &log_path(partition, state.base_offset))?;
+            Ok(Opened {
+                len: file.len()?,
+                file,
+                is_new,
+                known,
+            })
+        };
+        let Some(kept) = kept.filter(|kept| kept.index.is_of(state)) else {
+            return by_path(None);
+        };
+        let Some(file) = kept.file else {
+            return by_path(Some(kept.index));
+        };
+        match file.len_if_named()? {
+            None => by_path(None),
+            Some(len) => Ok(Opened {
+                file,
+                len,
+                is_new: false,
+                known: Some(kept.index),
+            }),
+        }
     }
 }
 

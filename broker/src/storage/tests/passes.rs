@@ -1,11 +1,13 @@
 //! What passes of the archiver that follow each other cost where many partitions get a
 //! little each, and what stays open between them.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::model::{batch, read_whole};
 use super::world::{Gentle, options};
 use crate::model::{Offset, PartitionId};
+use crate::storage::dir::Dir;
 use crate::storage::dir::sim::SimDir;
 use crate::storage::segment::log_path;
 use crate::storage::{
@@ -18,7 +20,7 @@ fn ids() -> impl Iterator<Item = PartitionId> {
     (0..PARTITIONS).map(|nth| PartitionId(16 + nth))
 }
 
-fn open(dir: &SimDir, growing_segments: usize) -> Storage {
+fn many_files(growing_segments: usize) -> StorageOptions {
     let mut options = StorageOptions {
         growing_segments,
         ..options()
@@ -26,6 +28,11 @@ fn open(dir: &SimDir, growing_segments: usize) -> Storage {
     options.journal.size.max_files = 32;
     options.journal.size.file_bytes = 256 << 10;
     options.journal.max_frames_per_file = 512;
+    options
+}
+
+fn open(dir: &SimDir, growing_segments: usize) -> Storage {
+    let options = many_files(growing_segments);
     let (storage, report) = Storage::open(Arc::new(dir.clone()), options, 1 << 70).unwrap();
     assert_eq!(report.damage, []);
     storage
@@ -169,6 +176,51 @@ fn what_is_open_is_not_opened_to_forget_its_pages() {
         "{open} of {}",
         by_path.len()
     );
+}
+
+/// Somebody removes a segment, or puts another file into its place, while it is open: what
+/// is archived from then on is where readers find it, and a crash leaves it.
+#[test]
+fn what_is_archived_after_an_open_segment_was_removed_is_there() {
+    let dir = SimDir::new();
+    let storage = open(&dir, usize::MAX);
+    close_files(&storage);
+    pass(&storage);
+    assert!(storage.archiver_lag() > 0);
+    assert!(ids().all(|id| is_open(&storage, &dir, id)));
+    let archived = |id| storage.partition(id).lock().archived_end();
+    let before: Vec<Offset> = ids().map(archived).collect();
+    let segment = |id| log_path(id, Offset::ZERO);
+    for (nth, id) in ids().enumerate() {
+        match nth % 2 {
+            0 => dir.remove(&segment(id)).unwrap(),
+            _ => {
+                dir.create(Path::new("restored")).unwrap();
+                dir.rename(Path::new("restored"), &segment(id)).unwrap();
+            }
+        }
+    }
+    close_files(&storage);
+    while storage.archiver_lag() > 0 {
+        pass(&storage);
+    }
+    assert_eq!(dir.held_without_a_name(), 0);
+    let check = |storage: &Storage| {
+        for (id, from) in ids().zip(&before) {
+            let end = storage.partition(id).lock().next_offset;
+            let whole = read_whole(storage, id, 4 << 10);
+            let found = whole.batches.iter().map(|&(base, ..)| base);
+            assert_eq!(
+                found.collect::<Vec<_>>(),
+                (from.0..end.0).collect::<Vec<_>>()
+            );
+        }
+    };
+    check(&storage);
+    drop(storage);
+    let dir = dir.crash(1);
+    let (storage, _) = Storage::open(Arc::new(dir), many_files(usize::MAX), 1 << 70).unwrap();
+    check(&storage);
 }
 
 /// More partitions than have their segments flushed, and so open, one by one.

@@ -216,6 +216,12 @@ impl Names {
         entries.copied().filter_map(file_id).collect()
     }
 
+    /// Whether a file has a name now.
+    pub(super) fn is_linked(&self, id: u64) -> bool {
+        let mut entries = self.dirs.values().flat_map(|dir| dir.current.values());
+        entries.any(|&node| node == Node::File(id))
+    }
+
     /// Files that have a name now, on the disk, or after some crash.
     pub(super) fn remembered(&self) -> BTreeSet<u64> {
         let durable = self.dirs.values().flat_map(|dir| dir.durable.values());

@@ -153,3 +153,22 @@ fn directories_are_made_listed_and_removed_with_their_contents() {
         assert_eq!(orphan.kind(), ErrorKind::NotFound);
     });
 }
+
+#[test]
+fn file_knows_whether_it_has_a_name() {
+    on_both(|dir| {
+        let file = dir.create(path("a")).unwrap();
+        file.write_all_at(b"hello", 0).unwrap();
+        assert_eq!(file.len_if_named().unwrap(), Some(5));
+        dir.rename(path("a"), path("b")).unwrap();
+        assert_eq!(file.len_if_named().unwrap(), Some(5));
+        // Another one takes its place.
+        dir.create(path("a")).unwrap();
+        dir.rename(path("a"), path("b")).unwrap();
+        assert_eq!(file.len_if_named().unwrap(), None);
+        assert_eq!(file.len().unwrap(), 5);
+        let file = dir.open(path("b")).unwrap();
+        dir.remove(path("b")).unwrap();
+        assert_eq!(file.len_if_named().unwrap(), None);
+    });
+}
