@@ -51,7 +51,10 @@ impl Storage {
             for (index, &id) in doomed.iter().enumerate() {
                 self.segments.forget_partition(id);
                 archiver.forget(id);
-                if let Err(error) = self.dir.remove_dir_all(&segment::partition_dir(id)) {
+                let removed = self.dir.remove_dir_all(&segment::partition_dir(id));
+                // A reader may have opened a segment just before it went.
+                self.segments.forget_partition(id);
+                if let Err(error) = removed {
                     self.doomed().extend(&doomed[index..]);
                     return Err(self.removing_failed(&error));
                 }

@@ -181,6 +181,8 @@ impl Storage {
             self.segments.forget(id, name);
             archiver.close_if_growing(id, name);
             segment::remove(self.dir.as_ref(), id, name)?;
+            // A reader may have opened it just before it went.
+            self.segments.forget(id, name);
             archiver.expired.pop();
             removed += 1;
         }

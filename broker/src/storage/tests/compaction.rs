@@ -2,6 +2,7 @@
 
 mod dropped;
 mod ending;
+mod late_readers;
 mod left_behind;
 
 use std::path::{Path, PathBuf};
@@ -230,14 +231,21 @@ fn partition_that_says_the_same_again_and_again_stays_small() {
     assert_eq!(latest.unwrap().2.as_deref(), Some("299"));
 }
 
-/// Something to be done once, when a file is opened.
+/// Something to be done once, when a file is opened or removed.
 type Hook = Box<dyn FnOnce() + Send>;
 
-/// A disk on which something happens just before a file is opened.
+/// What a disk is about to do with a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Moment {
+    Open,
+    Remove,
+}
+
+/// A disk on which something happens just before a file is opened or removed.
 #[derive(Clone)]
 struct Trap {
     dir: SimDir,
-    set: Arc<Mutex<Option<(PathBuf, Hook)>>>,
+    set: Arc<Mutex<Option<(Moment, PathBuf, Hook)>>>,
 }
 
 impl std::fmt::Debug for Trap {
@@ -246,15 +254,21 @@ impl std::fmt::Debug for Trap {
     }
 }
 
-impl Dir for Trap {
-    fn open(&self, path: &Path) -> std::io::Result<Arc<dyn File>> {
-        let hook = {
+impl Trap {
+    fn spring(&self, moment: Moment, path: &Path) {
+        let sprung = {
             let mut set = self.set.lock().unwrap();
-            set.take_if(|(at, _)| at == path).map(|(_, hook)| hook)
+            set.take_if(|(at, of, _)| *at == moment && of == path)
         };
-        if let Some(hook) = hook {
+        if let Some((.., hook)) = sprung {
             hook();
         }
+    }
+}
+
+impl Dir for Trap {
+    fn open(&self, path: &Path) -> std::io::Result<Arc<dyn File>> {
+        self.spring(Moment::Open, path);
         self.dir.open(path)
     }
 
@@ -267,6 +281,7 @@ impl Dir for Trap {
     }
 
     fn remove(&self, path: &Path) -> std::io::Result<()> {
+        self.spring(Moment::Remove, path);
         self.dir.remove(path)
     }
 
@@ -275,6 +290,7 @@ impl Dir for Trap {
     }
 
     fn remove_dir_all(&self, path: &Path) -> std::io::Result<()> {
+        self.spring(Moment::Remove, path);
         self.dir.remove_dir_all(path)
     }
 
@@ -323,7 +339,7 @@ fn trapped() -> Fixture {
         assert_eq!(done.unwrap().replaced_segments, 2);
     };
     let second = segment::log_path(ID, Offset(2));
-    *trap.set.lock().unwrap() = Some((second, Box::new(hook)));
+    *trap.set.lock().unwrap() = Some((Moment::Open, second, Box::new(hook)));
     fixture
 }
 

@@ -92,7 +92,7 @@ fn who_asks_while_a_segment_is_replaced_hears_of_the_new_one() {
         let done = compact(&storage, &mut Compactor::new(codec, 8), &Gentle(true));
         assert!(done.unwrap().is_some());
     };
-    *trap.set.lock().unwrap() = Some((file, Box::new(hook)));
+    *trap.set.lock().unwrap() = Some((Moment::Open, file, Box::new(hook)));
     assert_eq!(fixture.dropped(), (7, 7));
     assert!(trap.set.lock().unwrap().is_none());
 }
