@@ -50,8 +50,8 @@ pub struct QuarantinedRange {
     pub to: Offset,
 }
 
-/// One partition. Shared by the writer, the archiver and every reader. In memory in this
-/// order, as its state.
+/// One partition. Shared by the writer, the archiver and every reader. Its fields lie in
+/// memory in this order.
 #[derive(Debug)]
 #[repr(C)]
 pub struct PartitionLog {
@@ -64,8 +64,8 @@ pub struct PartitionLog {
 
 /// The part of a partition that changes under its lock.
 ///
-/// In this order in memory: an append touches what comes first, and of thousands of
-/// partitions none is in the processor's cache.
+/// Its fields lie in memory in this order: what an append touches comes first and together,
+/// since of thousands of partitions none is in the processor's cache.
 #[derive(Debug)]
 #[repr(C)]
 pub struct LogState {
@@ -98,7 +98,7 @@ pub struct LogState {
     pub segment_bytes: u64,
 }
 
-/// What an append touches comes in two pairs of lines of the processor's cache.
+/// What an append touches of the state lies in its first 256 bytes.
 const _: () = assert!(std::mem::offset_of!(LogState, log_start) <= 256);
 
 impl PartitionLog {
