@@ -66,12 +66,13 @@ impl Growing {
         drop(self.take(id));
     }
 
-    /// Closes all files.
+    /// Closes all files, and gives back the memory of what is not worth keeping then.
     pub(super) fn close_all(&mut self) {
         self.segments.retain(|_, segment| {
             segment.close();
             segment.is_worth_keeping()
         });
+        self.segments.shrink_to_fit();
         self.open = 0;
     }
 
@@ -87,5 +88,31 @@ impl Growing {
         let more = self.may_open.saturating_mul(2);
         let more = more.saturating_add(OPEN_AFTER_SHORTAGE);
         self.may_open = self.most_open.min(more);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::dir::Dir;
+    use crate::storage::dir::sim::SimDir;
+    use crate::storage::segment::{SegmentWriter, partition_dir};
+
+    #[test]
+    fn nothing_is_left_of_what_was_only_open() {
+        let dir = SimDir::new();
+        dir.create_dir(crate::storage::PARTITIONS_DIR.as_ref())
+            .unwrap();
+        let mut growing = Growing::new(100);
+        for id in (0..200).map(PartitionId) {
+            dir.create_dir(&partition_dir(id)).unwrap();
+            let mut writer = SegmentWriter::create(&dir, id, Offset::ZERO, 0).unwrap();
+            growing.put(id, writer.take_growing());
+        }
+        assert_eq!(dir.open_files(), 100);
+        assert!(growing.segments.capacity() >= 100);
+        growing.close_all();
+        assert_eq!(dir.open_files(), 0);
+        assert_eq!(growing.segments.capacity(), 0);
     }
 }
