@@ -12,8 +12,8 @@
 //! of a segment grows together to one part, and parts to spans, oldest first, of which
 //! each is given back as a whole. Invariants:
 //!
-//! - whatever lies in a span was written before all that lies in a later one: of what
-//!   stays, nothing is older than what went, in a segment or among them.
+//! - whatever lies in a span was written before all that lies in a later one: what goes is
+//!   always older than what stays.
 //! - a span is closed as soon as its parts are large enough on average, or it has half
 //!   of what may stay. So at least the newer half of that does stay.
 //! - no more than [`WARM_BYTES`] stay, in [`WARM_PARTS`], but for what one call adds.
@@ -28,7 +28,9 @@ use crate::storage::segment;
 /// What stays of what was archived: bytes.
 const WARM_BYTES: u64 = if cfg!(test) { 64 << 10 } else { 1 << 30 };
 
-/// The most parts of segments that are remembered.
+/// The most parts of segments that are remembered. Where more than half as many partitions
+/// get something with a pass, a span is over before any of them got more; so nearly each
+/// pass gives back a little of every segment, and has to open those that aren't open.
 const WARM_PARTS: usize = if cfg!(test) { 64 } else { 32 << 10 };
 
 /// Parts that have so much on average are worth opening their files: bytes.

@@ -141,12 +141,15 @@ impl<'a> Filler<'a> {
     }
 
     fn note_written(&mut self, state: &SegmentState) {
-        self.written.push(Written {
-            partition: self.id,
-            base_offset: state.base_offset,
-            from: self.begun_at,
-            to: state.len,
-        });
+        // A pass may begin by sealing what it finds.
+        if state.len > self.begun_at {
+            self.written.push(Written {
+                partition: self.id,
+                base_offset: state.base_offset,
+                from: self.begun_at,
+                to: state.len,
+            });
+        }
     }
 
     /// What was written; not flushed yet.
@@ -157,5 +160,69 @@ impl<'a> Filler<'a> {
             sealed: self.sealed,
             written: self.written,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::CheckedBatch;
+    use crate::storage::PARTITIONS_DIR;
+    use crate::storage::dir::sim::SimDir;
+    use crate::storage::segment::{self, SEGMENT_HEADER_LEN};
+    use crate::storage::tests::Gentle;
+
+    const ID: PartitionId = PartitionId(7);
+
+    /// What a pass writes that archives one batch at this offset.
+    fn pass(dir: &SimDir, log: &PartitionLog, offset: u64) -> Filled {
+        let payload = Bytes::from_static(&[1; 100]);
+        let checked = CheckedBatch {
+            payload_crc: crc32fast::hash(&payload),
+            payload: payload.clone(),
+            record_count: 1,
+            max_timestamp_ms: None,
+            all_timed: false,
+            uncompressed_len: 100,
+            attributes: 0,
+            stamp: None,
+            key_hashes: Vec::new(),
+        };
+        let header = checked.header(Offset(offset), 1);
+        let manner = Manner {
+            now_ms: 1,
+            pace: &Gentle(false),
+        };
+        let mut filler = Filler::open(dir, log, manner, Offset(offset), None).unwrap();
+        let batch = [&header.encode()[..], &payload].concat();
+        filler.append(&batch, &[header]).unwrap();
+        let filled = filler.finish();
+        log.lock().active = Some(filled.writer.state());
+        filled
+    }
+
+    #[test]
+    fn what_is_only_sealed_is_not_said_to_be_written() {
+        let dir = SimDir::new();
+        dir.create_dir(PARTITIONS_DIR.as_ref()).unwrap();
+        dir.create_dir(&segment::partition_dir(ID)).unwrap();
+        let log = PartitionLog::new(ID);
+        let filled = pass(&dir, &log, 0);
+        let [first] = &filled.written[..] else {
+            panic!("it wrote one part");
+        };
+        let begun = SEGMENT_HEADER_LEN as u64;
+        assert_eq!((first.base_offset, first.from), (Offset(0), begun));
+        // It is full.
+        log.lock().segment_bytes = first.to;
+        let filled = pass(&dir, &log, 1);
+        assert_eq!(filled.sealed.len(), 1);
+        let [second] = &filled.written[..] else {
+            panic!("it wrote one part");
+        };
+        assert_eq!((second.base_offset, second.from), (Offset(1), 0));
+        assert_eq!(second.to, first.to);
     }
 }

@@ -1,8 +1,8 @@
 //! What is kept of the segments that grow, between passes.
 //!
 //! Where thousands of partitions get a little with each pass, to open their segments again
-//! costs half as much as to write them. So files stay open while one pass follows the
-//! other. Whatever is kept of a segment is only used if the segment ends where the last
+//! costs half as much as to write them. So files stay open behind a pass that leaves more to
+//! do; one that takes all that there is closes them. Whatever is kept of a segment is only used if the segment ends where the last
 //! pass left it; and a file whose segment is to go is closed before, so that its room comes back.
 
 use std::collections::HashMap;

@@ -273,8 +273,16 @@ impl File for RealFile {
     }
 
     fn forget_pages(&self, from: u64, to: u64) -> io::Result<()> {
-        let len = NonZeroU64::new(to.saturating_sub(from));
-        Ok(rustix::fs::fadvise(&self.0, from, len, Advice::DontNeed)?)
+        // No length is all that follows.
+        let Some(len) = NonZeroU64::new(to.saturating_sub(from)) else {
+            return Ok(());
+        };
+        Ok(rustix::fs::fadvise(
+            &self.0,
+            from,
+            Some(len),
+            Advice::DontNeed,
+        )?)
     }
 
     fn len(&self) -> io::Result<u64> {
