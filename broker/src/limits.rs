@@ -155,8 +155,9 @@ pub const MAX_CONNECTIONS: RangeInclusive<usize> = 1..=100_000;
 /// Default of the connections for gRPC at a time.
 pub const DEFAULT_MAX_CONNECTIONS: usize = 2048;
 
-/// Open files that are not for gRPC's connections: segments, the journal, the
-/// index, connections for HTTP. Half of all where there are few.
+/// Open files that are for neither gRPC's connections nor [`GROWING_SEGMENTS`]: segments
+/// that are read, the journal, the index, connections for HTTP. Half of all where there
+/// are few.
 pub const RESERVED_FILES: u64 = 1024;
 
 /// Calls at a time, of all connections together, for each that there may be. A
@@ -255,7 +256,7 @@ pub const BATCHES_PER_JOURNAL_FILE: usize = 160 << 10;
 /// The tail of the journal that is kept in memory: bytes.
 pub const TAIL_BYTES: usize = 32 * MIB;
 
-/// Segments that are kept open for reading.
+/// Segments that are kept open for reading, of two files each.
 pub const OPEN_SEGMENTS: usize = 256;
 
 /// Segments that are kept open for writing while one pass of the archiver follows the

@@ -2,8 +2,19 @@
 //!
 //! Where thousands of partitions get a little with each pass, to open their segments again
 //! costs half as much as to write them. So files stay open behind a pass that leaves more to
-//! do; one that takes all that there is closes them. Whatever is kept of a segment is only used if the segment ends where the last
-//! pass left it; and a file whose segment is to go is closed before, so that its room comes back.
+//! do; one that takes all that there is closes them.
+//!
+//! Whatever is kept of a segment is only used if the segment still ends where it was left,
+//! and its file has a name. And a file whose segment is to go is closed before, so that its
+//! room comes back. Segments are removed only by whoever holds the archiver:
+//! - retention closes those that go with [`super::Archiver::close_if_growing`]. Where it
+//!   begins a segment, it removes what an attempt before has left there: that lies at the end
+//!   of the log, behind any that is kept;
+//! - deletion drops what is kept of the partition first, with [`super::Archiver::forget`];
+//! - a pass removes what an unfinished one has left in a directory that isn't known to be
+//!   tidy. Of such a partition nothing is kept: [`super::Archiver::doubt`];
+//! - compaction removes sealed segments. A pass that seals one has taken it, and puts the
+//!   next one here.
 
 use std::collections::HashMap;
 
@@ -27,7 +38,7 @@ pub(super) struct Growing {
 }
 
 impl Growing {
-    /// None, of which up to `most_open` will be kept open.
+    /// None yet. Up to `most_open` will be kept open.
     pub(super) fn new(most_open: usize) -> Growing {
         Growing {
             may_open: most_open,
@@ -46,7 +57,7 @@ impl Growing {
 
     /// Keeps what is known of a partition's active segment.
     pub(super) fn put(&mut self, id: PartitionId, mut segment: GrowingSegment) {
-        self.forget(id);
+        self.release(id);
         if self.open >= self.may_open {
             segment.close();
         }
@@ -61,8 +72,9 @@ impl Growing {
         self.segments.get(&id)?.file_of(base_offset)
     }
 
-    /// Closes the partition's segment; it is looked into again before it grows on.
-    pub(super) fn forget(&mut self, id: PartitionId) {
+    /// Closes the partition's segment, and keeps nothing of it: it is looked into again
+    /// before it grows on.
+    pub(super) fn release(&mut self, id: PartitionId) {
         drop(self.take(id));
     }
 

@@ -148,10 +148,11 @@ impl Archiver {
         self.expired.iter().any(|&(of, _)| of == id)
     }
 
-    /// The partition's directory may hold a segment that nothing refers to.
+    /// The partition's directory may hold a segment that nothing refers to, and the active one
+    /// may not be as it was kept.
     pub(super) fn doubt(&mut self, id: PartitionId) {
         self.tidy.remove(&id);
-        self.growing.forget(id);
+        self.growing.release(id);
     }
 
     /// Takes what has been written and flushed, of which not all stays in the page cache.
@@ -162,10 +163,11 @@ impl Archiver {
         }
     }
 
-    /// A segment is to be removed: its room comes back only if it isn't open.
+    /// A segment is to be removed: its room comes back only if it isn't open. What else is
+    /// kept of it stays unused.
     pub(super) fn close_if_growing(&mut self, id: PartitionId, name: SegmentName) {
         if self.growing.file_of(id, name.base_offset).is_some() {
-            self.growing.forget(id);
+            self.growing.release(id);
         }
     }
 
@@ -174,7 +176,7 @@ impl Archiver {
         self.tidy.remove(&id);
         self.looked_behind.remove(&id);
         self.swept.remove(&id);
-        self.growing.forget(id);
+        self.growing.release(id);
         self.expired.retain(|&(of, _)| of != id);
     }
 }

@@ -33,8 +33,8 @@ use crate::storage::varint;
 pub const FILE: &str = "producers";
 const NEW_FILE: &str = "producers.new";
 
-/// "SCI" and the format version, 2.
-const MAGIC: u32 = u32::from_le_bytes(*b"SCI\x02");
+/// "SCI" and the format version: 2 is what is written.
+const MAGIC_2: u32 = u32::from_le_bytes(*b"SCI\x02");
 const MAGIC_1: u32 = u32::from_le_bytes(*b"SCI\x01");
 
 /// The file is written in pieces of about this size: bytes.
@@ -94,12 +94,12 @@ impl Snapshot {
 
     pub(in crate::storage) fn decode(bytes: &[u8], tally: &Arc<Tally>) -> Option<Snapshot> {
         let (magic, rest) = bytes.split_first_chunk()?;
-        let runs = match u32::from_le_bytes(*magic) {
-            MAGIC => Runs::Packed,
-            MAGIC_1 => Runs::InFull,
+        let layout = match u32::from_le_bytes(*magic) {
+            MAGIC_2 => Layout::Packed,
+            MAGIC_1 => Layout::InFull,
             _ => return None,
         };
-        let mut reader = Reader { left: rest, runs };
+        let mut reader = Reader { left: rest, layout };
         if reader.u32()? != crc32fast::hash(reader.left) {
             return None;
         }
@@ -171,7 +171,7 @@ impl SnapshotWriter<'_> {
     /// Puts it in the place of the one before; durable on return.
     pub fn finish(mut self) -> io::Result<()> {
         let file = self.write_piece()?;
-        let mut head = MAGIC.to_le_bytes().to_vec();
+        let mut head = MAGIC_2.to_le_bytes().to_vec();
         head.extend(self.crc.finalize().to_le_bytes());
         file.write_all_at(&head, 0)?;
         file.sync_data()?;
@@ -249,9 +249,9 @@ fn encode_runs(out: &mut Vec<u8>, runs: &[SequenceRun]) {
     }
 }
 
-/// How runs are told.
+/// How the runs of a producer are told.
 #[derive(Clone, Copy)]
-enum Runs {
+enum Layout {
     /// As [`encode_runs`] does it.
     Packed,
     /// Each in full, oldest first.
@@ -261,7 +261,7 @@ enum Runs {
 /// What is left to read. Everything is `None` where bytes are missing.
 struct Reader<'a> {
     left: &'a [u8],
-    runs: Runs,
+    layout: Layout,
 }
 
 impl Reader<'_> {
@@ -331,7 +331,7 @@ impl Reader<'_> {
         if !(1..=limits::RUNS_PER_PRODUCER).contains(&count) {
             return None;
         }
-        if let Runs::InFull = self.runs {
+        if let Layout::InFull = self.layout {
             return (0..count).map(|_| self.run()).collect();
         }
         let mut runs = Vec::with_capacity(count);

@@ -1,4 +1,4 @@
-//! Fills the active segment. Only the archiver does that.
+//! Fills the active segment. Only whoever holds the archiver does that.
 //!
 //! Its index is written some entries at a time: where thousands of partitions get a
 //! little with each pass, another file for each of them would cost as much as the
@@ -331,8 +331,8 @@ impl GrowingIndex {
         }
     }
 
-    /// Whether it is that of a segment in this state. A pass that failed has left
-    /// another one.
+    /// Whether it is that of a segment in this state. Retention may have begun another
+    /// segment since; and an index that has more than the segment would mislead its readers.
     fn is_of(&self, state: &SegmentState) -> bool {
         (self.base_offset, self.segment_len) == (state.base_offset, state.len)
     }

@@ -1,4 +1,4 @@
-//! What a simulated tree was asked for, and what of it is open.
+//! What a simulated tree was asked for, what of it is open, and whether it has power.
 
 use std::path::{Path, PathBuf};
 
