@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::poll;
+
 use super::super::Disk;
 use super::super::stop;
 use super::{Broker, Fault, FlushLevel, LeaseId, TTL_MS, compacted, has, leased, limits, put};
@@ -64,6 +66,41 @@ async fn keys_whose_lease_ended_while_their_view_was_given_up_are_swept() {
         assert!(has(&broker, "given-up", key).await, "{key}");
     }
     assert_eq!(sweep(&broker).await, 0);
+    stop(broker).await;
+}
+
+/// How many operations a task may carry out before the runtime lets others run.
+const BUDGET: usize = 128;
+
+/// Wherever the sweep has to let others run: the tombstone expects the version that was found.
+#[tokio::test]
+async fn key_that_is_put_anew_just_when_it_is_swept_stays() {
+    let disk = Disk::new();
+    let broker = disk.open().await;
+    compacted(&broker, TOPIC, FlushLevel::Os).await;
+    let state = broker.state(TOPIC).unwrap();
+    for used in BUDGET / 2..=BUDGET {
+        let key = used.to_string();
+        let lease = broker.grant_lease(TTL_MS).await.unwrap();
+        put(&broker, TOPIC, &[&key], Some(lease)).await.unwrap();
+        give_up(&broker, TOPIC).await;
+        assert_eq!(broker.revoke_lease(lease.0.get()).await.unwrap(), Some(0));
+        state.view().resume(0);
+        put(&broker, TOPIC, &["bell"], None).await.unwrap();
+        assert_eq!(leased(&broker, TOPIC, lease).await, 1);
+
+        let mut sweeping = Box::pin(sweep(&broker));
+        tokio::task::yield_now().await;
+        for _ in 0..used {
+            tokio::task::consume_budget().await;
+        }
+        let swept = poll!(&mut sweeping);
+        put(&broker, TOPIC, &[&key], None).await.unwrap();
+        if swept.is_pending() {
+            sweeping.await;
+        }
+        assert!(has(&broker, TOPIC, &key).await, "after {used}");
+    }
     stop(broker).await;
 }
 
