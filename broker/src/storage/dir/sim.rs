@@ -158,7 +158,7 @@ impl SimDir {
     }
 
     /// Bytes that fit; `None`, the default, for no bound. Growing it, or
-    /// removing files, heals a full disk.
+    /// removing files that nobody has open, heals a full disk.
     pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
         self.world().capacity = bytes;
     }
@@ -354,9 +354,11 @@ impl World {
         self.files.values().map(Content::holders).sum()
     }
 
+    /// What is removed takes its room until nobody has it open any more.
     fn used_bytes(&self) -> u64 {
         let linked = self.names.linked();
-        let files = self.files.iter().filter(|(id, _)| linked.contains(id));
+        let takes_room = |(id, file): &(&u64, &Content)| linked.contains(id) || file.is_held();
+        let files = self.files.iter().filter(takes_room);
         files.map(|(_, file)| file.len() as u64).sum()
     }
 

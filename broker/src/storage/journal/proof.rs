@@ -10,7 +10,7 @@
 //! can still be written.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use super::files::JournalFile;
 use super::header::FileHeader;
@@ -20,7 +20,8 @@ use crate::storage::lsn::Lsn;
 /// Where it is noted up to where the journal is durable.
 #[derive(Debug)]
 pub struct Proof {
-    file: Arc<JournalFile>,
+    /// Not held open: once everything in it is in segments, it may be removed, for its room.
+    file: Weak<JournalFile>,
     /// The copy that stays.
     header: FileHeader,
     /// What the other one proves.
@@ -29,37 +30,39 @@ pub struct Proof {
 
 impl Proof {
     /// In the header of this file, which says `header`.
-    pub fn new(file: Arc<JournalFile>, header: FileHeader) -> Proof {
-        let flushed = header.flushed;
+    pub fn new(file: &Arc<JournalFile>, header: FileHeader) -> Proof {
         Proof {
-            file,
+            file: Arc::downgrade(file),
             header,
-            flushed,
+            flushed: header.flushed,
         }
     }
 
     /// Whether it is in this file.
     pub(super) fn is_in(&self, file: &Arc<JournalFile>) -> bool {
-        Arc::ptr_eq(&self.file, file)
+        std::ptr::eq(self.file.as_ptr(), Arc::as_ptr(file))
     }
 
     /// Notes that everything before `flushed` is durable. Returns the file, which
-    /// is to be flushed; `None` if nothing new was said, or there is no room for it
-    /// on a disk that never writes to the same place.
+    /// is to be flushed; `None` if nothing new was said, the file is gone, or there is no
+    /// room for it on a disk that never writes to the same place.
     pub(super) fn write(&mut self, flushed: Lsn) -> io::Result<Option<Arc<JournalFile>>> {
         if flushed <= self.flushed {
             return Ok(None);
         }
+        let Some(file) = self.file.upgrade() else {
+            return Ok(None);
+        };
         let second = FileHeader {
             flushed,
             ..self.header
         };
         let page = self.header.encode_with(&second);
-        match self.file.file().write_all_at(&page, 0) {
+        match file.file().write_all_at(&page, 0) {
             Err(error) if is_passing(&error) => return Ok(None),
             written => written?,
         }
         self.flushed = flushed;
-        Ok(Some(self.file.clone()))
+        Ok(Some(file))
     }
 }

@@ -315,7 +315,7 @@ impl Writer {
             }
             return Err(no_space_or_io(error));
         }
-        self.proof = Some(Proof::new(file.clone(), header));
+        self.proof = Some(Proof::new(&file, header));
         let in_use = FileInUse {
             generation,
             seed: header.seed(),

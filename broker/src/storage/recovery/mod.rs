@@ -165,7 +165,7 @@ pub(super) fn replay(
         // readers see it.
         closed.file.file().sync_data()?;
         end = closed.end;
-        proof = Some(Proof::new(closed.file.clone(), header));
+        proof = Some(Proof::new(&closed.file, header));
         files.adopt_closed(closed);
     }
     Ok(Recovered {

@@ -255,6 +255,7 @@ fn full_disk_heals_when_files_go_or_capacity_grows() {
     assert_eq!(other.len().unwrap(), 400, "what fits is written");
     file.write_all_at(&[3; 600], 0).unwrap();
     other.set_len(401).unwrap_err();
+    drop(file);
     dir.remove(path("a")).unwrap();
     other.write_all_at(&[2; 500], 0).unwrap();
     dir.set_capacity(None);
@@ -314,6 +315,17 @@ fn same_seed_gives_the_same_crash() {
         (names, all)
     };
     assert_eq!(run(), run());
+}
+
+#[test]
+fn room_of_a_removed_file_comes_back_when_it_is_closed() {
+    let (dir, file) = with_durable_file(3 * SECTOR, 7);
+    dir.fill_up_to(10);
+    dir.remove(path("a")).unwrap();
+    dir.sync_dir(path("")).unwrap();
+    assert_eq!(dir.available_bytes().unwrap(), 10);
+    drop(file);
+    assert_eq!(dir.available_bytes().unwrap(), 10 + 3 * SECTOR as u64);
 }
 
 #[test]
