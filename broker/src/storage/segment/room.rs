@@ -23,9 +23,9 @@ pub(super) fn room_ahead(before: u64, after: u64) -> Option<Range<u64>> {
 /// The room that was taken for a segment of `len` bytes: none for less than a page.
 pub(super) fn room_for(len: u64) -> u64 {
     match len {
-        0..=PAGE => 0,
-        ..LARGE => len.next_power_of_two(),
-        _ => len,
+        LARGE.. => len,
+        ..=PAGE => 0,
+        _ => len.next_power_of_two(),
     }
 }
 
