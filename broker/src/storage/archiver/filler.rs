@@ -198,9 +198,9 @@ mod tests {
         let mut filler = Filler::open(dir, log, manner, Offset(offset), None).unwrap();
         let batch = [&header.encode()[..], &payload].concat();
         filler.append(&batch, &[header]).unwrap();
-        let filled = filler.finish();
-        log.lock().active = Some(filled.writer.state());
-        filled
+        let written = filler.finish();
+        log.lock().active = Some(written.writer.state());
+        written
     }
 
     #[test]

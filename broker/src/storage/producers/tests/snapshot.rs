@@ -3,6 +3,7 @@
 
 use super::super::requests::Request;
 use super::super::table::Producer;
+use super::super::window::Window;
 use super::*;
 use crate::storage::varint;
 
@@ -149,11 +150,11 @@ fn runs_that_can_not_be_are_damage_whatever_the_checksum_says() {
     assert!(!try_with(first + 17, &[0]), "an older run without records");
     assert!(!try_with(first + 17, &[3]), "runs that overlap");
     assert!(!try_with(first + 16, &[0xff; 62]), "a number without end");
-    let mut long = good.clone();
+    let mut needless = good.clone();
     let distance = good[first + 16] | 0x80;
-    long.splice(first + 16..=first + 16, [distance, 0]);
+    needless.splice(first + 16..=first + 16, [distance, 0]);
     assert!(
-        Snapshot::decode(&checked(long), &Arc::default()).is_none(),
+        Snapshot::decode(&checked(needless), &Arc::default()).is_none(),
         "a number in more bytes than it needs"
     );
     // The last run, without records, at the last offset; the one before it has the record
@@ -252,7 +253,7 @@ fn whatever_runs_are_told_nothing_worse_comes_of_them() {
             .producers
             .iter()
             .map(|producer| &producer.window);
-        for run in windows.flat_map(|window| window.runs()) {
+        for run in windows.flat_map(Window::runs) {
             assert!(
                 run.run
                     .base_offset
