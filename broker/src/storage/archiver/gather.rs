@@ -56,11 +56,6 @@ impl Round {
         !self.partitions.is_empty() && self.bytes + bytes > ROUND_BYTES
     }
 
-    /// What it brings together: bytes.
-    pub(super) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
     /// Adds what a partition has in the journal files.
     pub(super) fn push(&mut self, log: Arc<PartitionLog>, runs: &[Run]) {
         for &run in runs {

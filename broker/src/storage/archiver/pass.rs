@@ -29,7 +29,7 @@ pub(super) const MAX_SINGLE_FLUSHES: usize = 64;
 
 /// The kernel is asked to begin writing each time that so much was appended to segments
 /// which one `syncfs` will flush: bytes. It then has little left to wait for.
-const WRITEBACK: usize = if cfg!(test) { 8 << 10 } else { 48 << 20 };
+const WRITEBACK: u64 = if cfg!(test) { 8 << 10 } else { 48 << 20 };
 
 /// The broker stops: the pass is left where it is.
 #[derive(Debug, thiserror::Error)]
@@ -62,8 +62,8 @@ struct Progress {
     done: Done,
     /// Kept open, where they are to be flushed one by one; `None` where one `syncfs` does it.
     unflushed: Option<Vec<SegmentWriter>>,
-    /// What was gathered since the kernel was asked to begin writing: bytes.
-    unwritten: usize,
+    /// What was appended since the kernel was asked to begin writing: bytes.
+    unwritten: u64,
 }
 
 impl Pass<'_> {
@@ -161,6 +161,7 @@ impl Pass<'_> {
         }
         filler.append(&piece, &headers)?;
         progress.add(log, filler.finish(), archiver);
+        self.begin_writeback(progress);
         Ok(())
     }
 
@@ -173,7 +174,6 @@ impl Pass<'_> {
         progress: &mut Progress,
     ) -> io::Result<()> {
         let mut arena = std::mem::take(&mut archiver.arena);
-        progress.unwritten += round.bytes();
         round.run(source, &mut arena, |log, pieces| {
             let Some(first) = pieces.first() else {
                 progress.add_damaged(log);
@@ -281,6 +281,8 @@ impl Progress {
             sealed: filled.sealed,
             active: Some(filled.writer.state()),
         });
+        let appended = filled.written.iter().map(|part| part.to - part.from);
+        self.unwritten += appended.sum::<u64>();
         self.done.written.extend(filled.written);
         if let Some(unflushed) = &mut self.unflushed {
             unflushed.push(filled.writer);

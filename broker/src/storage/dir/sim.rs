@@ -15,6 +15,7 @@
 mod content;
 mod names;
 mod rng;
+mod room;
 mod seen;
 
 use std::collections::BTreeMap;
@@ -76,6 +77,7 @@ struct World {
     forgotten: Vec<(PathBuf, u64, u64)>,
     /// How often it was told so by who had the file open.
     forgotten_open: u64,
+    writebacks: u64,
     /// A fault, and the count of operations from which on it strikes.
     fault: Option<(u64, Fault)>,
     crashed: bool,
@@ -117,6 +119,7 @@ impl SimDir {
             opened: 0,
             forgotten: Vec::new(),
             forgotten_open: 0,
+            writebacks: 0,
             fault: None,
             crashed: false,
         })))
@@ -155,23 +158,6 @@ impl SimDir {
     /// Nothing goes wrong any more, unless it has already.
     pub(crate) fn clear_fault(&self) {
         self.world().fault = None;
-    }
-
-    /// Bytes that fit; `None`, the default, for no bound. Growing it, or
-    /// removing files that nobody has open, heals a full disk.
-    pub(crate) fn set_capacity(&self, bytes: Option<u64>) {
-        self.world().capacity = bytes;
-    }
-
-    /// Leaves room for so many more bytes.
-    pub(crate) fn fill_up_to(&self, bytes: u64) {
-        let mut world = self.world();
-        world.capacity = Some(world.used_bytes() + bytes);
-    }
-
-    /// Lets no more files be opened while so many are; `None`, the default, for no bound.
-    pub(crate) fn set_most_open(&self, files: Option<usize>) {
-        self.world().most_open = files;
     }
 
     /// Flips one bit of a file, on the disk and in the cache.
@@ -354,34 +340,8 @@ impl World {
         self.files.values().map(Content::holders).sum()
     }
 
-    /// What is removed takes its room until nobody has it open any more.
-    fn used_bytes(&self) -> u64 {
-        let linked = self.names.linked();
-        let takes_room = |(id, file): &(&u64, &Content)| linked.contains(id) || file.is_held();
-        let files = self.files.iter().filter(takes_room);
-        files.map(|(_, file)| file.len() as u64).sum()
-    }
-
-    fn available_bytes(&self) -> u64 {
-        match self.capacity {
-            Some(capacity) => capacity.saturating_sub(self.used_bytes()),
-            None => u64::MAX,
-        }
-    }
-
     fn file(&mut self, id: u64) -> &mut Content {
         self.files.get_mut(&id).expect("a handle keeps its file")
-    }
-
-    /// Writes as much of `buf` as fits on the disk; returns how much that is.
-    fn write(&mut self, id: u64, buf: &[u8], position: usize) -> usize {
-        let len = self.file(id).len();
-        let room = usize::try_from(self.available_bytes()).unwrap_or(usize::MAX);
-        let room = len.saturating_add(room).saturating_sub(position);
-        let fits = buf.len().min(room);
-        let file = self.files.get_mut(&id).expect("a handle keeps its file");
-        file.write(&buf[..fits], position, &mut self.rng);
-        fits
     }
 
     /// Frees files that nothing can reach any more.
@@ -471,7 +431,9 @@ impl Dir for SimDir {
     }
 
     /// What is durable after a crash is an arbitrary part of what was written, anyway.
-    fn begin_writeback(&self) {}
+    fn begin_writeback(&self) {
+        self.world().writebacks += 1;
+    }
 
     fn forget_pages(&self, path: &Path, from: u64, to: u64) -> io::Result<()> {
         self.world().forgotten.push((path.to_owned(), from, to));
@@ -550,14 +512,15 @@ impl File for SimFile {
         }
     }
 
-    /// Taken or not, room may be wanting when it is written to.
-    fn take_room(&self, _: u64, _: u64) {}
+    fn take_room(&self, _: u64, to: u64) {
+        self.dir.world().take_room(self.id, to_usize(to));
+    }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut world = self.dir.world();
         let len = to_usize(len);
         let fault = world.begin_write(self.id, len)?;
-        let growth = len.saturating_sub(world.file(self.id).len());
+        let growth = len.saturating_sub(world.file(self.id).room());
         match fault {
             None if growth as u64 > world.available_bytes() => {
                 return Err(io::ErrorKind::StorageFull.into());

@@ -208,6 +208,29 @@ fn nothing_behind_the_given_end_is_read() {
 }
 
 #[test]
+fn room_ahead_of_a_small_segment_is_used_and_given_back_when_it_is_sealed() {
+    const CAPACITY: u64 = 1 << 20;
+    let mut fixture = Fixture::new();
+    let dir = fixture.dir.clone();
+    dir.set_capacity(Some(CAPACITY));
+    let taken = || CAPACITY - dir.available_bytes().unwrap();
+    fixture.append(3000, 1);
+    assert_eq!(taken(), fixture.state().len, "it fits in a page");
+    fixture.append(3000, 1);
+    assert_eq!(taken(), 8192);
+    // The disk is full, but for what is taken.
+    let others = dir.create(Path::new("others")).unwrap();
+    let left = dir.available_bytes().unwrap();
+    others.set_len(left).unwrap();
+    fixture.append(1000, 1);
+    assert_eq!(dir.available_bytes().unwrap(), 0);
+    fixture.writer.take().unwrap().seal(&dir).unwrap();
+    let len = |path: &Path| dir.open(path).unwrap().len().unwrap();
+    assert!(len(&log_path(ID, BASE)) < 8192);
+    assert_eq!(taken(), len(&log_path(ID, BASE)) + left);
+}
+
+#[test]
 fn reader_that_is_open_sees_the_segment_grow_and_sealed() {
     let mut fixture = Fixture::with_batches(1_000, 0..5);
     let reader = fixture.reader();

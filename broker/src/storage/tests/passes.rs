@@ -228,6 +228,19 @@ const MANY: u32 = 80;
 
 /// Whatever the want of descriptors is, some are enough for a pass.
 #[test]
+fn what_one_flush_is_for_is_written_while_the_pass_goes_on() {
+    for (partitions, gentle, asked) in [(64, false, false), (65, false, true), (65, true, false)] {
+        let dir = SimDir::new();
+        let storage = open(&dir, 0);
+        let ids = || (0..partitions).map(|nth| PartitionId(16 + nth));
+        close_file(&storage, ids());
+        storage.archive_oldest(1_000, &Gentle(gentle)).unwrap();
+        assert_eq!(dir.writebacks() > 0, asked, "{partitions} {gentle}");
+        ids().for_each(|id| check_one(&storage, id));
+    }
+}
+
+#[test]
 fn pass_that_finds_few_descriptors_is_made_again_with_few() {
     let dir = SimDir::new();
     let storage = open(&dir, usize::MAX);

@@ -25,6 +25,8 @@ pub(super) struct Content {
     dirty: BTreeSet<usize>,
     /// Lengths the file had since the last flush.
     lengths: Vec<usize>,
+    /// Bytes that there is room for beyond the end, if any.
+    room: usize,
     /// Sectors that can't be read until the whole page is written.
     bad: BTreeSet<usize>,
     /// One clone per open handle: an unlinked file is freed with the last one.
@@ -39,6 +41,15 @@ impl Content {
     /// How many handles of it are open.
     pub(super) fn holders(&self) -> usize {
         Arc::strong_count(&self.handles) - 1
+    }
+
+    /// What it takes of the disk: bytes.
+    pub(super) fn room(&self) -> usize {
+        self.room.max(self.len())
+    }
+
+    pub(super) fn take_room(&mut self, to: usize) {
+        self.room = self.room.max(to);
     }
 
     pub(super) fn is_held(&self) -> bool {
@@ -106,6 +117,7 @@ impl Content {
     }
 
     pub(super) fn set_len(&mut self, len: usize) {
+        self.room = 0;
         if len > self.cached.len() {
             self.extend(len);
         } else if len < self.cached.len() {

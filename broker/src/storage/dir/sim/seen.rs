@@ -50,6 +50,11 @@ impl SimDir {
         self.world().forgotten_open
     }
 
+    /// How often the kernel was asked to begin writing.
+    pub(crate) fn writebacks(&self) -> u64 {
+        self.world().writebacks
+    }
+
     /// Whether the power is gone.
     pub(crate) fn has_crashed(&self) -> bool {
         self.world().crashed

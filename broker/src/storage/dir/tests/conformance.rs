@@ -76,6 +76,37 @@ fn set_len_cuts_and_extends_with_zeros() {
 }
 
 #[test]
+fn room_ahead_is_no_part_of_a_file() {
+    on_both(|dir| {
+        let file = dir.create(path("a")).unwrap();
+        file.take_room(0, 64 << 10);
+        assert_eq!(file.len().unwrap(), 0);
+        file.write_all_at(b"0123456789", 0).unwrap();
+        file.take_room(10, 10);
+        file.take_room(64 << 10, 128 << 10);
+        assert_eq!(file.len().unwrap(), 10);
+        file.set_len(10).unwrap();
+        file.sync_data().unwrap();
+        let mut buf = [9; 20];
+        assert_eq!(file.read_at(&mut buf, 0).unwrap(), 10);
+        assert_eq!(&buf[..10], b"0123456789");
+    });
+}
+
+#[test]
+fn what_is_written_meanwhile_is_flushed_by_whoever_asks_for_it() {
+    on_both(|dir| {
+        let file = dir.create(path("a")).unwrap();
+        for _ in 0..3 {
+            file.write_all_at(b"x", 0).unwrap();
+            dir.begin_writeback();
+        }
+        dir.sync_all().unwrap();
+        assert_eq!(names(dir, ""), ["a"]);
+    });
+}
+
+#[test]
 fn handles_of_one_file_see_the_same_bytes() {
     on_both(|dir| {
         let one = dir.create(path("a")).unwrap();
