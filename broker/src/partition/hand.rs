@@ -84,6 +84,7 @@ impl Shared {
     }
 
     fn write_and_flush(&self) {
+        let before = self.storage.written().generation();
         let group = {
             let _pen = self
                 .hands
@@ -97,7 +98,8 @@ impl Shared {
             }
             self.write(submissions)
         };
-        if self.storage.is_pass_worthwhile() {
+        // Of a file that was closed the preparer is told, too: another one is to be ready.
+        if self.storage.written().generation() != before || self.storage.is_pass_worthwhile() {
             self.upkeep.wake();
         }
         let (durable, written): (Vec<_>, Vec<_>) = group
@@ -162,6 +164,7 @@ impl Shared {
                 Err(AppendFailure::JournalFull) if self.upkeep.wait_for_archiver() => {}
                 Err(failure @ (AppendFailure::JournalFull | AppendFailure::NoSpace(_))) => {
                     log_shortage(&failure);
+                    self.upkeep.ask_for_room();
                     // Internal appends behind this one may still find room.
                     let refused = rest
                         .iter()

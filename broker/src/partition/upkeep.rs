@@ -49,10 +49,19 @@ struct UpkeepState {
     calls: u64,
     /// The archiver can't go on: the disk is full or failed.
     stuck: bool,
+    /// Whether the disk has room for more journal files.
+    room: Room,
     /// The next pass is wanted however few files there are for it.
     hurried: bool,
     /// Passes of the archiver.
     archived: u64,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Room {
+    #[default]
+    Enough,
+    Wanting,
 }
 
 impl Upkeep {
@@ -76,9 +85,33 @@ impl Upkeep {
     }
 
     /// Whether the archiver may wait for more files.
-    fn may_gather(&self) -> bool {
+    pub(super) fn may_gather(&self) -> bool {
         let state = self.lock();
-        !state.hurried && !state.stuck
+        !state.hurried && !state.stuck && state.room == Room::Enough
+    }
+
+    /// A producer finds no room on the disk: what waits for more files may be what takes
+    /// it. An archiver that is stuck tries again by itself.
+    pub(super) fn ask_for_room(&self) {
+        if !self.lock().stuck {
+            self.hurry();
+        }
+    }
+
+    /// Where there is no room for more journal files, there may never be as many as the
+    /// archiver would wait for.
+    fn note_room(&self, room: Room) {
+        let before = std::mem::replace(&mut self.lock().room, room);
+        if before != room {
+            self.wake();
+        }
+    }
+
+    /// The archiver has nothing to do for now.
+    fn rest(&self) {
+        let mut state = self.lock();
+        state.stuck = false;
+        state.hurried = false;
     }
 
     /// Waits until the archiver has recycled a file; false when it can't.
@@ -173,9 +206,10 @@ pub(super) enum Archived {
 }
 
 impl Shared {
-    /// Whether few journal files wait for the archiver.
+    /// Whether few journal files wait for the archiver, or too little for a pass.
     pub(super) fn archiver_keeps_up(&self) -> bool {
         self.storage.archiver_lag() <= self.storage.max_journal_files() / GENTLE_SHARE
+            || !self.storage.is_pass_worthwhile()
     }
 
     /// Archives closed journal files and looks after retention.
@@ -217,7 +251,10 @@ impl Shared {
     pub(super) fn archive_until(&self, end: Instant) -> Archived {
         loop {
             match self.archive_oldest() {
-                Ok(0) => return Archived::All,
+                Ok(0) => {
+                    self.upkeep.rest();
+                    return Archived::All;
+                }
                 Ok(_) => self.upkeep.report(false),
                 Err(error @ ArchiveError::Failed(_)) => {
                     tracing::error!("{error}: the log is read-only until a restart");
@@ -289,13 +326,20 @@ impl Shared {
         while !self.upkeep.is_closed() {
             let time = match self.storage.prepare_spare() {
                 Ok(Prepared::One) => {
+                    self.upkeep.note_room(Room::Enough);
                     // What was begun before any file was ready is slower to flush.
                     self.storage.leave_unprepared_file();
                     self.upkeep.wake();
                     continue;
                 }
-                Ok(Prepared::Enough) => SWEEP_EVERY,
-                Ok(Prepared::NoRoom) => RETRY_AFTER,
+                Ok(Prepared::Enough) => {
+                    self.upkeep.note_room(Room::Enough);
+                    SWEEP_EVERY
+                }
+                Ok(Prepared::NoRoom) => {
+                    self.upkeep.note_room(Room::Wanting);
+                    RETRY_AFTER
+                }
                 Err(error @ ArchiveError::Failed(_)) => {
                     tracing::error!("{error}: the log is read-only until a restart");
                     return;

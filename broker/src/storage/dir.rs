@@ -94,7 +94,7 @@ pub trait Dir: Send + Sync + fmt::Debug {
     fn sync_all(&self) -> io::Result<()>;
 
     /// Has the kernel begin to write what [`Dir::sync_all`] would have to wait for. A
-    /// hint: nothing is durable for it, and errors are left to whoever flushes.
+    /// hint: nothing is durable for it, and its errors are those of [`Dir::sync_all`].
     fn begin_writeback(&self);
 
     /// Lets the page cache forget a range of a file that is durable. A hint:

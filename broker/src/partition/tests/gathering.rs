@@ -99,3 +99,37 @@ async fn a_pass_that_found_no_room_is_tried_again_with_what_there_is() {
     assert_eq!(fixture.engine.archiver_lag(), 0);
     fixture.engine.stop().await;
 }
+
+#[tokio::test]
+async fn what_waits_is_archived_when_the_disk_has_no_room_for_a_record_or_for_more_journal_files() {
+    let fixture = Fixture::new();
+    let engine = &fixture.engine;
+    // No file is prepared, so each is made as it is needed.
+    fixture.close_file().await;
+    fixture.archive();
+    assert_eq!(engine.archiver_lag(), 1);
+    fixture.dir.fill_up_to(0);
+    let refused = append(engine, &fixture.partitions[0], b"x").await;
+    assert_eq!(refused, Err(AppendError::DiskFull));
+    fixture.dir.set_capacity(None);
+    assert_eq!(fixture.archive(), Archived::All);
+    assert_eq!(engine.archiver_lag(), 0);
+
+    fixture.close_file().await;
+    fixture.archive();
+    assert_eq!(engine.archiver_lag(), 1);
+    fixture.dir.fill_up_to(1 << 20);
+    assert_eq!(
+        engine.shared.storage.prepare_spare().unwrap(),
+        Prepared::NoRoom
+    );
+    let preparer = engine.clone();
+    let preparer = std::thread::spawn(move || preparer.shared.run_preparer());
+    while engine.shared.upkeep.may_gather() {
+        std::thread::yield_now();
+    }
+    fixture.archive();
+    assert_eq!(engine.archiver_lag(), 0);
+    engine.stop().await;
+    preparer.join().unwrap();
+}

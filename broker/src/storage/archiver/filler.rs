@@ -19,6 +19,7 @@ pub(super) struct Filler<'a> {
     now_ms: i64,
     segment_bytes: u64,
     pace: &'a dyn Pace,
+    takes_room: bool,
     writer: SegmentWriter,
     sealed: Vec<SealedSegment>,
     written: Vec<Written>,
@@ -33,6 +34,8 @@ pub(super) struct Manner<'a> {
     /// Milliseconds since the Unix epoch.
     pub(super) now_ms: i64,
     pub(super) pace: &'a dyn Pace,
+    /// Whether room is taken ahead for small segments.
+    pub(super) takes_room: bool,
 }
 
 /// What a pass wrote for one partition.
@@ -76,6 +79,7 @@ impl<'a> Filler<'a> {
             id: log.id(),
             now_ms: manner.now_ms,
             pace: manner.pace,
+            takes_room: manner.takes_room,
             segment_bytes,
             writer,
             sealed,
@@ -95,6 +99,9 @@ impl<'a> Filler<'a> {
             if count == 0 {
                 self.roll(first.base_offset)?;
                 continue;
+            }
+            if self.takes_room {
+                self.writer.take_room(len);
             }
             self.writer
                 .append(self.dir, &bytes[..len], &batches[..count])?;
@@ -194,6 +201,7 @@ mod tests {
         let manner = Manner {
             now_ms: 1,
             pace: &Gentle(false),
+            takes_room: false,
         };
         let mut filler = Filler::open(dir, log, manner, Offset(offset), None).unwrap();
         let batch = [&header.encode()[..], &payload].concat();

@@ -35,6 +35,7 @@ pub(super) struct Growing {
     /// How many may be, for now.
     may_open: usize,
     most_open: usize,
+    shortage: bool,
 }
 
 impl Growing {
@@ -93,10 +94,17 @@ impl Growing {
     pub(super) fn note_shortage(&mut self) {
         self.close_all();
         self.may_open = 0;
+        self.shortage = true;
+    }
+
+    /// Whether no pass was done since one found something short.
+    pub(super) fn is_short(&self) -> bool {
+        self.shortage
     }
 
     /// A pass is done.
     pub(super) fn note_done(&mut self) {
+        self.shortage = false;
         let more = self.may_open.saturating_mul(2);
         let more = more.saturating_add(OPEN_AFTER_SHORTAGE);
         self.may_open = self.most_open.min(more);

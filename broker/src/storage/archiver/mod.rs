@@ -44,6 +44,9 @@ use super::producers::Noted;
 use super::segment::{self, Listing, SegmentName, SegmentState};
 use crate::model::{Offset, PartitionId};
 
+/// With less that is free on the disk no room is taken ahead: bytes.
+const ENOUGH_FREE: u64 = 1 << 30;
+
 /// How much the archiver leaves the disk to others.
 pub trait Pace {
     /// Whether to write in small pieces, each of them flushed at once, so that
@@ -192,7 +195,7 @@ impl Storage {
     /// Archives the oldest closed journal files; says how many there were: none,
     /// too, if the broker stops.
     pub fn archive_oldest(&self, now_ms: i64, pace: &dyn Pace) -> Result<usize, ArchiveError> {
-        let archived = self.run_pass(Manner { now_ms, pace });
+        let archived = self.run_pass(now_ms, pace);
         // Above all when there was no space: this gives some back.
         let removed = self.remove_doomed();
         let count = archived?;
@@ -200,13 +203,16 @@ impl Storage {
         Ok(count)
     }
 
-    fn run_pass(&self, manner: Manner<'_>) -> Result<usize, ArchiveError> {
+    fn run_pass(&self, now_ms: i64, pace: &dyn Pace) -> Result<usize, ArchiveError> {
         self.check_unfailed()?;
         let portion = self.portion();
-        if manner.pace.may_gather() && !portion.is_worthwhile {
+        if pace.may_gather() && !portion.is_worthwhile {
             return Ok(0);
         }
-        let files = self.journal.files().oldest_closed(portion.files);
+        let is_short = self.archiver().growing.is_short();
+        // There may be room for one where there is none for many.
+        let count = if is_short { 1 } else { portion.files };
+        let files = self.journal.files().oldest_closed(count);
         let Some(newest) = files.last() else {
             return Ok(0);
         };
@@ -216,7 +222,11 @@ impl Storage {
         let pass = Pass {
             storage: self,
             files: &files,
-            manner,
+            manner: Manner {
+                now_ms,
+                pace,
+                takes_room: !is_short && self.has_room_ahead(),
+            },
         };
         let filled = pass.fill_segments(&mut archiver).and_then(|done| {
             // The journal may have failed meanwhile.
@@ -264,6 +274,13 @@ impl Storage {
     fn portion(&self) -> Portion {
         let files = self.journal.files();
         Portion::of(&files.closed_contents(), files.size().max_files)
+    }
+
+    /// Whether there is so much room that some may be taken before it is needed.
+    fn has_room_ahead(&self) -> bool {
+        self.dir
+            .available_bytes()
+            .is_ok_and(|bytes| bytes >= ENOUGH_FREE)
     }
 
     /// Whether so much waits for the archiver that a pass is worth its cost.

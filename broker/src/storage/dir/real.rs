@@ -184,6 +184,7 @@ impl Dir for RealDir {
     }
 
     fn sync_all(&self) -> io::Result<()> {
+        self.writeback.finish().map_err(in_doubt)?;
         rustix::fs::syncfs(&self.root_handle).map_err(|error| in_doubt(error.into()))
     }
 

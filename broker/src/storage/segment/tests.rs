@@ -70,6 +70,7 @@ impl Fixture {
         let header = checked.header(self.state().next_offset, 1);
         let bytes = [&header.encode()[..], &payload].concat();
         let dir = self.dir.clone();
+        self.writer().take_room(bytes.len());
         self.writer().append(&dir, &bytes, &[header]).unwrap();
         self.written.push((header, payload));
     }

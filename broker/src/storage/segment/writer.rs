@@ -174,6 +174,13 @@ impl SegmentWriter {
         self.state
     }
 
+    /// Takes room ahead on the disk, before so many bytes are appended, if the segment is small.
+    pub fn take_room(&self, bytes: usize) {
+        if let Some(room) = room_ahead(self.state.len, self.state.len + bytes as u64) {
+            self.file.take_room(room.start, room.end);
+        }
+    }
+
     /// Appends batches: their bytes back to back, and the headers in them.
     pub fn append(
         &mut self,
@@ -181,10 +188,6 @@ impl SegmentWriter {
         bytes: &[u8],
         batches: &[BatchHeader],
     ) -> io::Result<()> {
-        let end = self.state.len + bytes.len() as u64;
-        if let Some(room) = room_ahead(self.state.len, end) {
-            self.file.take_room(room.start, room.end);
-        }
         self.file.write_all_at(bytes, self.state.len)?;
         for batch in batches {
             let position = self.state.len;

@@ -228,6 +228,24 @@ const MANY: u32 = 80;
 
 /// Whatever the want of descriptors is, some are enough for a pass.
 #[test]
+fn where_there_is_no_room_for_many_files_one_is_archived() {
+    let dir = SimDir::new();
+    let storage = open(&dir, usize::MAX);
+    let many = || (0..70).map(|nth| PartitionId(16 + nth));
+    for _ in 0..3 {
+        close_file(&storage, many());
+    }
+    dir.fill_up_to(300 << 10);
+    let short = storage.archive_oldest(1_000, &Gentle(false));
+    assert!(matches!(short, Err(ArchiveError::NoSpace(_))));
+    assert_eq!(storage.archive_oldest(1_000, &Gentle(false)).unwrap(), 1);
+    dir.set_capacity(None);
+    pass(&storage);
+    assert_eq!(storage.archiver_lag(), 0);
+    many().for_each(|id| check_one(&storage, id));
+}
+
+#[test]
 fn what_one_flush_is_for_is_written_while_the_pass_goes_on() {
     for (partitions, gentle, asked) in [(64, false, false), (65, false, true), (65, true, false)] {
         let dir = SimDir::new();
@@ -273,8 +291,9 @@ fn pass_that_finds_few_descriptors_is_made_again_with_few() {
     assert!(matches!(short, Err(ArchiveError::NoSpace(_))), "{short:?}");
     // Those that it had nothing for, too.
     assert_eq!(are_open(&mut ids().chain(many())), 0);
+    // Of six files it takes one.
     pass(&storage);
-    assert_eq!(storage.archiver_lag(), 3);
+    assert_eq!(storage.archiver_lag(), 5);
     assert_eq!(are_open(&mut ids().chain(many())), 0);
 
     // Once there are more again, more are kept again.
@@ -282,11 +301,12 @@ fn pass_that_finds_few_descriptors_is_made_again_with_few() {
     for kept in [64, MANY] {
         close_three(true);
         pass(&storage);
-        assert_eq!(storage.archiver_lag(), 3);
+        assert_eq!(storage.archiver_lag(), 5);
         assert_eq!(are_open(&mut many()), kept as usize);
     }
-    pass(&storage);
-    assert_eq!(storage.archiver_lag(), 0);
+    while storage.archiver_lag() > 0 {
+        pass(&storage);
+    }
     for id in ids().chain(many()) {
         check_one(&storage, id);
     }
