@@ -242,8 +242,7 @@ struct Opened {
 
 impl Opened {
     /// What was kept of the segment is taken if it was kept in this state, and if the file,
-    /// should it be open, still is the one that others find: somebody may have removed or
-    /// replaced it.
+    /// should it be open, still has a name: somebody may have removed or replaced it.
     fn open(
         dir: &dyn Dir,
         partition: PartitionId,
