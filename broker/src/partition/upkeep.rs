@@ -246,8 +246,8 @@ impl Shared {
         }
     }
 
-    /// Archives until what is left isn't worth a pass, or it is time for something else: producers may
-    /// be faster than the archiver for long.
+    /// Archives until what is left isn't worth a pass, or it is time for something else:
+    /// producers may be faster than the archiver for long.
     pub(super) fn archive_until(&self, end: Instant) -> Archived {
         loop {
             match self.archive_oldest() {

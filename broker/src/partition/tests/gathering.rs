@@ -36,6 +36,13 @@ impl Fixture {
         assert!(self.engine.shared.storage.close_journal_file());
     }
 
+    /// Closes a file that the archiver leaves until there are more.
+    async fn let_one_file_wait(&self) {
+        self.close_file().await;
+        assert_eq!(self.archive(), Archived::All);
+        assert_eq!(self.engine.archiver_lag(), 1);
+    }
+
     fn archive(&self) -> Archived {
         let later = crate::clock::instant() + Duration::from_secs(600);
         self.engine.shared.archive_until(later)
@@ -63,9 +70,7 @@ async fn little_of_many_partitions_waits_for_more_files() {
 async fn what_waited_until_a_sweep_is_archived() {
     let fixture = Fixture::new();
     for _ in 0..2 {
-        fixture.close_file().await;
-        fixture.archive();
-        assert_eq!(fixture.engine.archiver_lag(), 1);
+        fixture.let_one_file_wait().await;
         fixture.engine.shared.sweep(&mut FileAge::default());
         fixture.archive();
         assert_eq!(fixture.engine.archiver_lag(), 0);
@@ -77,9 +82,7 @@ async fn what_waited_until_a_sweep_is_archived() {
 async fn a_producer_that_finds_the_journal_full_waits_for_no_other_files() {
     let fixture = Fixture::new();
     for _ in 0..2 {
-        fixture.close_file().await;
-        fixture.archive();
-        assert_eq!(fixture.engine.archiver_lag(), 1);
+        fixture.let_one_file_wait().await;
         assert!(fixture.engine.shared.upkeep.wait_for_archiver());
         fixture.archive();
         assert_eq!(fixture.engine.archiver_lag(), 0);
@@ -105,9 +108,7 @@ async fn what_waits_is_archived_when_the_disk_has_no_room_for_a_record_or_for_mo
     let fixture = Fixture::new();
     let engine = &fixture.engine;
     // No file is prepared, so each is made as it is needed.
-    fixture.close_file().await;
-    fixture.archive();
-    assert_eq!(engine.archiver_lag(), 1);
+    fixture.let_one_file_wait().await;
     fixture.dir.fill_up_to(0);
     let refused = append(engine, &fixture.partitions[0], b"x").await;
     assert_eq!(refused, Err(AppendError::DiskFull));
@@ -115,9 +116,7 @@ async fn what_waits_is_archived_when_the_disk_has_no_room_for_a_record_or_for_mo
     assert_eq!(fixture.archive(), Archived::All);
     assert_eq!(engine.archiver_lag(), 0);
 
-    fixture.close_file().await;
-    fixture.archive();
-    assert_eq!(engine.archiver_lag(), 1);
+    fixture.let_one_file_wait().await;
     fixture.dir.fill_up_to(1 << 20);
     assert_eq!(
         engine.shared.storage.prepare_spare().unwrap(),

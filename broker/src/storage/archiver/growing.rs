@@ -35,6 +35,7 @@ pub(super) struct Growing {
     /// How many may be, for now.
     may_open: usize,
     most_open: usize,
+    /// No pass was done since one found something short.
     shortage: bool,
 }
 

@@ -94,7 +94,7 @@ fn room_ahead_is_no_part_of_a_file() {
 }
 
 #[test]
-fn what_is_written_meanwhile_is_flushed_by_whoever_asks_for_it() {
+fn flush_goes_well_behind_writing_that_was_begun() {
     on_both(|dir| {
         let file = dir.create(path("a")).unwrap();
         for _ in 0..3 {
